@@ -1,0 +1,1 @@
+"""latemask: pre-train masked language models whose [MASK] tokens come late."""

@@ -1,0 +1,391 @@
+"""Documents -> tokenizer -> packed rows in ArrayRecord shards + a manifest.
+
+Third stop of the flow, run once, ahead of training. A row is `length` ids,
+little-endian uint16 (uint32 from 65,536 ids on), filled up with <pad>:
+
+  data.packing = "documents"  `<s> a </s><s> b </s>...`: every piece of a
+      document stands between <s> and </s>, and sees only itself in the model,
+      which derives segments and positions from the <s> ids;
+  data.packing = "stream"     `<s> ...a </s> b... </s>`: one running text, as
+      in RoBERTa's FULL-SENTENCES; documents see their neighbours.
+
+Each shard is packed alone, so a stopped preparation goes on where it was, and
+the result does not depend on the number of workers. What happens, in order:
+  1. manifest.json says what is being packed (`complete` false);
+  2. a shard is written under another name, renamed, and only then described
+     in its own .json file; a shard so described is never packed again;
+  3. manifest.json, with the counts and SHA-256 of all shards, is replaced.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import time
+
+from array_record.python import array_record_module
+from etils import epath
+import numpy as np
+import tqdm
+
+from latemask import errors
+from latemask.data import sources as sources_lib
+from latemask.data import tokenizer as tokenizer_lib
+
+# Pieces shorter than this are dropped (and counted): with fewer tokens
+# between <s> and </s> there is nothing to learn, and rows of special tokens
+# only could not be masked.
+MIN_PIECE_TOKENS = 8
+_ENCODE_DOCUMENTS = 256
+_COUNTS = ("documents", "tokens", "rows", "dropped_documents",
+           "dropped_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+  """A complete packed set.
+
+  Fields:
+    directory: where it lies.
+    manifest: the parsed manifest.json.
+    tokenizer: the tokenizer whose ids the rows hold.
+  """
+
+  directory: str
+  manifest: dict
+  tokenizer: tokenizer_lib.Tokenizer
+
+  @property
+  def paths(self):
+    """The shard files that hold rows, in order."""
+    return [str(epath.Path(self.directory) / s["file"])
+            for s in self.manifest["shards"] if s["rows"]]
+
+  @property
+  def row_dtype(self):
+    """numpy dtype of the stored ids."""
+    return row_dtype(self.tokenizer.vocab_size)
+
+  @property
+  def digest(self):
+    """SHA-256 of the manifest: equal digests are equal rows."""
+    text = json.dumps(self.manifest, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def row_dtype(vocab_size):
+  """Returns the dtype in which ids below `vocab_size` are stored."""
+  return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def load(config, directory):
+  """Returns the complete `Packed` in `directory`, or None where none is.
+
+  Raises:
+    InputError: what lies there was packed with other settings.
+  """
+  directory = epath.Path(directory)
+  path = directory / "manifest.json"
+  if not path.exists():
+    return None
+  try:
+    manifest = json.loads(path.read_text())
+    found = manifest["settings"]
+  except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    raise errors.InputError(
+        f"{path} is no manifest of packed data; delete the folder or choose "
+        "another data.dir") from error
+  wanted = _settings(config)
+  if config.data.tokenizer:
+    wanted["tokenizer"] = tokenizer_lib.load(config.data.tokenizer).digest
+  else:
+    wanted["tokenizer"] = found["tokenizer"]
+    if not found["tokenizer_trained"]:
+      wanted["tokenizer"] = "trained on the documents"
+  differing = [k for k in wanted if wanted[k] != found.get(k)]
+  if differing:
+    raise errors.InputError(
+        f"{directory} was packed with another " + " and another ".join(
+            f"{k} ({_short(found.get(k))}, not {_short(wanted[k])})"
+            for k in differing)
+        + "; choose another data.dir or delete the folder")
+  if not manifest["complete"]:
+    return None
+  tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
+  if tokenizer.digest != found["tokenizer"]:
+    raise errors.InputError(
+        f"{directory}/tokenizer.model is not the tokenizer that the rows were "
+        "packed with; restore it or delete the folder")
+  return Packed(str(directory), manifest, tokenizer)
+
+
+def prepare(config, directory):
+  """Packs the documents of `config.data` into `directory`, or loads them.
+
+  Shows a progress bar on stderr and a summary at the end.
+
+  Raises:
+    InputError: see `load`, `sources.open_sources`, `tokenizer.load`.
+  """
+  packed = load(config, directory)
+  if packed:
+    return packed
+  start_secs = time.monotonic()
+  sources = sources_lib.open_sources(config)
+  num_shards = config.data.shards or sources_lib.default_shards(sources)
+  directory = epath.Path(directory)
+  tokenizer, trained = _tokenizer(config, sources, directory, num_shards)
+  settings = _settings(config) | {
+      "tokenizer": tokenizer.digest, "tokenizer_trained": trained}
+  manifest = {"settings": settings, "complete": False,
+              "num_shards": num_shards}
+  _continue_or_begin(directory, manifest)
+  todo = [s for s in range(num_shards)
+          if not (directory / _shard_name(s, num_shards, ".json")).exists()]
+  pack_secs = time.monotonic()
+  _pack_shards(config, directory, tokenizer, num_shards, todo,
+               sum(s.size_bytes for s in sources))
+  pack_secs = time.monotonic() - pack_secs
+  shards = [json.loads(
+      (directory / _shard_name(s, num_shards, ".json")).read_text())
+            for s in range(num_shards)]
+  totals = {k: sum(s[k] for s in shards) for k in _COUNTS}
+  if not totals["rows"]:
+    raise errors.InputError(
+        f"data.source {config.data.source} holds no document of at least "
+        f"{MIN_PIECE_TOKENS} tokens")
+  manifest |= {"complete": True, "totals": totals, "shards": shards}
+  _write_json(directory / "manifest.json", manifest)
+  done_tokens = sum(shards[s]["tokens"] for s in todo)
+  print(f"packed {totals['documents']:,} documents, {totals['tokens']:,} "
+        f"tokens, {totals['rows']:,} rows of {config.data.length} in "
+        f"{num_shards} shards; dropped {totals['dropped_documents']:,} short "
+        f"documents, {totals['dropped_tokens']:,} tokens; "
+        f"{done_tokens / max(pack_secs, 1e-9):,.0f} tokens/s, "
+        f"{time.monotonic() - start_secs:.0f} s in all", flush=True)
+  return Packed(str(directory), manifest, tokenizer)
+
+
+def pack_shard(config, directory, tokenizer, shard, num_shards,
+               progress=lambda num_bytes: None):
+  """Packs one shard: a pure function of its arguments and the sources.
+
+  Args:
+    progress: called with the bytes of text just done.
+
+  Returns:
+    The counts of the shard: documents, tokens (specials included, padding
+    not), rows, dropped_documents, dropped_tokens, file, sha256.
+  """
+  directory = epath.Path(directory)
+  path = directory / _shard_name(shard, num_shards, ".arrayrecord")
+  part = path.with_name(path.name + ".part")
+  # One record a chunk, so that a row is read alone; not compressed, as
+  # ids hardly compress and every row is read many times.
+  writer = array_record_module.ArrayRecordWriter(
+      str(part), "group_size:1,uncompressed")
+  counts = collections.Counter({k: 0 for k in _COUNTS})
+  sources = sources_lib.open_sources(config)
+  documents = sources_lib.documents(sources, shard, num_shards)
+  encoded = _encode(documents, tokenizer, counts, progress)
+  rows = _PACKINGS[config.data.packing](
+      encoded, config.data.length, row_dtype(tokenizer.vocab_size), counts)
+  for row in rows:
+    writer.write(row)
+    counts["rows"] += 1
+  writer.close()
+  sha256 = _sha256(part)
+  part.replace(path)
+  result = dict(counts) | {"file": path.name, "sha256": sha256}
+  _write_json(path.with_suffix(".json"), result)
+  return result
+
+
+def _encode(documents, tokenizer, counts, progress):
+  """Yields the ids of each document as the bytes of an array."""
+  dtype = row_dtype(tokenizer.vocab_size)
+  size = dtype.itemsize
+  while batch := list(itertools.islice(documents, _ENCODE_DOCUMENTS)):
+    ids = tokenizer.encode(batch)
+    data = np.concatenate(ids).astype(dtype).tobytes()
+    start = 0
+    for ids_N in ids:
+      stop = start + len(ids_N) * size
+      if len(ids_N) < MIN_PIECE_TOKENS:
+        counts["dropped_documents"] += 1
+        counts["dropped_tokens"] += len(ids_N)
+      else:
+        yield data[start:stop]
+      start = stop
+    counts["documents"] += len(batch)
+    progress(sum(map(len, batch)))
+
+
+def _pack_documents(encoded, length, dtype, counts):
+  """Yields rows of `<s> piece </s>` segments, cutting pieces to fit."""
+  size = dtype.itemsize
+  bos, pad, eos = (np.array(i, dtype).tobytes() for i in (
+      tokenizer_lib.BOS, tokenizer_lib.PAD, tokenizer_lib.EOS))
+  row_bytes, min_bytes = length * size, MIN_PIECE_TOKENS * size
+  row, room = [], row_bytes - 2 * size
+  for data in encoded:
+    start, stop = 0, len(data)
+    while start < stop:
+      if stop - start < min_bytes:
+        counts["dropped_tokens"] += (stop - start) // size
+        break
+      piece = data[start:start + room]
+      row += bos, piece, eos
+      start += len(piece)
+      room -= len(piece) + 2 * size
+      if room < min_bytes:
+        num_bytes = row_bytes - room - 2 * size
+        counts["tokens"] += num_bytes // size
+        yield b"".join(row) + pad * (length - num_bytes // size)
+        row, room = [], row_bytes - 2 * size
+  if row:
+    num_bytes = row_bytes - room - 2 * size
+    counts["tokens"] += num_bytes // size
+    yield b"".join(row) + pad * (length - num_bytes // size)
+
+
+def _pack_stream(encoded, length, dtype, counts):
+  """Yields rows of `<s> running text </s>`, documents parted by </s>."""
+  size = dtype.itemsize
+  bos, pad, eos = (np.array(i, dtype).tobytes() for i in (
+      tokenizer_lib.BOS, tokenizer_lib.PAD, tokenizer_lib.EOS))
+  inner = (length - 2) * size
+  stream = b""
+  for data in encoded:
+    stream += data + eos
+    start = 0
+    while len(stream) - start >= inner:
+      counts["tokens"] += length
+      yield bos + stream[start:start + inner] + eos
+      start += inner
+    stream = stream[start:]
+  tokens = len(stream) // size
+  if tokens >= MIN_PIECE_TOKENS:
+    counts["tokens"] += tokens + 2
+    yield bos + stream + eos + pad * (length - tokens - 2)
+  else:
+    counts["dropped_tokens"] += tokens
+
+
+_PACKINGS = {"documents": _pack_documents, "stream": _pack_stream}
+
+
+def _settings(config):
+  """What the rows depend on, but for the tokenizer."""
+  data = config.data
+  errors.choose(_PACKINGS, data.packing, "data.packing")
+  if data.length < MIN_PIECE_TOKENS + 2:
+    raise errors.InputError(
+        f"data.length is {data.length}; rows need at least "
+        f"{MIN_PIECE_TOKENS + 2} tokens")
+  return {"source": data.source, "length": data.length,
+          "packing": data.packing, "vocab_size": None if data.tokenizer else
+          data.vocab_size}
+
+
+def _tokenizer(config, sources, directory, num_shards):
+  """Returns (tokenizer, whether it was trained here), saved in place."""
+  path = directory / "tokenizer.model"
+  if config.data.tokenizer:
+    tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  elif path.exists():
+    return tokenizer_lib.load(path), True
+  else:
+    start_secs = time.monotonic()
+    print(f"training a tokenizer of {config.data.vocab_size:,} pieces (about "
+          "one second a megabyte of text)", flush=True)
+    tokenizer = tokenizer_lib.train(
+        sources_lib.sample(sources, num_shards,
+                           config.data.tokenizer_sample_bytes),
+        config.data.vocab_size)
+    print(f"tokenizer: {tokenizer.vocab_size:,} pieces, "
+          f"{time.monotonic() - start_secs:.0f} s", flush=True)
+  directory.mkdir(parents=True, exist_ok=True)
+  tokenizer.save(path)
+  return tokenizer, not config.data.tokenizer
+
+
+def _continue_or_begin(directory, manifest):
+  """Writes the manifest of a preparation, or checks that of a stopped one."""
+  path = directory / "manifest.json"
+  if not path.exists():
+    _write_json(path, manifest)
+    return
+  found = json.loads(path.read_text())
+  if (found["settings"], found["num_shards"]) != (
+      manifest["settings"], manifest["num_shards"]):
+    raise errors.InputError(
+        f"{directory} holds a stopped preparation whose sources or shards "
+        "have changed; delete the folder or choose another data.dir")
+
+
+def _pack_shards(config, directory, tokenizer, num_shards, todo, total_bytes):
+  """Packs the shards `todo`, in parallel, under one progress bar."""
+  workers = min(config.data.workers or os.cpu_count() or 1, len(todo))
+  jobs = [(config, str(directory), tokenizer, s, num_shards) for s in todo]
+  total = total_bytes * len(todo) // num_shards
+  with tqdm.tqdm(total=total, desc="packing", unit="B", unit_scale=True,
+                 mininterval=0.5, disable=not todo) as bar:
+    if workers <= 1:
+      for job in jobs:
+        pack_shard(*job, progress=bar.update)
+      return
+    # Not fork: the parent may hold threads of JAX, Grain or TensorFlow.
+    context = multiprocessing.get_context("spawn")
+    done_bytes = context.Value("q", 0)
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, _start_worker, (done_bytes,)) as pool:
+      pending = {pool.submit(_pack_in_worker, job) for job in jobs}
+      try:
+        while pending:
+          done, pending = concurrent.futures.wait(pending, timeout=0.5)
+          for future in done:
+            future.result()
+          bar.update(done_bytes.value - bar.n)
+      finally:
+        for future in pending:
+          future.cancel()
+
+
+def _start_worker(done_bytes):
+  global _done_bytes
+  _done_bytes = done_bytes
+
+
+def _pack_in_worker(job):
+  def progress(num_bytes):
+    with _done_bytes.get_lock():
+      _done_bytes.value += num_bytes
+  pack_shard(*job, progress=progress)
+
+
+def _shard_name(shard, num_shards, suffix):
+  return f"rows-{shard:05d}-of-{num_shards:05d}{suffix}"
+
+
+def _sha256(path):
+  digest = hashlib.sha256()
+  with path.open("rb") as file:
+    while block := file.read(1 << 20):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def _write_json(path, value):
+  part = path.with_name(path.name + ".part")
+  part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+  part.replace(path)
+
+
+def _short(value):
+  text = str(value)
+  return text if len(text) <= 40 else text[:12] + "..."

@@ -1,0 +1,372 @@
+"""Where documents come from: text files, TFDS, or the running Python.
+
+First stop of the flow. A source hands out its documents by shard: shard s of
+S is a fixed part of the text, found without reading the others (a gzip file
+excepted, which must be read through). So shards can be packed in any order,
+by any number of processes, and packed again after a stop.
+
+  text:GLOB            .txt, .jsonl, and .gz of both; UTF-8
+  tfds:NAME[:SPLIT]    a TensorFlow Datasets set, split `train` by default
+  builtin              prose of the running Python, about 2 MB, no download
+
+Several are joined by commas. In a .txt file a LINE is a document; in a .jsonl
+file a line is an object whose text stands under the first of
+`data.text_fields` that it has.
+"""
+
+import ast
+import dataclasses
+import functools
+import gzip
+import json
+import pathlib
+import re
+import sysconfig
+
+from etils import epath
+
+from latemask import errors
+
+# Text is dealt to the shards in blocks, by the byte at which a line starts.
+_BLOCK_BYTES = 1 << 20
+_SHARD_BYTES = 8 << 20
+_MAX_SHARDS = 1024
+# Every shard reads through a gzip file that it shares with others.
+_MAX_GZIP_SHARDS = 16
+_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+_ALTERNATIVES = (
+    "use a prepared copy (data.tfds_dir), text:GLOB for files of your own, "
+    "or builtin")
+
+
+def open_sources(config):
+  """Returns the list of sources that `config.data.source` names.
+
+  Raises:
+    InputError: an unknown kind, no file matched, or a TFDS set that is not
+      there and cannot be downloaded.
+  """
+  specs = [s.strip() for s in config.data.source.split(",") if s.strip()]
+  if not specs:
+    raise errors.InputError(
+        "data.source is empty; give text:GLOB, tfds:NAME or builtin")
+  sources = []
+  for spec in specs:
+    kind, _, rest = spec.partition(":")
+    sources.append(errors.choose(_KINDS, kind, "data.source")(rest, config))
+  return sources
+
+
+def default_shards(sources):
+  """Number of shards that suits the sources: one per 8 MiB, at most 1024."""
+  wanted = sum(s.size_bytes for s in sources) // _SHARD_BYTES
+  return max(1, min([wanted, _MAX_SHARDS] + [s.max_shards for s in sources]))
+
+
+def documents(sources, shard, num_shards):
+  """Yields the documents of shard `shard` of `num_shards`, source by source.
+
+  Raises:
+    InputError: a file that cannot be decoded, naming it and the place.
+  """
+  for source in sources:
+    yield from source.documents(shard, num_shards)
+
+
+def sample(sources, num_shards, max_bytes):
+  """Yields documents of about `max_bytes` (UTF-8), an equal part a shard."""
+  for shard in range(num_shards):
+    room = max_bytes // num_shards
+    for document in documents(sources, shard, num_shards):
+      room -= len(document.encode())
+      if room < 0:
+        break
+      yield document
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """Files of lines. `paths` are sorted; `fields` serve .jsonl."""
+
+  paths: tuple[str, ...]
+  fields: tuple[str, ...]
+
+  @classmethod
+  def open(cls, pattern, config):
+    """Finds the files of a glob pattern; `**` crosses folders."""
+    paths = tuple(sorted(
+        str(p) for p in _glob(pattern)
+        if str(p).endswith(_SUFFIXES) and p.is_file()))
+    if not paths:
+      raise errors.InputError(
+          f"data.source text:{pattern} matches no file ending in "
+          f"{', '.join(_SUFFIXES)}")
+    return cls(paths, tuple(config.data.text_fields))
+
+  @functools.cached_property
+  def _sizes(self):
+    """Bytes of text by path; of a gzip file what its trailer says."""
+    return {path: _text_bytes(path) for path in self.paths}
+
+  @property
+  def size_bytes(self):
+    """Bytes of text, for the progress bar."""
+    return sum(self._sizes.values())
+
+  @property
+  def max_shards(self):
+    """More shards than this would read gzip files too often."""
+    if not self._num_gzip:
+      return _MAX_SHARDS
+    return max(_MAX_GZIP_SHARDS, self._num_gzip)
+
+  @property
+  def _num_gzip(self):
+    return sum(path.endswith(".gz") for path in self.paths)
+
+  def documents(self, shard, num_shards):
+    """Yields the documents of one shard."""
+    whole_gz = self._num_gzip >= num_shards
+    first_block = 0
+    for path in self.paths:
+      # A gzip file cannot be entered midway: with enough of them each shard
+      # reads its own ones; with few, all shards read through all of them.
+      whole = whole_gz and path.endswith(".gz")
+      blocks = 1 if whole else -(-self._sizes[path] // _BLOCK_BYTES) or 1
+      mine = (shard - first_block) % num_shards
+      first_block += blocks
+      # How much a gzip file holds is only an estimate.
+      if mine < blocks or (path.endswith(".gz") and not whole):
+        yield from self._read(path, mine, num_shards, whole)
+
+  def _read(self, path, first, stride, whole):
+    """Yields the documents of blocks first, first + stride, ... of a file."""
+    parse = _parse_json if ".jsonl" in epath.Path(path).name else _parse_line
+    try:
+      with _open(path) as file:
+        lines = (_all_lines(file) if whole else
+                 _gzip_lines(file, first, stride) if path.endswith(".gz") else
+                 _plain_lines(file, first, stride, self._sizes[path]))
+        for start, line in lines:
+          if not line.isspace():
+            yield parse(line, path, start, self.fields)
+    except (EOFError, gzip.BadGzipFile) as error:
+      raise errors.InputError(
+          f"{path} cannot be decompressed ({error}); make it anew") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+  """A set of TensorFlow Datasets, read by index range."""
+
+  name: str
+  split: str
+  fields: tuple[str, ...]
+  data_dir: str | None
+  max_shards = _MAX_SHARDS
+
+  @classmethod
+  def open(cls, rest, config):
+    """Finds the set, downloading and preparing it where it must be."""
+    name, _, split = rest.partition(":")
+    source = cls(name, split or "train", tuple(config.data.text_fields),
+                 config.data.tfds_dir)
+    builder = source._builder
+    try:
+      if not builder.is_prepared():
+        builder.download_and_prepare(file_format="array_record")
+      source._instruction(0, 1)
+    # What a downloader raises without a network is OSError's family; what
+    # TFDS raises where Beam, a manual download or a split is wanting is not.
+    except (OSError, ValueError, AssertionError, ImportError, KeyError,
+            AttributeError, RuntimeError) as error:
+      raise errors.InputError(
+          f"data.source tfds:{rest} is not prepared and cannot be downloaded "
+          f"({_first_line(error)}); {_ALTERNATIVES}") from error
+    features = builder.info.features
+    if not any(f in features for f in source.fields):
+      raise errors.InputError(
+          f"data.source tfds:{rest} has the features {', '.join(features)}; "
+          "name the one with the text in data.text_fields")
+    return source
+
+  @functools.cached_property
+  def _builder(self):
+    import tensorflow_datasets as tfds  # Slow, and few runs need it.
+    try:
+      return tfds.builder(self.name, data_dir=self.data_dir)
+    except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
+      raise errors.InputError(
+          f"data.source tfds:{self.name} is no TFDS set "
+          f"({_first_line(error)}); {_ALTERNATIVES}") from error
+
+  @property
+  def size_bytes(self):
+    """Bytes on disk, for the progress bar."""
+    return self._builder.info.dataset_size or 0
+
+  def _instruction(self, shard, num_shards):
+    import tensorflow_datasets as tfds
+    count = self._builder.info.splits[self.split].num_examples
+    base, _, _ = self.split.partition("[")
+    start = 0
+    if base != self.split:  # A slice of a split: absolute indices.
+      inner = tfds.core.ReadInstruction.from_spec(self.split).to_absolute(
+          {k: v.num_examples for k, v in self._builder.info.splits.items()})
+      start = inner[0].from_ or 0
+    low = start + count * shard // num_shards
+    high = start + count * (shard + 1) // num_shards
+    return f"{base}[{low}:{high}]", high > low
+
+  def documents(self, shard, num_shards):
+    """Yields the documents of one shard, a contiguous range of examples."""
+    split, any_there = self._instruction(shard, num_shards)
+    if not any_there:
+      return
+    field = next(f for f in self.fields if f in self._builder.info.features)
+    try:
+      examples = self._builder.as_data_source(split=split)
+    except NotImplementedError:  # Prepared as TFRecord: only tf.data reads it.
+      import tensorflow_datasets as tfds
+      examples = tfds.as_numpy(self._builder.as_dataset(split=split))
+    for example in examples:
+      text = example[field]
+      yield text.decode() if isinstance(text, bytes) else str(text)
+
+
+class Builtin:
+  """Prose of the running Python: its help topics and its docstrings."""
+
+  max_shards = _MAX_SHARDS
+
+  @classmethod
+  def open(cls, rest, config):
+    """Takes no argument: `builtin` stands alone."""
+    del config
+    if rest:
+      raise errors.InputError(
+          f"data.source builtin:{rest}: builtin takes no argument")
+    return cls()
+
+  @functools.cached_property
+  def _files(self):
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    skipped = {"site-packages", "test", "tests", "idlelib", "lib2to3"}
+    return [path for path in sorted(root.rglob("*.py"))
+            if not skipped & set(path.relative_to(root).parts)]
+
+  @functools.cached_property
+  def size_bytes(self):
+    """Bytes of Python source, for the progress bar (a seventh is prose)."""
+    return sum(path.stat().st_size for path in self._files) // 7
+
+  def documents(self, shard, num_shards):
+    """Yields help topics and docstrings of at least 20 words."""
+    from pydoc_data import topics
+    prose = (topics.topics[key] for key in sorted(topics.topics)[shard::
+                                                                num_shards])
+    yield from map(_reflow, prose)
+    for path in self._files[shard::num_shards]:
+      try:
+        tree = ast.parse(path.read_bytes())
+      except (SyntaxError, ValueError):
+        continue  # The standard library ships some broken files on purpose.
+      for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+          text = ast.get_docstring(node) or ""
+          if len(text.split()) >= 20:
+            yield _reflow(text)
+
+
+_KINDS = {"text": Text.open, "tfds": Tfds.open, "builtin": Builtin.open}
+
+
+def _reflow(text):
+  """Joins the lines of a hard-wrapped text."""
+  return " ".join(text.split())
+
+
+def _first_line(error):
+  lines = str(error).strip().splitlines()
+  return f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
+
+
+def _glob(pattern):
+  """Returns the paths that match a pattern, also on gs://."""
+  match = re.search(r"[*?\[]", pattern)
+  if not match:
+    return [epath.Path(pattern)]
+  root, _, rest = pattern[:match.start()].rpartition("/")
+  rest += pattern[match.start():]
+  top = "/" if pattern.startswith("/") and not root else root or "."
+  return list(epath.Path(top).glob(rest))
+
+
+def _open(path):
+  file = epath.Path(path).open("rb")
+  return gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file
+
+
+def _text_bytes(path):
+  size = epath.Path(path).stat().length
+  if not path.endswith(".gz") or size < 4:
+    return size
+  with epath.Path(path).open("rb") as file:
+    file.seek(size - 4)
+    # Modulo 4 GiB, and the last member only: an estimate, never less than
+    # the file itself.
+    return max(size, int.from_bytes(file.read(4), "little"))
+
+
+def _all_lines(file):
+  start = 0
+  for line in file:
+    yield start, line
+    start += len(line)
+
+
+def _gzip_lines(file, first, stride):
+  for start, line in _all_lines(file):
+    if start // _BLOCK_BYTES % stride == first:
+      yield start, line
+
+
+def _plain_lines(file, first, stride, size):
+  for low in range(first * _BLOCK_BYTES, size, stride * _BLOCK_BYTES):
+    # A line belongs to the block in which it starts. The read begins one
+    # byte early, so that a line that starts at `low` is not taken for the
+    # tail of the one before.
+    start = max(low - 1, 0)
+    file.seek(start)
+    if low:
+      start += len(file.readline())
+    while start < min(low + _BLOCK_BYTES, size):
+      line = file.readline()
+      yield start, line
+      start += len(line)
+
+
+def _parse_line(line, path, start, fields):
+  del fields
+  try:
+    return line.decode().strip()
+  except UnicodeDecodeError as error:
+    raise errors.InputError(
+        f"{path}: byte {start + error.start} is not UTF-8; convert the file, "
+        "for example with iconv -t utf-8") from error
+
+
+def _parse_json(line, path, start, fields):
+  text = _parse_line(line, path, start, fields)
+  try:
+    record = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise errors.InputError(
+        f"{path}: the line at byte {start} is not JSON ({error.msg}); each "
+        'line must be an object such as {"text": "..."}') from error
+  for field in fields:
+    if isinstance(record, dict) and isinstance(record.get(field), str):
+      return record[field].strip()
+  raise errors.InputError(
+      f"{path}: the line at byte {start} has no text under "
+      f"{' or '.join(fields)}; name its key in data.text_fields")

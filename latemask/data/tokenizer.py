@@ -1,0 +1,166 @@
+"""SentencePiece tokenizer: documents -> ids, and where words start.
+
+Second stop of the flow, between the sources and the packer. A unigram model
+with byte fallback (Kudo 2018), so that every string has ids and no <unk> is
+ever produced. Five ids are fixed, the first four as in RoBERTa.
+
+Normalisation is the identity but for tab, line feed and carriage return,
+which become spaces, and runs of spaces, which become one: simple enough that
+another tokenizer library can encode exactly the same.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import tempfile
+
+from etils import epath
+import numpy as np
+import sentencepiece
+
+from latemask import errors
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+BOS, PAD, EOS, UNK, MASK = range(len(SPECIALS))
+NUM_SPECIALS = len(SPECIALS)
+
+# A unigram model adds its counts up by thread, so this is a constant: the
+# same text gives the same tokenizer on any machine.
+_TRAIN_THREADS = 16
+_MAX_SENTENCE_BYTES = 4096
+_BYTE_PIECES = 256
+_CHARSMAP = "9\t20\nA\t20\nD\t20\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+  """A SentencePiece model with the five ids above.
+
+  Fields:
+    proto: the serialised model; equal bytes are an equal tokenizer.
+  """
+
+  proto: bytes
+
+  @functools.cached_property
+  def processor(self):
+    """The sentencepiece.SentencePieceProcessor."""
+    return sentencepiece.SentencePieceProcessor(model_proto=self.proto)
+
+  @functools.cached_property
+  def vocab_size(self):
+    """Number of ids, specials included."""
+    return self.processor.vocab_size()
+
+  @functools.cached_property
+  def digest(self):
+    """SHA-256 of the model, in hexadecimal."""
+    return hashlib.sha256(self.proto).hexdigest()
+
+  @functools.cached_property
+  def word_start_V(self):
+    """bool [V]: the id begins a word. Special tokens count as starts."""
+    pieces = self.processor.id_to_piece(list(range(self.vocab_size)))
+    word_start_V = np.array([p.startswith("\u2581") for p in pieces])
+    word_start_V[:NUM_SPECIALS] = True
+    return word_start_V
+
+  def encode(self, texts):
+    """Returns one int32 id array per text, without special tokens."""
+    return self.processor.encode(texts, num_threads=1, return_type="numpy")
+
+  def decode(self, ids):
+    """Returns the text of a sequence of ids; special tokens vanish."""
+    return self.processor.decode([int(i) for i in ids])
+
+  def save(self, path):
+    """Writes the model to `path`, whole or not at all."""
+    path = epath.Path(path)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(self.proto)
+    part.replace(path)
+
+
+def load(path):
+  """Reads a SentencePiece model.
+
+  Raises:
+    InputError: there is no such file, it is no SentencePiece model, or its
+      special tokens are not at ids 0 to 4.
+  """
+  path = epath.Path(path)
+  if not path.is_file():
+    raise errors.InputError(
+        f"data.tokenizer: {path} is no file; give a SentencePiece .model, or "
+        "leave the key out to train one on the run's own documents")
+  tokenizer = Tokenizer(path.read_bytes())
+  try:
+    found = tokenizer.processor.id_to_piece(list(range(NUM_SPECIALS)))
+  except (RuntimeError, IndexError, OSError) as error:
+    raise errors.InputError(
+        f"data.tokenizer: {path} is no SentencePiece model with at least "
+        f"{NUM_SPECIALS} pieces ({str(error).splitlines()[0]})") from error
+  if tuple(found) != SPECIALS:
+    raise errors.InputError(
+        f"data.tokenizer: {path} has {' '.join(found)} at ids 0 to 4; they "
+        f"must be {' '.join(SPECIALS)}")
+  return tokenizer
+
+
+def train(documents, vocab_size):
+  """Trains a unigram model with byte fallback.
+
+  The caller bounds memory by bounding `documents`; long ones are cut into
+  sentences of at most 4 kB here, as the trainer skips longer ones.
+
+  Args:
+    documents: strings.
+    vocab_size: ids wanted, specials and 256 bytes included. A small corpus
+      may give fewer.
+
+  Raises:
+    InputError: the documents do not suffice to train a model of that size.
+  """
+  least = NUM_SPECIALS + _BYTE_PIECES + 1
+  if vocab_size < least:
+    raise errors.InputError(
+        f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
+        f"take {least - 1}, so at least {least} is needed")
+  model = io.BytesIO()
+  with tempfile.NamedTemporaryFile("w", suffix=".tsv") as charsmap:
+    charsmap.write(_CHARSMAP)
+    charsmap.flush()
+    try:
+      sentencepiece.SentencePieceTrainer.train(
+          sentence_iterator=_sentences(documents),
+          model_writer=model,
+          model_type="unigram",
+          vocab_size=vocab_size,
+          hard_vocab_limit=False,
+          byte_fallback=True,
+          normalization_rule_tsv=charsmap.name,
+          bos_id=BOS, pad_id=PAD, eos_id=EOS, unk_id=UNK,
+          bos_piece=SPECIALS[BOS], pad_piece=SPECIALS[PAD],
+          eos_piece=SPECIALS[EOS], unk_piece=SPECIALS[UNK],
+          control_symbols=[SPECIALS[MASK]],
+          max_sentence_length=2 * _MAX_SENTENCE_BYTES,
+          num_threads=_TRAIN_THREADS,
+          minloglevel=2)
+    except RuntimeError as error:
+      raise errors.InputError(
+          "the documents do not suffice to train a tokenizer of "
+          f"data.vocab_size {vocab_size}: {str(error).splitlines()[-1]}"
+      ) from error
+  return Tokenizer(model.getvalue())
+
+
+def _sentences(documents):
+  """Yields the lines of the documents, cut to the trainer's limit."""
+  for document in documents:
+    for line in document.splitlines():
+      # At most 4 bytes a character.
+      for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
+        piece = line[start:start + _MAX_SENTENCE_BYTES // 4].strip()
+        if piece:
+          yield piece

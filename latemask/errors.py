@@ -1,0 +1,24 @@
+"""The one exception that stands for "what was given cannot be used".
+
+It stands before every other module. `main` and the tools print its message
+as a single line and exit with code 2; anything else that is raised is a bug
+of ours and keeps its traceback.
+"""
+
+
+class InputError(Exception):
+  """A config, file or command line that cannot be used.
+
+  The message is one line: what is wrong, where, and what would be right.
+  """
+
+
+def choose(table, name, key):
+  """Returns `table[name]`, the row that config key `key` asks for.
+
+  Raises:
+    InputError: `name` is no row of the table; the message lists the rows.
+  """
+  if name not in table:
+    raise InputError(f"{key} is {name!r}; choose one of {', '.join(table)}")
+  return table[name]
