@@ -1,0 +1,182 @@
+"""3ML base: 12 layers that never meet a [MASK], 2 late ones, 50 % masks.
+
+  python -m latemask.main --config configs/base.py --workdir runs/base
+  python -m latemask.main --config configs/base.py:small --workdir runs/small
+
+Sizes: base.py:tiny, :small, :base (default), :large. Every key of every run
+stands here, once, with its comment; other configs are this plus a delta.
+Batch, steps and learning rate are DinkyTrain's efficient recipe (Wettig et
+al., arXiv 2202.08005), depth and rate 3ML's (arXiv 2211.04898). 4096 rows x
+23,000 steps x 128 tokens = 12 G tokens. Hardware: a TPU slice, for example a
+v4-8; not yet trained to the end by this project, so no result is quoted.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+# width, heads, mlp, encoder layers, vocabulary, batch, learning rate, steps.
+# base and large are RoBERTa's; the two small ones train on a laptop.
+SIZES = {
+    "tiny": (64, 2, 256, 2, 1024, 16, 2e-3, 200),
+    "small": (256, 4, 1024, 6, 8192, 64, 1e-3, 20_000),
+    "base": (768, 12, 3072, 12, 50_265, 4096, 2e-3, 23_000),
+    "large": (1024, 16, 4096, 24, 50_265, 4096, 2e-3, 23_000),
+}
+LATE_LAYERS = 2
+
+
+def get_config(size="base"):
+  """Returns the late-mask recipe of a size."""
+  if size not in SIZES:
+    raise ValueError(f"size is {size!r}; choose one of {', '.join(SIZES)}")
+  (width, heads, mlp, encoder_layers, vocab_size, batch_size, learning_rate,
+   num_steps) = SIZES[size]
+  config = ml_collections.ConfigDict()
+  integer, real, text = (
+      lambda kind=kind: config_dict.placeholder(kind)
+      for kind in (int, float, str))
+
+  # Everything random (order of rows, masks, dropout, initial weights) comes
+  # from this and the step.
+  config.seed = 0
+
+  config.data = data = ml_collections.ConfigDict()
+  # Documents: tfds:NAME[:SPLIT], text:GLOB, builtin; several joined by commas.
+  data.source = "tfds:wikipedia/20230601.en,tfds:pg19"
+  # Where packed rows lie; None: WORKDIR/data. Several runs may share one.
+  data.dir = text()
+  # Where TFDS sets lie; None: TFDS's own default (~/tensorflow_datasets).
+  data.tfds_dir = text()
+  # Features (TFDS) and keys (.jsonl) that hold the text; the first found.
+  data.text_fields = ("text", "book_text")
+  # A SentencePiece model to load; None trains one on the documents.
+  data.tokenizer = text()
+  # Ids of a tokenizer that is trained, specials and 256 bytes included.
+  data.vocab_size = vocab_size
+  # Text that a tokenizer is trained on, sampled evenly (bounds memory).
+  data.tokenizer_sample_bytes = 64 << 20
+  # L, tokens a row.
+  data.length = 128
+  # documents: they see only themselves; stream: one running text.
+  data.packing = "documents"
+  # Files of packed rows; None: one per 8 MiB of text.
+  data.shards = integer()
+  # Processes that pack; None: one a core.
+  data.workers = integer()
+  # Share of the rows held out for evaluation.
+  data.eval_fraction = 0.005
+
+  config.masking = masking = ml_collections.ConfigDict()
+  # Share of the tokens that are selected.
+  masking.rate = 0.5
+  # What is selected together: token, word or span.
+  masking.unit = "token"
+  # Of the selected: share that becomes random ids, and stays in the input.
+  masking.random_rate = 0.0
+  # Of the selected: share that stays as it is.
+  masking.same_rate = 0.0
+  # Share of the tokens that are predicted; None: all that are selected.
+  masking.predict_rate = real()
+  # Mean tokens of a span (unit span; geometric).
+  masking.span_length = 3.0
+  # No span is longer.
+  masking.max_span_length = 10
+
+  config.model = model = ml_collections.ConfigDict()
+  # roberta (post-norm), roberta_prenorm, modern (rotary positions, GeGLU).
+  model.architecture = "roberta_prenorm"
+  # D, H, F: states, attention heads, inside of the MLP.
+  model.width = width
+  model.heads = heads
+  model.mlp = mlp
+  # N, all layers, late ones included.
+  model.layers = encoder_layers + LATE_LAYERS
+  # Layers before it see kept tokens only. 0: ordinary masking.
+  model.insertion_layer = encoder_layers
+  # append (slots behind the kept tokens) or scatter (in original order): the
+  # same function.
+  model.insertion = "append"
+  # Late layers: self or cross.
+  model.decoder = "self"
+  # Queries of the cross decoder: targets or all.
+  model.decoder_queries = "targets"
+  # V, ids the model knows; None: the tokenizer's.
+  model.vocab_size = integer()
+  # Longest row that has positions (fine-tuning may want more than L).
+  model.max_length = 512
+  # Dropout of states, and of attention weights.
+  model.dropout = 0.1
+  model.attention_dropout = 0.1
+  # Base of the rotary angles (modern).
+  model.rotary_theta = 10_000.0
+  # Added to variances in norms.
+  model.norm_eps = 1e-5
+  # Dtype of the computation; parameters are float32 always.
+  model.dtype = "bfloat16"
+  # Layers compiled one after the other instead of as a loop.
+  model.unroll = 1
+  # Recomputed in the backward pass: None, dots (all but matrix products) or
+  # layer (all but layer inputs).
+  model.remat = text()
+  # Targets a row whose logits exist at a time.
+  model.loss_chunk = 16
+
+  config.train = train = ml_collections.ConfigDict()
+  # B, rows of the GLOBAL batch.
+  train.batch_size = batch_size
+  # Updates.
+  train.num_steps = num_steps
+  # Micro-batches of an update.
+  train.accumulation = 1
+  # Generator of dropout: threefry2x32, rbg or unsafe_rbg. Masks always use
+  # the first.
+  train.dropout_rng = "rbg"
+
+  config.optimizer = optimizer = ml_collections.ConfigDict()
+  # Peak learning rate.
+  optimizer.learning_rate = learning_rate
+  # After warm-up: linear, cosine or inverse_sqrt.
+  optimizer.schedule = "linear"
+  # Linear warm-up; here 6 % of the run.
+  optimizer.warmup_steps = num_steps * 6 // 100
+  # Where linear and cosine end.
+  optimizer.final_learning_rate = 0.0
+  # AdamW; biases, norms and the mask vector do not decay.
+  optimizer.weight_decay = 0.01
+  optimizer.b1 = 0.9
+  optimizer.b2 = 0.98
+  optimizer.eps = 1e-6
+  # Largest norm of the gradient; None: no clipping.
+  optimizer.clip_norm = real()
+
+  config.eval = evaluation = ml_collections.ConfigDict()
+  # Between evaluations; there is one at the start and the end, too.
+  evaluation.every_steps = min(num_steps, 1000)
+  # Mask rates besides the one of training; each has fixed masks.
+  evaluation.rates = (0.15,)
+  # Held-out rows that are read at most.
+  evaluation.max_rows = 16_384
+  # Rows of an evaluation batch; None: that of training.
+  evaluation.batch_size = integer()
+
+  config.checkpoint = checkpoint = ml_collections.ConfigDict()
+  # Between checkpoints; there is one at the end, too.
+  checkpoint.every_steps = min(num_steps, 1000)
+  # Checkpoints kept, the newest ones.
+  checkpoint.keep = 3
+
+  config.metrics = metrics = ml_collections.ConfigDict()
+  # Between lines of metrics.jsonl and of the console.
+  metrics.every_steps = min(num_steps, 50)
+  # First step of a profiler trace (TensorBoard's profile tab); None: none.
+  metrics.profile_step = integer()
+  # Steps that it covers.
+  metrics.profile_steps = 5
+
+  config.mesh = mesh = ml_collections.ConfigDict()
+  # Devices by axis: data replicates parameters, fsdp shards them, tensor
+  # splits heads and MLP. None: what is left.
+  mesh.data = integer()
+  mesh.fsdp = 1
+  mesh.tensor = 1
+  return config

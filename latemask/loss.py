@@ -1,0 +1,138 @@
+"""Cross-entropy of the language-model head, without ever holding all logits.
+
+Logits exist for a chunk of targets at a time. The gradient is computed in the
+forward pass, while a chunk's logits are there: three matrix products in all,
+none repeated, where rematerialised logits would take four. Sums, never means:
+they are divided once, after micro-batches and devices.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from latemask import sharding
+
+
+@flax.struct.dataclass
+class Sums:
+  """Sums over targets, float32 scalars: the loss in nats, hits, weights."""
+
+  loss: jax.Array
+  correct: jax.Array
+  weight: jax.Array
+
+  def __add__(self, other):
+    return jax.tree.map(jnp.add, self, other)
+
+  @property
+  def means(self):
+    """{"loss": nats per target, "accuracy": share}; 0 without targets."""
+    weight = jnp.maximum(self.weight, 1)
+    return {"loss": self.loss / weight, "accuracy": self.correct / weight}
+
+
+def head_loss(hidden_BxTxD, embedding_VxD, bias_V, ids_BxT, weights_BxT,
+              vocab_size, chunk):
+  """Returns the `Sums` of softmax(hidden embedding^T + bias) against ids.
+
+  Args:
+    hidden_BxTxD: in the dtype in which logits are multiplied.
+    embedding_VxD, bias_V: rows from `vocab_size` on are padding and get no
+      probability.
+    chunk: targets a row whose logits exist at a time.
+  """
+  bias_V = jnp.where(
+      jnp.arange(bias_V.shape[0]) < vocab_size, bias_V, -1e30)
+  num_targets = ids_BxT.shape[1]
+  chunk = min(chunk, num_targets)
+  spare = -num_targets % chunk
+  hidden, ids, weights = (
+      _chunks(jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2)),
+              chunk, sharding.num_batch_shards())
+      for x in (hidden_BxTxD, ids_BxT, weights_BxT))
+  loss, correct = _loss(
+      hidden, embedding_VxD, bias_V, ids, weights)
+  return Sums(loss, correct, jnp.sum(weights_BxT))
+
+
+def _chunks(x_BxTx, chunk, shards):
+  """[B, T, ...] -> [chunks, shards, rows of a shard x chunk, ...].
+
+  The axis of the device shards stays an axis of its own, so that gradients of
+  the embedding add up on each device and are reduced once, after the loop.
+  """
+  batch, targets, *rest = x_BxTx.shape
+  x = x_BxTx.reshape(
+      shards, batch // shards, targets // chunk, chunk, *rest)
+  x = jnp.moveaxis(x, 2, 0)
+  x = x.reshape(targets // chunk, shards, batch // shards * chunk, *rest)
+  return sharding.constrain(x, None, sharding.BATCH_AXES)
+
+
+def _chunk_loss(hidden_SxRxD, embedding_VxD, bias_V, ids_SxR, weights_SxR):
+  """Returns (loss sum, hit sum, logits, their log normaliser)."""
+  logits_SxRxV = jnp.einsum(
+      "srd,vd->srv", hidden_SxRxD, embedding_VxD,
+      preferred_element_type=jnp.float32) + bias_V
+  normaliser_SxR = jax.nn.logsumexp(logits_SxRxV, axis=-1)
+  target_SxR = jnp.take_along_axis(
+      logits_SxRxV, ids_SxR[..., None], axis=-1)[..., 0]
+  loss = jnp.sum((normaliser_SxR - target_SxR) * weights_SxR)
+  hit_SxR = target_SxR >= jnp.max(logits_SxRxV, axis=-1)
+  correct = jnp.sum(hit_SxR * weights_SxR)
+  return loss, correct, logits_SxRxV, normaliser_SxR
+
+
+@jax.custom_vjp
+def _loss(hidden, embedding_VxD, bias_V, ids, weights):
+  embedding_VxD = embedding_VxD.astype(hidden.dtype)
+
+  def step(sums, xs):
+    loss, correct, _, _ = _chunk_loss(xs[0], embedding_VxD, bias_V, *xs[1:])
+    return (sums[0] + loss, sums[1] + correct), None
+  sums, _ = jax.lax.scan(step, (0.0, 0.0), (hidden, ids, weights))
+  return sums
+
+
+def _loss_forward(hidden, embedding_VxD, bias_V, ids, weights):
+  shards = hidden.shape[1]
+  embedding_VxD = embedding_VxD.astype(hidden.dtype)
+
+  def step(carry, xs):
+    sums, grad_embedding_SxVxD, grad_bias_SxV = carry
+    hidden_SxRxD, ids_SxR, weights_SxR = xs
+    loss, correct, logits_SxRxV, normaliser_SxR = _chunk_loss(
+        hidden_SxRxD, embedding_VxD, bias_V, ids_SxR, weights_SxR)
+    grad_SxRxV = jnp.exp(logits_SxRxV - normaliser_SxR[..., None])
+    is_target_SxRxV = (
+        ids_SxR[..., None] == jnp.arange(bias_V.shape[0], dtype=ids_SxR.dtype))
+    grad_SxRxV = (grad_SxRxV - is_target_SxRxV) * weights_SxR[..., None]
+    grad_bias_SxV += jnp.sum(grad_SxRxV, axis=1)
+    grad_SxRxV = grad_SxRxV.astype(hidden_SxRxD.dtype)
+    grad_embedding_SxVxD += jnp.einsum(
+        "srv,srd->svd", grad_SxRxV, hidden_SxRxD,
+        preferred_element_type=jnp.float32)
+    grad_hidden_SxRxD = jnp.einsum("srv,vd->srd", grad_SxRxV, embedding_VxD)
+    return ((sums[0] + loss, sums[1] + correct), grad_embedding_SxVxD,
+            grad_bias_SxV), grad_hidden_SxRxD
+
+  def zeros(shape):
+    return sharding.constrain(
+        jnp.zeros((shards, *shape), jnp.float32), sharding.BATCH_AXES,
+        "tensor")
+
+  carry = ((0.0, 0.0), zeros(embedding_VxD.shape), zeros(bias_V.shape))
+  (sums, grad_embedding, grad_bias), grad_hidden = jax.lax.scan(
+      step, carry, (hidden, ids, weights))
+  return sums, (
+      grad_hidden, jnp.sum(grad_embedding, 0), jnp.sum(grad_bias, 0))
+
+
+def _loss_backward(grads, cotangents):
+  grad_hidden, grad_embedding, grad_bias = grads
+  scale, _ = cotangents
+  return ((grad_hidden * scale).astype(grad_hidden.dtype),
+          grad_embedding * scale, grad_bias * scale, None, None)
+
+
+_loss.defvjp(_loss_forward, _loss_backward)

@@ -1,0 +1,73 @@
+"""The command: parses flags, starts JAX, dispatches.
+
+  python -m latemask.main --config configs/demo.py --workdir runs/demo
+  python -m latemask.main --config configs/base.py:small --workdir runs/small \\
+      --config.data.source='text:/data/*.txt' --config.masking.rate=0.4
+
+Options:
+  --config FILE[:SIZE]   a config of configs/; every key of it can be set as
+                         --config.group.key=value
+  --workdir DIR          where the run lives; the same command goes on with it
+  --[no]distributed      several processes (a TPU pod slice): call
+                         jax.distributed.initialize() first
+
+Exit codes: 0 done; 2 what was given cannot be used (one line on stderr says
+why); 3 the loss is no longer finite; 143 / 130 stopped by SIGTERM / SIGINT
+after a save.
+"""
+
+import sys
+
+from absl import app
+from absl import flags
+from ml_collections import config_flags
+
+from latemask import errors
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "see above")
+_WORKDIR = flags.DEFINE_string("workdir", None, "see above")
+_DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "see above")
+
+
+def main(argv):
+  """Runs what the flags ask for."""
+  if argv[1:]:
+    _refuse(f"unexpected argument {argv[1]!r}; see --help")
+  for flag in (_CONFIG, _WORKDIR):
+    if not flag.value:
+      _refuse(f"--{flag.name} is missing; see --help")
+  # Imported here: packing starts processes that import this module anew.
+  import jax
+  from latemask import train
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize()
+  try:
+    train.train(_CONFIG.value, _WORKDIR.value)
+  except errors.InputError as error:
+    _refuse(error)
+  except train.NonFiniteError as error:
+    print(f"latemask: {error}", file=sys.stderr)
+    sys.exit(3)
+  except train.Stopped as stopped:
+    sys.exit(stopped.code)
+
+
+def _refuse(message):
+  print(f"latemask: {message}", file=sys.stderr)
+  sys.exit(2)
+
+
+def _parse(argv):
+  if {"-h", "--help", "-help"} & set(argv):
+    print(__doc__)
+    sys.exit(0)
+  try:
+    return flags.FLAGS(argv)
+  # What a config file, its size or an override can raise while it is read.
+  except (flags.Error, AttributeError, ImportError, KeyError, OSError,
+          SyntaxError, TypeError, ValueError) as error:
+    _refuse(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=_parse)

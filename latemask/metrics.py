@@ -1,0 +1,133 @@
+"""metrics.jsonl, TensorBoard and the console: what a run says of itself.
+
+metrics.jsonl is the record: one object a line, appended, and cut to the
+restored step on resume, so that no step stands twice. TensorBoard events are
+a copy for the eye; they need tensorflow and are skipped without it.
+"""
+
+import json
+import time
+
+from absl import logging
+from etils import epath
+import jax
+
+
+class Writer:
+  """Writes metrics on process 0; elsewhere does nothing."""
+
+  def __init__(self, workdir, start_step):
+    """Opens the files, cutting metrics.jsonl to `start_step`."""
+    self._path = epath.Path(workdir) / "metrics.jsonl"
+    self._is_active = jax.process_index() == 0
+    self._evaluated = set()
+    self._file = self._summary = None
+    if not self._is_active:
+      return
+    kept = []
+    if self._path.exists():
+      for line in self._path.read_text().splitlines():
+        record = _parse(line)
+        if record and record["step"] <= start_step:
+          kept.append(line + "\n")
+          if "eval/loss" in record:
+            self._evaluated.add(record["step"])
+      part = self._path.with_name("metrics.jsonl.part")
+      part.write_text("".join(kept))
+      part.replace(self._path)
+    self._file = self._path.open("a")
+    self._summary = _summary_writer(workdir)
+
+  def has_eval(self, step):
+    """Returns whether the step's evaluation is already on record."""
+    return step in self._evaluated
+
+  def write(self, step, scalars):
+    """Appends one line; non-finite numbers become strings, as JSON wants."""
+    if not self._is_active:
+      return
+    self._file.write(json.dumps({"step": step} | {
+        k: v if abs(v) < float("inf") else str(v)
+        for k, v in scalars.items()}) + "\n")
+    self._file.flush()
+    if self._summary:
+      self._summary.write_scalars(step, scalars)
+      self._summary.flush()
+
+  def close(self):
+    """Closes the files."""
+    if self._is_active:
+      self._file.close()
+      if self._summary:
+        self._summary.close()
+
+
+class Clock:
+  """Times the steps between two metric lines.
+
+  A pause (evaluation, saving) is taken out of the account.
+  """
+
+  def __init__(self, tokens_per_step):
+    self._tokens_per_step = tokens_per_step
+    self._reset()
+
+  def _reset(self):
+    self._start_secs = time.monotonic()
+    self._wait_secs = self._pause_secs = 0.0
+    self._steps = 0
+
+  def waited(self, secs):
+    """Adds time spent waiting for data."""
+    self._wait_secs += secs
+
+  def paused(self, secs):
+    """Adds time that was no training."""
+    self._pause_secs += secs
+
+  def stepped(self):
+    """Counts a step."""
+    self._steps += 1
+
+  def lap(self):
+    """Returns the rates since the last lap, and starts another."""
+    secs = max(time.monotonic() - self._start_secs - self._pause_secs, 1e-9)
+    steps = max(self._steps, 1)
+    rates = {"tokens_per_sec": steps * self._tokens_per_step / secs,
+             "step_ms": 1000 * secs / steps,
+             "data_wait_fraction": self._wait_secs / secs}
+    self._reset()
+    return rates
+
+
+def say(text):
+  """Prints a line of progress, on process 0 alone."""
+  if jax.process_index() == 0:
+    print(text, flush=True)
+
+
+def duration(secs):
+  """Returns seconds as H:MM:SS or M:SS."""
+  minutes, secs = divmod(round(secs), 60)
+  hours, minutes = divmod(minutes, 60)
+  return (f"{hours}:{minutes:02d}:{secs:02d}" if hours
+          else f"{minutes}:{secs:02d}")
+
+
+def _parse(line):
+  """Returns the record of a line; None where a stop cut it off."""
+  try:
+    record = json.loads(line)
+  except json.JSONDecodeError:
+    return None
+  return record if isinstance(record, dict) and "step" in record else None
+
+
+def _summary_writer(workdir):
+  try:
+    from clu.metric_writers import summary_writer
+    return summary_writer.SummaryWriter(str(workdir))
+  except ImportError as error:
+    logging.warning("no TensorBoard events (%s); metrics.jsonl is written "
+                    "all the same", error)
+    return None

@@ -1,0 +1,335 @@
+"""Pre-training: build -> restore -> (eval, save, next, step)*.
+
+What a run promises, in order of precedence:
+  1. Nothing on disk changes before the whole config has been checked.
+  2. A workdir belongs to one config: another one is refused, by key.
+  3. A run goes on from the newest checkpoint of its workdir, else from
+     step 0. Rows and masks follow from (seed, step): nothing is replayed.
+  4. The loop's order is eval, save, next, step. Metrics of a step are read
+     after the next one is on its way, but before a save: a state whose loss
+     is not finite is never saved.
+  5. SIGTERM and SIGINT save at the next step boundary (an evaluation is given
+     up) and end the run with 128 + the signal; a second one ends it at once.
+"""
+
+import json
+import re
+import signal
+import time
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import ml_collections
+import numpy as np
+
+from latemask import checkpoint
+from latemask import errors
+from latemask import evaluate
+from latemask import metrics
+from latemask import step as step_lib
+from latemask.data import loader as loader_lib
+from latemask.data import packing
+from latemask.data import tokenizer as tokenizer_lib
+
+# What may change between two stretches of one run: where and on what it runs,
+# and what it tells. Everything else changes the result.
+_FREE_KEYS = re.compile(
+    r"(mesh|metrics|checkpoint)\.|data\.(workers|dir|tfds_dir)$")
+
+
+class NonFiniteError(RuntimeError):
+  """The loss or the gradient is no longer a number."""
+
+
+class Stopped(Exception):
+  """A signal ended the run after a save; `code` is the exit code."""
+
+  def __init__(self, signum):
+    super().__init__(f"stopped by {signal.Signals(signum).name}")
+    self.code = 128 + signum
+
+
+def train(config, workdir):
+  """Pre-trains, from the newest checkpoint on if there is one.
+
+  Returns:
+    (final TrainState, scalars of the last evaluation).
+
+  Raises:
+    InputError: the config or what it names cannot be used.
+    NonFiniteError: the loss or gradient became NaN or infinite.
+    Stopped: a signal asked for the end.
+  """
+  workdir = epath.Path(workdir)
+  check(config, workdir)
+  packed = _prepare(config, workdir)
+  tokenizer = packed.tokenizer
+  program = step_lib.build(config, tokenizer.vocab_size,
+                           tokenizer.word_start_V)
+  loader = loader_lib.Loader(packed, config, config.seed)
+  evaluator = evaluate.Evaluator(program, loader, tokenizer.word_start_V)
+  _write_config(config, workdir)
+  checkpoints = checkpoint.Checkpoints(workdir, config, packed)
+  state = checkpoints.restore(program.state_shapes)
+  if state is None:
+    state = program.init_state()
+  start = int(state.step)
+  _introduce(program, loader, start)
+  with _Signals() as signals:
+    writer = metrics.Writer(workdir, start)
+    try:
+      return _loop(config, workdir, program, loader, evaluator, checkpoints,
+                   writer, signals, state, start)
+    finally:
+      writer.close()
+      checkpoints.close()
+
+
+def check(config, workdir):
+  """Checks all that can be checked before anything is read or written.
+
+  Raises:
+    InputError: the first thing found that cannot be.
+  """
+  for group, keys in (
+      ("eval", ("every_steps",)), ("metrics", ("every_steps",
+                                               "profile_steps")),
+      ("checkpoint", ("every_steps", "keep"))):
+    for key in keys:
+      if config[group][key] < 1:
+        raise errors.InputError(
+            f"{group}.{key} is {config[group][key]}; it must be positive")
+  if not 0 <= config.seed < 1 << 32:
+    raise errors.InputError(
+        f"seed is {config.seed}; it must lie in 0 to 2**32 - 1")
+  _compare_config(config, epath.Path(workdir))
+  # A tokenizer still to be trained may come out smaller, never larger.
+  vocab_size = config.data.vocab_size
+  word_start_V = None
+  if config.data.tokenizer:
+    tokenizer = tokenizer_lib.load(config.data.tokenizer)
+    vocab_size = tokenizer.vocab_size
+    word_start_V = tokenizer.word_start_V
+  program = step_lib.build(config, vocab_size, word_start_V)
+  evaluate.batch_size(config, program.mesh)
+  for rate in config.eval.rates:
+    step_lib.masking.make_plan(config, vocab_size, word_start_V, rate)
+
+
+def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
+          signals, state, start):
+  """The loop proper; see `train`."""
+  num_steps = config.train.num_steps
+  batches = loader.train_batches(
+      program.batch_sharding, config.train.batch_size, start, num_steps)
+  clock = metrics.Clock(config.train.batch_size * config.data.length)
+  pending = evaluation = None
+  saved = start if checkpoints.latest_step is not None else None
+  for step in range(start, num_steps + 1):
+    is_last = step == num_steps
+    pause_secs = time.monotonic()
+
+    # Eval.
+    if (step % config.eval.every_steps == 0 or is_last) and not (
+        writer.has_eval(step) and not is_last):
+      pending = _report(config, pending, clock, writer)
+      scalars = evaluator.run(state.params, signals.asked)
+      if scalars is not None:
+        evaluation = scalars
+        if not writer.has_eval(step):
+          writer.write(step, scalars)
+        metrics.say(_evaluation_line(step, scalars))
+
+    # Save.
+    stop = signals.agreed(step, config.metrics.every_steps)
+    if step != saved and (
+        is_last or stop or (step % config.checkpoint.every_steps == 0
+                            and step > start)):
+      pending = _report(config, pending, clock, writer)
+      checkpoints.save(step, state)
+      saved = step
+    if stop:
+      checkpoints.wait()
+      metrics.say(f"step {step:,}: saved on {signal.Signals(stop).name}; the "
+                  "same command goes on from here")
+      raise Stopped(stop)
+    if is_last:
+      checkpoints.wait()
+      return state, evaluation
+    _profile(config, workdir, step)
+    clock.paused(time.monotonic() - pause_secs)
+
+    # Next.
+    wait_secs = time.monotonic()
+    ids_BxL = next(batches)
+    clock.waited(time.monotonic() - wait_secs)
+
+    # Step.
+    state, step_metrics = program.train_step(state, ids_BxL)
+    clock.stepped()
+    _report(config, pending, clock, writer)
+    pending = step + 1, step_metrics
+
+
+def _report(config, pending, clock, writer):
+  """Reads the metrics of a step that is under way; returns None.
+
+  Raises:
+    NonFiniteError: they are not finite.
+  """
+  if pending is None:
+    return None
+  step, step_metrics = pending
+  step_metrics = jax.device_get(step_metrics)
+  scalars = {k: float(v) for k, v in step_metrics.sums.means.items()} | {
+      "grad_norm": float(step_metrics.grad_norm),
+      "learning_rate": float(step_metrics.learning_rate)}
+  if not np.all(np.isfinite(list(scalars.values()))):
+    writer.write(step, scalars)
+    raise NonFiniteError(
+        f"step {step}: loss {scalars['loss']}, gradient norm "
+        f"{scalars['grad_norm']}; the checkpoint before is kept. A lower "
+        "optimizer.learning_rate, more warmup_steps or a clip_norm may help")
+  if step % config.metrics.every_steps == 0:
+    rates = clock.lap()
+    writer.write(step, scalars | rates)
+    left_secs = (config.train.num_steps - step) * rates["step_ms"] / 1000
+    metrics.say(
+        f"step {step:,}/{config.train.num_steps:,}  "
+        f"loss {scalars['loss']:.3f}  accuracy {scalars['accuracy']:.3f}  "
+        f"{rates['tokens_per_sec']:,.0f} tokens/s  "
+        f"{metrics.duration(left_secs)} left")
+  return None
+
+
+def _evaluation_line(step, scalars):
+  below = scalars["eval/unigram_entropy"] - scalars["eval/loss"]
+  others = "".join(
+      f"; at {name.split('_')[1].split('/')[0]}: loss {value:.3f}"
+      for name, value in scalars.items()
+      if name.startswith("eval/rate_") and name.endswith("/loss"))
+  return (f"step {step:,}: eval loss {scalars['eval/loss']:.3f}, unigram "
+          f"entropy {scalars['eval/unigram_entropy']:.3f} ({below:+.3f} "
+          f"below), accuracy {scalars['eval/accuracy']:.3f}{others}")
+
+
+def _profile(config, workdir, step):
+  """Opens and closes the profiler's window."""
+  first = config.metrics.profile_step
+  if first is not None and step == first:
+    jax.profiler.start_trace(str(workdir))
+  elif first is not None and step == first + config.metrics.profile_steps:
+    jax.profiler.stop_trace()
+
+
+def _introduce(program, loader, start):
+  c, config = program.model.config, program.config
+  count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
+  devices = jax.devices()
+  metrics.say(
+      f"{c.architecture}: {c.layers} layers, masks enter before layer "
+      f"{c.insertion_layer} ({c.decoder}); {count:,} parameters; "
+      f"{len(devices)} x {devices[0].device_kind} in {jax.process_count()} "
+      f"process(es), mesh {dict(program.mesh.shape)}")
+  metrics.say(
+      f"rows of {config.data.length}: {program.plan.num_kept} kept, "
+      f"{program.plan.num_targets} predicted; {loader.num_train_rows:,} to "
+      f"train on, {loader.num_eval_rows:,} held out; "
+      f"{config.train.num_steps:,} steps of {config.train.batch_size:,} rows ="
+      f" {config.train.num_steps * config.train.batch_size / loader.num_train_rows:.1f} epochs")
+  if start:
+    metrics.say(f"going on from the checkpoint at step {start:,}")
+
+
+def _prepare(config, workdir):
+  """Packs on process 0 while the others wait."""
+  directory = config.data.dir or workdir / "data"
+  if jax.process_index() == 0:
+    packed = packing.prepare(config, directory)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("packed")
+  if jax.process_index() > 0:
+    packed = packing.load(config, directory)
+    if packed is None:
+      raise errors.InputError(
+          f"process {jax.process_index()} sees no packed rows in {directory}; "
+          "data.dir must lie where all hosts see it")
+  return packed
+
+
+def flatten(config):
+  """Returns a config as {dotted key: JSON value}."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, (dict, ml_collections.ConfigDict)):
+      flat |= {f"{key}.{k}": v for k, v in flatten(value).items()}
+    else:
+      flat[key] = json.loads(json.dumps(value))
+  return flat
+
+
+def _compare_config(config, workdir):
+  """Raises InputError where the workdir was begun with another config."""
+  path = workdir / "config.json"
+  if not path.exists():
+    return
+  try:
+    begun = flatten(json.loads(path.read_text()))
+  except json.JSONDecodeError as error:
+    raise errors.InputError(
+        f"{path} is not JSON ({error}); choose another --workdir") from error
+  now = flatten(config.to_dict())
+  differing = [
+      f"{key} {begun.get(key)!r} (now {now.get(key)!r})"
+      for key in sorted(begun | now)
+      if begun.get(key) != now.get(key) and not _FREE_KEYS.match(key)]
+  if differing:
+    raise errors.InputError(
+        f"{workdir} was begun with {', '.join(differing)}; give the same "
+        "config, or another --workdir")
+
+
+def _write_config(config, workdir):
+  """Writes config.json on process 0, unless it is there."""
+  path = workdir / "config.json"
+  if jax.process_index() == 0 and not path.exists():
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+
+
+class _Signals:
+  """Remembers the first SIGTERM or SIGINT; leaves the second its effect."""
+
+  def __enter__(self):
+    self._signum = 0
+    self._before = {s: signal.signal(s, self._remember)
+                    for s in (signal.SIGTERM, signal.SIGINT)}
+    return self
+
+  def __exit__(self, *exception):
+    for signum, handler in self._before.items():
+      signal.signal(signum, handler)
+
+  def _remember(self, signum, frame):
+    del frame
+    self._signum = signum
+    for s in self._before:
+      signal.signal(s, signal.SIG_DFL)
+
+  def asked(self):
+    """Returns whether this process was told to stop."""
+    # One host alone must not leave an evaluation that the others are in.
+    return bool(self._signum) and jax.process_count() == 1
+
+  def agreed(self, step, every_steps):
+    """Returns the signal on which all processes stop at this step, or 0.
+
+    Several processes ask each other only now and then: it costs a round trip.
+    """
+    if jax.process_count() == 1:
+      return self._signum
+    if step % every_steps:
+      return 0
+    return int(np.max(multihost_utils.process_allgather(
+        np.int32(self._signum))))
