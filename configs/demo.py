@@ -29,9 +29,11 @@ def get_config():
   config.model.dropout = 0.0
   config.model.attention_dropout = 0.0
   config.model.dtype = "float32"
+  config.model.unroll = 5  # Faster on CPU, and few layers to compile.
+  config.model.loss_chunk = 32
   config.train.batch_size = 32
-  config.train.num_steps = 1000
-  config.optimizer.warmup_steps = 60
-  config.eval.every_steps = 500
-  config.checkpoint.every_steps = 500
+  config.train.num_steps = 1200
+  config.optimizer.warmup_steps = 72
+  config.eval.every_steps = 400
+  config.checkpoint.every_steps = 400
   return config

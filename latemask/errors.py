@@ -20,5 +20,6 @@ def choose(table, name, key):
     InputError: `name` is no row of the table; the message lists the rows.
   """
   if name not in table:
-    raise InputError(f"{key} is {name!r}; choose one of {', '.join(table)}")
+    raise InputError(
+        f"{key} is {name!r}; choose one of {', '.join(map(str, table))}")
   return table[name]

@@ -88,15 +88,15 @@ def rotary(position_BxS, size, theta):
   Source: RoFormer (arXiv 2104.09864), halves rotated as in ModernBERT.
   """
   frequency_h = theta ** -(np.arange(0, size, 2, dtype=np.float32) / size)
-  angle_BxSxh = position_BxS[..., None].astype(jnp.float32) * jnp.concatenate(
-      [frequency_h, frequency_h])
+  angle_BxSxh = position_BxS[..., None].astype(jnp.float32) * np.concatenate(
+      [frequency_h, frequency_h])[None, None]
   return jnp.stack([jnp.cos(angle_BxSxh), jnp.sin(angle_BxSxh)])
 
 
 def _rotate(x_BxSxHxh, rotary_2xBxSxh):
   if rotary_2xBxSxh is None:
     return x_BxSxHxh
-  cos, sin = rotary_2xBxSxh[:, :, :, None, :]
+  cos, sin = rotary_2xBxSxh[:, :, :, None]
   x = x_BxSxHxh.astype(jnp.float32)
   first, second = jnp.split(x, 2, axis=-1)
   turned = jnp.concatenate([-second, first], axis=-1)
@@ -105,6 +105,10 @@ def _rotate(x_BxSxHxh, rotary_2xBxSxh):
 
 _INIT = nn.initializers.normal(0.02)
 _ZEROS = nn.initializers.zeros_init()
+
+
+def _row(bias_D, dtype):
+  return bias_D.astype(dtype)[None, None]
 
 
 def norm(config, name):
@@ -126,22 +130,22 @@ class Attention(nn.Module):
     size = c.width // c.heads
     kernel_Dx3xHxh = self.param(
         "qkv_kernel", _INIT, (c.width, 3, c.heads, size)).astype(c.dtype)
-    bias_3xHxh = jnp.zeros((3, 1, 1), c.dtype)
+    bias_3x1x1xHxh = jnp.zeros((3, 1, 1, 1, 1), c.dtype)
     if c.architecture.bias:
-      bias_3xHxh = self.param(
-          "qkv_bias", _ZEROS, (3, c.heads, size)).astype(c.dtype)
+      bias_3x1x1xHxh = self.param("qkv_bias", _ZEROS, (
+          3, c.heads, size)).astype(c.dtype)[:, None, None]
     if key_BxSxD is None:
       key_place = query_place
       qkv = jnp.einsum(
-          "bsd,dnhk->nbshk", query_BxQxD, kernel_Dx3xHxh
-      ) + bias_3xHxh[:, None, None]
+          "bsd,dnhk->nbshk", query_BxQxD, kernel_Dx3xHxh) + bias_3x1x1xHxh
       q_BxQxHxh, k_BxSxHxh, v_BxSxHxh = qkv
     else:
       q_BxQxHxh = jnp.einsum(
-          "bqd,dhk->bqhk", query_BxQxD, kernel_Dx3xHxh[:, 0]) + bias_3xHxh[0]
+          "bqd,dhk->bqhk", query_BxQxD, kernel_Dx3xHxh[:, 0]
+      ) + bias_3x1x1xHxh[0]
       k_BxSxHxh, v_BxSxHxh = jnp.einsum(
           "bsd,dnhk->nbshk", key_BxSxD, kernel_Dx3xHxh[:, 1:]
-      ) + bias_3xHxh[1:, None, None]
+      ) + bias_3x1x1xHxh[1:]
     q_BxQxHxh = _rotate(q_BxQxHxh, query_place.rotary_2xBxSxh)
     k_BxSxHxh = _rotate(k_BxSxHxh, key_place.rotary_2xBxSxh)
     scores_BxHxQxS = jnp.einsum(
@@ -160,7 +164,7 @@ class Attention(nn.Module):
     out_BxQxD = jnp.einsum(
         "bqhk,hkd->bqd", mixed_BxQxHxh, out_kernel.astype(c.dtype))
     if c.architecture.bias:
-      out_BxQxD += self.param("out_bias", _ZEROS, (c.width,)).astype(c.dtype)
+      out_BxQxD += _row(self.param("out_bias", _ZEROS, (c.width,)), c.dtype)
     return out_BxQxD
 
 
@@ -186,7 +190,7 @@ class Mlp(nn.Module):
     kernel_FxD = self.param("out_kernel", _INIT, (c.mlp, c.width))
     out_BxSxD = a_BxSxF @ kernel_FxD.astype(c.dtype)
     if c.architecture.bias:
-      out_BxSxD += self.param("out_bias", _ZEROS, (c.width,)).astype(c.dtype)
+      out_BxSxD += _row(self.param("out_bias", _ZEROS, (c.width,)), c.dtype)
     return out_BxSxD
 
 

@@ -73,7 +73,7 @@ def _chunk_loss(hidden_SxRxD, embedding_VxD, bias_V, ids_SxR, weights_SxR):
   """Returns (loss sum, hit sum, logits, their log normaliser)."""
   logits_SxRxV = jnp.einsum(
       "srd,vd->srv", hidden_SxRxD, embedding_VxD,
-      preferred_element_type=jnp.float32) + bias_V
+      preferred_element_type=jnp.float32) + bias_V[None, None]
   normaliser_SxR = jax.nn.logsumexp(logits_SxRxV, axis=-1)
   target_SxR = jnp.take_along_axis(
       logits_SxRxV, ids_SxR[..., None], axis=-1)[..., 0]
@@ -105,7 +105,8 @@ def _loss_forward(hidden, embedding_VxD, bias_V, ids, weights):
         hidden_SxRxD, embedding_VxD, bias_V, ids_SxR, weights_SxR)
     grad_SxRxV = jnp.exp(logits_SxRxV - normaliser_SxR[..., None])
     is_target_SxRxV = (
-        ids_SxR[..., None] == jnp.arange(bias_V.shape[0], dtype=ids_SxR.dtype))
+        ids_SxR[..., None]
+        == jnp.arange(bias_V.shape[0], dtype=ids_SxR.dtype)[None, None])
     grad_SxRxV = (grad_SxRxV - is_target_SxRxV) * weights_SxR[..., None]
     grad_bias_SxV += jnp.sum(grad_SxRxV, axis=1)
     grad_SxRxV = grad_SxRxV.astype(hidden_SxRxD.dtype)

@@ -20,6 +20,7 @@ import sys
 
 from absl import app
 from absl import flags
+from absl import logging
 from ml_collections import config_flags
 
 from latemask import errors
@@ -39,6 +40,7 @@ def main(argv):
   # Imported here: packing starts processes that import this module anew.
   import jax
   from latemask import train
+  logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save.
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   try:

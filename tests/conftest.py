@@ -1,0 +1,105 @@
+"""Eight host devices, explicit broadcasting, and a corpus of a few pages."""
+
+import os
+
+# Before jax. The tests compile much and run little.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8")
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from latemask.data import packing
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_WORDS = ("the a of to and in that he was it his with as had for is at her but "
+          "not they on be him she you which from said all were by this there "
+          "when one so out up would them what been into who their could then "
+          "more some will now very time about little over after down before "
+          "other old great these must such only never").split()
+
+
+def make_text(num_documents, seed=0):
+  """Returns documents of 5 to 60 words, a line each."""
+  rng = np.random.default_rng(seed)
+  return "\n".join(
+      " ".join(rng.choice(_WORDS, rng.integers(5, 60)))
+      for _ in range(num_documents)) + "\n"
+
+
+def tiny_config(source="builtin"):
+  """Returns a config that compiles fast: 3 + 1 layers of width 16, rows 32."""
+  config = base.get_config("tiny")
+  config.data.source = source
+  config.data.vocab_size = 320
+  config.data.length = 32
+  config.data.shards = 3
+  config.data.workers = 1
+  config.data.eval_fraction = 0.1
+  config.model.width = 16
+  config.model.heads = 2
+  config.model.mlp = 32
+  config.model.layers = 4
+  config.model.insertion_layer = 3
+  config.model.max_length = 64
+  config.model.dropout = 0.0
+  config.model.attention_dropout = 0.0
+  config.model.dtype = "float32"
+  config.train.batch_size = 16
+  config.train.num_steps = 20
+  config.optimizer.warmup_steps = 2
+  config.eval.every_steps = 10
+  config.eval.rates = ()
+  config.checkpoint.every_steps = 10
+  config.metrics.every_steps = 1
+  return config
+
+
+@pytest.fixture
+def tiny():
+  """The config of `tiny_config`, free to change."""
+  return tiny_config()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+  """A folder with corpus.txt."""
+  folder = tmp_path_factory.mktemp("corpus")
+  (folder / "corpus.txt").write_text(make_text(400))
+  return folder
+
+
+@pytest.fixture(scope="session")
+def packed_dir(tmp_path_factory, corpus):
+  """A folder of rows packed from the corpus with `tiny_config`."""
+  directory = tmp_path_factory.mktemp("packed")
+  packing.prepare(tiny_config(f"text:{corpus}/*.txt"), directory)
+  return directory
+
+
+@pytest.fixture
+def tiny_run(packed_dir, corpus):
+  """A config that trains on the packed corpus."""
+  config = tiny_config(f"text:{corpus}/*.txt")
+  config.data.dir = str(packed_dir)
+  return config
+
+
+def random_rows(num_rows, length, vocab_size=320, seed=0):
+  """Returns ids: whole rows, rows of two documents, short rows, an empty."""
+  rng = np.random.default_rng(seed)
+  ids_BxL = rng.integers(5, vocab_size, (num_rows, length)).astype(np.int32)
+  ids_BxL[:, 0], ids_BxL[:, -1] = 0, 2
+  for row in range(0, num_rows, 4):
+    cut = int(rng.integers(10, length - 10))
+    ids_BxL[row, cut], ids_BxL[row, cut + 1] = 2, 0
+  for row in range(1, num_rows, 4):
+    cut = int(rng.integers(10, length - 1))
+    ids_BxL[row, cut], ids_BxL[row, cut + 1:] = 2, 1
+  ids_BxL[num_rows - 1] = 1
+  return ids_BxL
