@@ -20,8 +20,9 @@ _DECAY_RULES = (
 def make_schedule(config):
   """Returns the learning rate as a function of the step (0: the first).
 
-  Linear warm-up to `learning_rate`, then `schedule` down to
-  `final_learning_rate` at the last step (inverse_sqrt ends where it ends).
+  Linear warm-up to `learning_rate`, then `schedule` down towards
+  `final_learning_rate`, which the step after the last one would have
+  (inverse_sqrt only never falls below it).
 
   Raises:
     InputError: an unknown schedule, or a warm-up longer than the run.
@@ -41,33 +42,32 @@ def make_schedule(config):
   decay = errors.choose(_DECAYS, o.schedule, "optimizer.schedule")
 
   def learning_rate(step):
-    # Step n updates with the rate at n + 1: the first step is not lost to a
-    # rate of 0, and warm-up 0 starts at the full rate.
-    now = jnp.asarray(step, jnp.float32) + 1
-    warm = now / max(o.warmup_steps, 1)
-    share = (now - o.warmup_steps) / (num_steps - o.warmup_steps)
-    after = decay(o, jnp.clip(share, 0, 1), now)
-    return jnp.where(now <= o.warmup_steps, warm * o.learning_rate, after)
+    # No update is lost to a rate of 0: warm-up begins above it, and the last
+    # step lies one before the end of the decay.
+    step = jnp.asarray(step, jnp.float32)
+    warm = (step + 1) / max(o.warmup_steps, 1) * o.learning_rate
+    share = (step - o.warmup_steps) / (num_steps - o.warmup_steps)
+    return jnp.where(step < o.warmup_steps, warm,
+                     decay(o, jnp.clip(share, 0, 1), step))
 
   return learning_rate
 
 
-def _linear(o, share, now):
-  del now
+def _linear(o, share, step):
+  del step
   return o.learning_rate + share * (o.final_learning_rate - o.learning_rate)
 
 
-def _cosine(o, share, now):
-  del now
+def _cosine(o, share, step):
+  del step
   return o.final_learning_rate + 0.5 * (1 + jnp.cos(jnp.pi * share)) * (
       o.learning_rate - o.final_learning_rate)
 
 
-def _inverse_sqrt(o, share, now):
+def _inverse_sqrt(o, share, step):
   del share
-  start = max(o.warmup_steps, 1)
-  return jnp.maximum(o.final_learning_rate,
-                     o.learning_rate * jnp.sqrt(start / jnp.maximum(now, 1)))
+  return jnp.maximum(o.final_learning_rate, o.learning_rate * jnp.sqrt(
+      max(o.warmup_steps, 1) / (step + 1)))
 
 
 _DECAYS = {"linear": _linear, "cosine": _cosine,

@@ -176,7 +176,7 @@ class Program:
     grads = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1), grads)
     updates, opt_state = self.optimizer.update(
         grads, state.opt_state, state.params)
-    metrics = StepMetrics(sums, optax.global_norm(grads),
+    metrics = StepMetrics(sums, optax.tree.norm(grads),
                           self.schedule(state.step))
     return TrainState(state.step + 1, optax.apply_updates(
         state.params, updates), opt_state), metrics

@@ -2,11 +2,12 @@
 
 import os
 
-# Before jax. The tests compile much and run little.
+# Before jax. The tests compile much and run little, so LLVM need not try hard.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8")
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0")
 
 import jax
 import numpy as np
