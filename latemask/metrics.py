@@ -68,8 +68,17 @@ class Clock:
   A pause (evaluation, saving) is taken out of the account.
   """
 
-  def __init__(self, tokens_per_step):
-    self._tokens_per_step = tokens_per_step
+  def __init__(self, step_tokens, step_flops, peak_flops):
+    """Starts the clock.
+
+    Args:
+      step_tokens: tokens of a step, masked or not.
+      step_flops: FLOPs of a step.
+      peak_flops: FLOP/s that all devices could do; None where unknown.
+    """
+    self._step_tokens = step_tokens
+    self.step_flops = step_flops
+    self._peak_flops = peak_flops
     self._reset()
 
   def _reset(self):
@@ -93,9 +102,11 @@ class Clock:
     """Returns the rates since the last lap, and starts another."""
     secs = max(time.monotonic() - self._start_secs - self._pause_secs, 1e-9)
     steps = max(self._steps, 1)
-    rates = {"tokens_per_sec": steps * self._tokens_per_step / secs,
+    rates = {"tokens_per_sec": steps * self._step_tokens / secs,
              "step_ms": 1000 * secs / steps,
              "data_wait_fraction": self._wait_secs / secs}
+    if self._peak_flops:
+      rates["mfu"] = steps * self.step_flops / secs / self._peak_flops
     self._reset()
     return rates
 

@@ -26,6 +26,7 @@ import numpy as np
 from latemask import checkpoint
 from latemask import errors
 from latemask import evaluate
+from latemask import flops
 from latemask import metrics
 from latemask import step as step_lib
 from latemask.data import loader as loader_lib
@@ -123,7 +124,10 @@ def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
   num_steps = config.train.num_steps
   batches = loader.train_batches(
       program.batch_sharding, config.train.batch_size, start, num_steps)
-  clock = metrics.Clock(config.train.batch_size * config.data.length)
+  clock = metrics.Clock(
+      config.train.batch_size * config.data.length,
+      config.train.batch_size * sum(flops.train_step_flops(
+          program.model.config, program.plan).values()), _peak_flops())
   pending = evaluation = None
   saved = start if checkpoints.latest_step is not None else None
   for step in range(start, num_steps + 1):
@@ -193,7 +197,7 @@ def _report(config, pending, clock, writer):
         "optimizer.learning_rate, more warmup_steps or a clip_norm may help")
   if step % config.metrics.every_steps == 0:
     rates = clock.lap()
-    writer.write(step, scalars | rates)
+    writer.write(step, scalars | rates | {"flops": step * clock.step_flops})
     left_secs = (config.train.num_steps - step) * rates["step_ms"] / 1000
     metrics.say(
         f"step {step:,}/{config.train.num_steps:,}  "
@@ -221,6 +225,12 @@ def _profile(config, workdir, step):
     jax.profiler.start_trace(str(workdir))
   elif first is not None and step == first + config.metrics.profile_steps:
     jax.profiler.stop_trace()
+
+
+def _peak_flops():
+  """Returns the FLOP/s of all devices, None where the chip is not known."""
+  peak = flops.PEAK_FLOPS.get(jax.devices()[0].device_kind)
+  return peak and peak * jax.device_count()
 
 
 def _introduce(program, loader, start):

@@ -18,6 +18,16 @@ from latemask.data import packing
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+  """Compiles what several tests share only once; subprocesses use it too."""
+  directory = str(tmp_path_factory.mktemp("xla"))
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+  jax.config.update("jax_compilation_cache_dir", directory)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
 _WORDS = ("the a of to and in that he was it his with as had for is at her but "
           "not they on be him she you which from said all were by this there "
           "when one so out up would them what been into who their could then "

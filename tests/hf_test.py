@@ -96,7 +96,8 @@ def _modern(state):
   def layer(index):
     at = f"model.layers.{index}."
     wi = state[f"{at}mlp.Wi.weight"].T.reshape(WIDTH, 2, MLP)
-    norm = ({"scale": np.ones(WIDTH, np.float32)} if not index
+    # The first layer has no norm here: what stands in its place is not read.
+    norm = ({"scale": np.full(WIDTH, 7.0, np.float32)} if not index
             else {"scale": state[f"{at}attn_norm.weight"]})
     return {
         "attention": {

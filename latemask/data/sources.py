@@ -17,10 +17,10 @@ file a line is an object whose text stands under the first of
 import ast
 import dataclasses
 import functools
+import glob
 import gzip
 import json
 import pathlib
-import re
 import sysconfig
 
 from etils import epath
@@ -292,14 +292,12 @@ def _first_line(error):
 
 
 def _glob(pattern):
-  """Returns the paths that match a pattern, also on gs://."""
-  match = re.search(r"[*?\[]", pattern)
-  if not match:
-    return [epath.Path(pattern)]
-  root, _, rest = pattern[:match.start()].rpartition("/")
-  rest += pattern[match.start():]
-  top = "/" if pattern.startswith("/") and not root else root or "."
-  return list(epath.Path(top).glob(rest))
+  """Returns the paths that match; on gs:// and the like without `**`."""
+  if "://" not in pattern:
+    return map(epath.Path, glob.glob(pattern, recursive=True))
+  root, _, rest = pattern.partition("*")
+  root, _, start = root.rpartition("/")
+  return epath.Path(root).glob(f"{start}*{rest}")
 
 
 def _open(path):

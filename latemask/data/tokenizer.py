@@ -18,6 +18,7 @@ import tempfile
 from etils import epath
 import numpy as np
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from latemask import errors
 
@@ -152,7 +153,10 @@ def train(documents, vocab_size):
           "the documents do not suffice to train a tokenizer of "
           f"data.vocab_size {vocab_size}: {str(error).splitlines()[-1]}"
       ) from error
-  return Tokenizer(model.getvalue())
+  # The name of the temporary file is the one thing that would differ.
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+  proto.normalizer_spec.ClearField("normalization_rule_tsv")
+  return Tokenizer(proto.SerializeToString(deterministic=True))
 
 
 def _sentences(documents):

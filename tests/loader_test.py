@@ -1,0 +1,103 @@
+"""The loader: batch = f(seed, step), every row once an epoch, split apart."""
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec as P
+import numpy as np
+import pytest
+
+from latemask import errors
+from latemask import sharding as sharding_lib
+from latemask.data import loader as loader_lib
+from latemask.data import packing
+
+
+@pytest.fixture
+def loader(tiny_run):
+  packed = packing.prepare(tiny_run, tiny_run.data.dir)
+  return loader_lib.Loader(packed, tiny_run, seed=0)
+
+
+def _sharding(*sizes):
+  mesh = jax.make_mesh(sizes, sharding_lib.AXES, axis_types=(
+      jax.sharding.AxisType.Auto,) * 3,
+      devices=jax.devices()[:int(np.prod(sizes))])
+  return NamedSharding(mesh, P(sharding_lib.BATCH_AXES))
+
+
+def test_epochs_are_permutations_and_never_hold_held_out_rows(loader):
+  count = loader.num_train_rows
+  epochs = [[loader.train_row(e * count + i) for i in range(count)]
+            for e in range(3)]
+  assert len({tuple(sorted(e)) for e in epochs}) == 1
+  assert len(set(epochs[0])) == count
+  assert epochs[0] != epochs[1] != epochs[2]
+  held_out = {loader._split[i] for i in range(loader.num_eval_rows)}
+  assert len(held_out) == loader.num_eval_rows
+  assert not held_out & set(epochs[0])
+  assert len(held_out) + count == len(loader._records)
+
+
+def test_seed_orders_and_does_not_split(loader, tiny_run):
+  packed = packing.prepare(tiny_run, tiny_run.data.dir)
+  other = loader_lib.Loader(packed, tiny_run, seed=1)
+  rows = [[x.train_row(i) for i in range(x.num_train_rows)]
+          for x in (loader, other)]
+  assert rows[0] != rows[1]
+  assert sorted(rows[0]) == sorted(rows[1])
+
+
+def test_batches_are_a_function_of_the_step(loader):
+  one = _sharding(1, 1, 1)
+  whole = [np.asarray(b) for b in loader.train_batches(one, 16, 0, 12)]
+  late = [np.asarray(b) for b in loader.train_batches(one, 16, 7, 12)]
+  np.testing.assert_array_equal(whole[7:], late)
+  expected = loader.read([loader.train_row(5 * 16 + j) for j in range(16)])
+  np.testing.assert_array_equal(whole[5], expected)
+  far = next(iter(loader.train_batches(one, 16, 10**9, 10**9 + 1)))
+  assert far.shape == (16, 32)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+def test_any_mesh_sees_the_same_batch(loader, sizes):
+  alone = next(iter(loader.train_batches(_sharding(1, 1, 1), 16, 3, 4)))
+  batch = next(iter(loader.train_batches(_sharding(*sizes), 16, 3, 4)))
+  np.testing.assert_array_equal(alone, batch)
+  shards = sizes[0] * sizes[1]
+  assert batch.addressable_shards[0].data.shape == (16 // shards, 32)
+
+
+def test_a_process_reads_only_its_slice(loader, monkeypatch):
+  """Half of the devices belong to another process, as far as this one sees."""
+  sharding = _sharding(8, 1, 1)
+  mine = dict(list(sharding.addressable_devices_indices_map(
+      (16, 32)).items())[4:])
+  read = []
+  monkeypatch.setattr(loader, "read", lambda rows: read.extend(rows))
+  monkeypatch.setattr(loader_lib, "_to_devices", lambda *a: None)
+
+  class Half:
+    def addressable_devices_indices_map(self, shape):
+      return mine
+
+  list(loader._batches(Half(), 16, 2, 3, lambda index: index))
+  assert read == list(range(2 * 16 + 8, 3 * 16))
+
+
+def test_eval_batches_cover_the_held_out_rows_once(loader):
+  sharding = _sharding(2, 1, 1)
+  count = loader.num_eval_rows
+  rows, ids = zip(*loader.eval_batches(sharding, 16, count))
+  rows, ids = np.concatenate(rows), np.concatenate(ids)
+  np.testing.assert_array_equal(rows, np.arange(len(ids)))
+  expected = loader.read([loader._split[i] for i in range(count)])
+  np.testing.assert_array_equal(ids[:count], expected)
+  assert np.all(ids[count:] == 1)
+  assert 0 < len(ids) - count < 16
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, 0.9999])
+def test_bad_fractions(tiny_run, fraction):
+  tiny_run.data.eval_fraction = fraction
+  packed = packing.prepare(tiny_run, tiny_run.data.dir)
+  with pytest.raises(errors.InputError, match="eval_fraction"):
+    loader_lib.Loader(packed, tiny_run, seed=0)

@@ -1,0 +1,172 @@
+"""Packing: every token accounted for, restartable, the same by any workers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from latemask import errors
+from latemask.data import packing
+from latemask.data import sources
+from latemask.data import tokenizer
+from tests import conftest
+
+
+def _rows(packed):
+  from array_record.python import array_record_data_source
+  records = array_record_data_source.ArrayRecordDataSource(packed.paths)
+  return np.stack([np.frombuffer(r, packed.row_dtype) for r in records])
+
+
+def _bytes(directory):
+  return {p.name: p.read_bytes() for p in directory.iterdir()}
+
+
+@pytest.fixture
+def config(corpus):
+  return conftest.tiny_config(f"text:{corpus}/*.txt")
+
+
+def _expected_pieces(config, packed):
+  """The documents' ids, as the tokenizer itself gives them."""
+  opened = sources.open_sources(config)
+  return [ids for s in range(config.data.shards)
+          for ids in packed.tokenizer.encode(
+              list(sources.documents(opened, s, config.data.shards)))]
+
+
+def test_documents_are_whole_between_special_tokens(config, tmp_path):
+  packed = packing.prepare(config, tmp_path)
+  rows = _rows(packed)
+  assert rows.shape == (packed.manifest["totals"]["rows"], 32)
+  stream = rows[rows != tokenizer.PAD]
+  pieces = np.split(stream, np.flatnonzero(stream == tokenizer.BOS)[1:])
+  for piece in pieces:
+    assert piece[0] == tokenizer.BOS and piece[-1] == tokenizer.EOS
+    assert np.all(piece[1:-1] >= tokenizer.NUM_SPECIALS)
+  text = np.concatenate([p[1:-1] for p in pieces])
+  totals = packed.manifest["totals"]
+  expected = _expected_pieces(config, packed)
+  assert totals["documents"] == len(expected) == 400
+  assert totals["tokens"] == len(stream)
+  assert len(text) + totals["dropped_tokens"] == sum(map(len, expected))
+  assert totals["dropped_tokens"] < 0.1 * len(text)
+  # In order: the pieces of a document are the document, but for an end that
+  # is too short to be a piece.
+  pieces = iter([p[1:-1] for p in pieces])
+  for ids in expected:
+    found = np.zeros(0, int)
+    while len(ids) - len(found) >= packing.MIN_PIECE_TOKENS:
+      found = np.concatenate([found, next(pieces)])
+    np.testing.assert_array_equal(found, ids[:len(found)])
+  assert next(pieces, None) is None
+
+
+def test_padding_is_rare(config, tmp_path):
+  rows = _rows(packing.prepare(config, tmp_path))
+  assert np.mean(rows == tokenizer.PAD) < 0.15
+
+
+def test_stream_is_the_running_text(config, tmp_path):
+  config.data.packing = "stream"
+  packed = packing.prepare(config, tmp_path)
+  rows = _rows(packed)
+  assert np.all(rows[:, 0] == tokenizer.BOS)
+  assert np.all(rows[:, 1:] != tokenizer.BOS)
+  full = rows[~np.any(rows == tokenizer.PAD, axis=1)]
+  assert len(rows) - len(full) <= config.data.shards
+  ids = _expected_pieces(config, packed)[0]
+  running = np.concatenate([r[1:-1] for r in rows])
+  np.testing.assert_array_equal(running[:len(ids)], ids)
+  assert running[len(ids)] == tokenizer.EOS
+
+
+def test_any_number_of_workers_and_a_stop_in_between(config, tmp_path):
+  packing.prepare(config, tmp_path / "one")
+  one = _bytes(tmp_path / "one")
+  config.data.workers = 2
+  packing.prepare(config, tmp_path / "two")
+  assert _bytes(tmp_path / "two") == one
+  # Stopped: one shard done, one half written, no complete manifest.
+  two = tmp_path / "two"
+  manifest = json.loads((two / "manifest.json").read_text())
+  (two / "manifest.json").write_text(json.dumps(
+      {k: manifest[k] for k in ("settings", "num_shards")}
+      | {"complete": False}))
+  done = two / manifest["shards"][0]["file"]
+  before = done.stat().st_mtime_ns
+  (two / manifest["shards"][1]["file"]).with_suffix(".json").unlink()
+  (two / (manifest["shards"][1]["file"] + ".part")).write_bytes(b"half")
+  config.data.workers = 1
+  packing.prepare(config, two)
+  assert _bytes(two) == one
+  assert done.stat().st_mtime_ns == before
+
+
+def test_complete_set_is_loaded_without_its_sources(config, tmp_path, capsys):
+  text = tmp_path / "text"
+  text.mkdir()
+  (text / "a.txt").write_text(conftest.make_text(200))
+  config.data.source = f"text:{text}/*.txt"
+  first = packing.prepare(config, tmp_path / "rows")
+  assert "packed 200 documents" in capsys.readouterr().out
+  (text / "a.txt").unlink()
+  again = packing.prepare(config, tmp_path / "rows")
+  assert again.digest == first.digest
+  assert not capsys.readouterr().out
+
+
+def test_large_vocabularies_take_four_bytes():
+  assert packing.row_dtype(65_536).itemsize == 2
+  assert packing.row_dtype(65_537).itemsize == 4
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"data.length": 64}, "another length (32, not 64)"),
+    ({"data.source": "builtin"}, "another source"),
+    ({"data.packing": "stream"}, "another packing (documents, not stream)"),
+    ({"data.vocab_size": 300}, "another vocab_size (320, not 300)"),
+    ({"data.packing": "rows"}, "documents, stream"),
+    ({"data.length": 9}, "at least 10"),
+])
+def test_other_settings_are_refused(tiny_run, packed_dir, changes, message):
+  before = _bytes(packed_dir)
+  tiny_run.update_from_flattened_dict(changes)
+  with pytest.raises(errors.InputError) as error:
+    packing.prepare(tiny_run, packed_dir)
+  assert message in str(error.value)
+  assert _bytes(packed_dir) == before
+
+
+def test_another_tokenizer_is_refused(tiny_run, packed_dir, tmp_path):
+  before = _bytes(packed_dir)
+  other = tokenizer.train(conftest.make_text(300, seed=9).splitlines(), 330)
+  other.save(tmp_path / "other.model")
+  tiny_run.data.tokenizer = str(tmp_path / "other.model")
+  with pytest.raises(errors.InputError, match="another tokenizer"):
+    packing.prepare(tiny_run, packed_dir)
+  assert _bytes(packed_dir) == before
+  # The very same model, by path, is another setting but the same rows.
+  (tmp_path / "new").mkdir()
+  packed = packing.prepare(tiny_run, tmp_path / "new")
+  assert packed.tokenizer.digest == other.digest
+
+
+def test_bad_documents_leave_no_manifest_that_looks_complete(config, tmp_path):
+  bad = tmp_path / "bad.txt"
+  bad.write_bytes(conftest.make_text(50).encode() + b"\xff\n")
+  config.data.source = f"text:{bad}"
+  config.data.tokenizer_sample_bytes = 3000
+  for _ in range(2):
+    with pytest.raises(errors.InputError, match="not UTF-8"):
+      packing.prepare(config, tmp_path / "rows")
+    assert packing.load(config, tmp_path / "rows") is None
+  bad.write_text(conftest.make_text(50))
+  assert packing.prepare(config, tmp_path / "rows")
+
+
+def test_too_short_documents_are_an_error(config, tmp_path):
+  (tmp_path / "a.txt").write_text("a b\n" * 3000)
+  config.data.source = f"text:{tmp_path}/a.txt"
+  with pytest.raises(errors.InputError, match="no document of at least 8"):
+    packing.prepare(config, tmp_path / "rows")

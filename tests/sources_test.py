@@ -1,0 +1,121 @@
+"""Sources: every document once, whatever the shards; bad files named."""
+
+import gzip
+import json
+
+import pytest
+
+from latemask import errors
+from latemask.data import sources
+from tests import conftest
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+  monkeypatch.setattr(sources, "_BLOCK_BYTES", 64)
+
+
+def _documents(config, num_shards):
+  opened = sources.open_sources(config)
+  return [list(sources.documents(opened, s, num_shards))
+          for s in range(num_shards)]
+
+
+def _write(path, lines):
+  data = "".join(line + "\n" for line in lines).encode()
+  if path.suffix == ".gz":
+    data = gzip.compress(data)
+  path.write_bytes(data)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 7, 50])
+def test_every_document_once(tiny, tmp_path, num_shards):
+  lines = conftest.make_text(40).splitlines()
+  lines[7] = "x" * 300  # Longer than several blocks.
+  lines[8] = ""
+  _write(tmp_path / "a.txt", lines[:12])
+  _write(tmp_path / "b.txt.gz", lines[12:30])
+  _write(tmp_path / "c.jsonl", [json.dumps({"text": t}) for t in lines[30:35]])
+  _write(tmp_path / "d.jsonl.gz", [
+      json.dumps({"other": 1, "book_text": t}) for t in lines[35:]])
+  (tmp_path / "ignored.csv").write_text("nothing")
+  tiny.data.source = f"text:{tmp_path}/*"
+  shards = _documents(tiny, num_shards)
+  assert sorted(sum(shards, [])) == sorted(filter(None, lines))
+  if num_shards == 7:
+    assert sum(map(bool, shards)) == 7
+
+
+def test_line_that_starts_a_block_belongs_to_it(tiny, tmp_path):
+  # 63 bytes and a line feed: every line starts exactly at a block.
+  _write(tmp_path / "a.txt", [f"{i:063d}" for i in range(9)])
+  tiny.data.source = f"text:{tmp_path}/a.txt"
+  assert _documents(tiny, 3) == [
+      [f"{i:063d}" for i in range(s, 9, 3)] for s in range(3)]
+
+
+def test_enough_gzip_files_are_read_whole(tiny, tmp_path):
+  for index in range(4):
+    _write(tmp_path / f"{index}.txt.gz", [f"{index} {j}" for j in range(40)])
+  tiny.data.source = f"text:{tmp_path}/*.gz"
+  assert [sorted({d[0] for d in shard}) for shard in _documents(tiny, 2)] == [
+      ["0", "2"], ["1", "3"]]
+
+
+def test_globs_cross_folders_and_sources_join(tiny, tmp_path):
+  (tmp_path / "x" / "y").mkdir(parents=True)
+  _write(tmp_path / "x" / "y" / "deep.txt", ["deep"])
+  _write(tmp_path / "top.txt", ["top"])
+  tiny.data.source = f"text:{tmp_path}/**/*.txt, text:{tmp_path}/top.txt"
+  assert sorted(_documents(tiny, 1)[0]) == ["deep", "top", "top"]
+
+
+def test_sample_is_bounded_and_spread(tiny, tmp_path):
+  _write(tmp_path / "a.txt", [f"{i:09d}" for i in range(1000)])
+  tiny.data.source = f"text:{tmp_path}/a.txt"
+  opened = sources.open_sources(tiny)
+  sample = list(sources.sample(opened, 5, 900))
+  assert len(sample) == 100
+  assert len({int(d) // 6 % 5 for d in sample}) > 2
+
+
+def test_builtin(tiny):
+  opened = sources.open_sources(tiny)
+  documents = [d for s in range(0, 64, 16)
+               for d in sources.documents(opened, s, 64)]
+  assert sum(map(len, documents)) > 50_000
+  assert all("\n" not in d for d in documents)
+
+
+def test_default_shards(tiny, tmp_path):
+  _write(tmp_path / "a.txt", ["some text"])
+  tiny.data.source = f"text:{tmp_path}/a.txt"
+  assert sources.default_shards(sources.open_sources(tiny)) == 1
+
+
+@pytest.mark.parametrize("name, data, message", [
+    ("a.txt", b"fine\nbad \xff byte\n", r"a\.txt: byte 9 is not UTF-8"),
+    ("a.jsonl", b'{"text": "fine"}\n{"text"\n', "line at byte 17 is not JSON"),
+    ("a.jsonl", b'{"body": "text"}\n', "no text under text or book_text"),
+    ("a.jsonl", b'["text"]\n', "no text under"),
+    ("a.txt.gz", b"not gzip at all", "cannot be decompressed"),
+    ("a.txt.gz", gzip.compress(b"words " * 1000)[:-20],
+     "cannot be decompressed"),
+])
+def test_undecodable_files(tiny, tmp_path, name, data, message):
+  (tmp_path / name).write_bytes(data)
+  tiny.data.source = f"text:{tmp_path}/{name}"
+  with pytest.raises(errors.InputError, match=message):
+    _documents(tiny, 1)
+
+
+@pytest.mark.parametrize("source, message", [
+    ("", "is empty"), ("text:/nowhere/*.txt", "matches no file"),
+    ("csv:a", "text, tfds, builtin"), ("builtin:2", "takes no argument"),
+    ("tfds:no_such_set_at_all", "is no TFDS set .*data.tfds_dir"),
+])
+def test_bad_sources(tiny, tmp_path, source, message):
+  tiny.data.source = source
+  tiny.data.tfds_dir = str(tmp_path)
+  with pytest.raises(errors.InputError, match=message):
+    sources.open_sources(tiny)

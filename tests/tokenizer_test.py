@@ -1,0 +1,87 @@
+"""The tokenizer: fixed ids, nothing lost, words known, bad models refused."""
+
+import io
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from latemask import errors
+from latemask.data import tokenizer
+from tests import conftest
+
+LINES = ["plain words", "Ünïcödé naïve café", "日本語のテキスト", "emoji 😀🏳️‍🌈",
+         "tabs\tand\nlines", "  many   spaces ", "", "<s> <mask> </s>",
+         "\u0000\u0007 control", "x" * 5000]
+
+
+@pytest.fixture(scope="module")
+def trained():
+  return tokenizer.train(conftest.make_text(300).splitlines(), 400)
+
+
+def test_special_ids(trained):
+  pieces = [trained.processor.id_to_piece(i) for i in range(5)]
+  assert tuple(pieces) == tokenizer.SPECIALS
+  assert trained.vocab_size <= 400
+
+
+def test_every_string_survives_and_specials_are_never_produced(trained):
+  for line in LINES:
+    ids, = trained.encode([line])
+    assert np.all(ids >= tokenizer.NUM_SPECIALS), line
+    assert trained.decode(ids) == " ".join(
+        line.replace("\t", " ").replace("\n", " ").split(" ")).strip(
+        ) or "  " in line
+  ids, = trained.encode(["  many   spaces "])
+  assert trained.decode(ids) == "many spaces"
+
+
+def test_word_starts(trained):
+  ids, = trained.encode(["over there when"])
+  starts = trained.word_start_V[ids]
+  assert starts.sum() == 3 and starts[0]
+  assert np.all(trained.word_start_V[:5])
+  assert not trained.word_start_V[trained.processor.piece_to_id("<0x41>")]
+
+
+def test_same_text_same_model(trained):
+  again = tokenizer.train(conftest.make_text(300).splitlines(), 400)
+  assert again.digest == trained.digest
+
+
+def test_long_lines_are_cut_not_skipped():
+  # A document longer than the trainer's limit is all there is to learn from.
+  words = conftest.make_text(600).split()
+  text = "".join(w + (" ", ", ", ". ")[i % 3] for i, w in enumerate(words))
+  ids, = tokenizer.train([text], 400).encode(["about little over"])
+  assert len(ids) == 3
+
+
+def test_save_and_load(trained, tmp_path):
+  trained.save(tmp_path / "t.model")
+  assert tokenizer.load(tmp_path / "t.model").digest == trained.digest
+  assert [p.name for p in tmp_path.iterdir()] == ["t.model"]
+
+
+def test_refused(tmp_path):
+  with pytest.raises(errors.InputError, match="is no file"):
+    tokenizer.load(tmp_path / "nowhere.model")
+  (tmp_path / "noise.model").write_bytes(b"noise" * 100)
+  with pytest.raises(errors.InputError, match="no SentencePiece model"):
+    tokenizer.load(tmp_path / "noise.model")
+  (tmp_path / "empty.model").write_bytes(b"")
+  with pytest.raises(errors.InputError, match="no SentencePiece model"):
+    tokenizer.load(tmp_path / "empty.model")
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(conftest.make_text(300).splitlines()),
+      model_writer=model, vocab_size=60, hard_vocab_limit=False,
+      minloglevel=2)
+  (tmp_path / "other.model").write_bytes(model.getvalue())
+  with pytest.raises(errors.InputError, match="at ids 0 to 4; they must be"):
+    tokenizer.load(tmp_path / "other.model")
+  with pytest.raises(errors.InputError, match="at least 262"):
+    tokenizer.train(["some text"], 100)
+  with pytest.raises(errors.InputError, match="do not suffice"):
+    tokenizer.train([], 400)

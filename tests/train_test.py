@@ -1,0 +1,242 @@
+"""The loop: resume is exact, signals save, NaN stops, nothing is damaged."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from latemask import checkpoint
+from latemask import errors
+from latemask import metrics
+from latemask import sharding
+from latemask import step as step_lib
+from latemask import train
+from latemask.data import loader as loader_lib
+from tests import conftest
+
+# What times and speeds differ in.
+_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
+
+
+def _lines(workdir):
+  records = [json.loads(line) for line in
+             (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+  return [{k: v for k, v in r.items() if k not in _TIMES} for r in records]
+
+
+def _files(directory):
+  return {str(p): p.read_bytes() for p in pathlib.Path(directory).rglob("*")
+          if p.is_file()}
+
+
+def _stop_at(monkeypatch, step, signum=signal.SIGTERM):
+  """Sends a signal to this process once `step` updates are done."""
+  calls = []
+  real = train._report
+  def report(config, pending, clock, writer):
+    if pending and pending[0] == step and not calls:
+      calls.append(step)
+      os.kill(os.getpid(), signum)
+    return real(config, pending, clock, writer)
+  monkeypatch.setattr(train, "_report", report)
+
+
+@pytest.mark.parametrize("dropout", [0.1])
+def test_stopped_and_resumed_is_unbroken(tiny_run, tmp_path, monkeypatch,
+                                         dropout):
+  """20 steps = some, SIGTERM, the rest: bit for bit, rows and lines too."""
+  tiny_run.model.dropout = tiny_run.model.attention_dropout = dropout
+  tiny_run.checkpoint.every_steps = 8
+  unbroken, evaluation = train.train(tiny_run, tmp_path / "unbroken")
+
+  with monkeypatch.context() as patch:
+    _stop_at(patch, 11)
+    with pytest.raises(train.Stopped) as stopped:
+      train.train(tiny_run, tmp_path / "broken")
+  assert stopped.value.code == 143
+  saved = sorted(os.listdir(tmp_path / "broken" / "checkpoints"))
+  assert saved[-1] in ("11", "12")
+  # A line beyond the checkpoint, as a kill would leave it, and half a line.
+  with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 19, "loss": 1.0}\n{"step": 20, "lo')
+  resumed, evaluation_resumed = train.train(tiny_run, tmp_path / "broken")
+
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(unbroken),
+               jax.device_get(resumed))
+  assert evaluation == evaluation_resumed
+  assert _lines(tmp_path / "unbroken") == _lines(tmp_path / "broken")
+  steps = [r["step"] for r in _lines(tmp_path / "broken") if "loss" in r]
+  assert steps == list(range(1, 21))
+
+
+def test_finished_run_is_left_as_it_is(tiny_run, tmp_path, capsys):
+  tiny_run.train.num_steps = 4
+  _, first = train.train(tiny_run, tmp_path)
+  before = {k: v for k, v in _files(tmp_path).items()
+            if "events.out" not in k}
+  capsys.readouterr()
+  _, again = train.train(tiny_run, tmp_path)
+  assert first == again
+  after = {k: v for k, v in _files(tmp_path).items() if "events.out" not in k}
+  assert before == after
+  assert "eval loss" in capsys.readouterr().out
+
+
+def test_files_of_a_run(tiny_run, tmp_path, capsys):
+  tiny_run.metrics.profile_step = 3
+  tiny_run.metrics.profile_steps = 2
+  tiny_run.train.num_steps = 12
+  tiny_run.checkpoint.every_steps = 3
+  tiny_run.checkpoint.keep = 2
+  tiny_run.eval.rates = (0.15,)
+  _, evaluation = train.train(tiny_run, tmp_path)
+  names = {p.name for p in tmp_path.iterdir()}
+  assert {"config.json", "metrics.jsonl", "checkpoints", "plugins"} <= names
+  assert any(n.startswith("events.out.tfevents") for n in names)
+  assert sorted(os.listdir(tmp_path / "checkpoints"), key=int) == ["9", "12"]
+  lines = [json.loads(line) for line in
+           (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  trained = [r for r in lines if "loss" in r]
+  assert [r["step"] for r in trained] == list(range(1, 13))
+  assert {"accuracy", "grad_norm", "learning_rate", "flops",
+          *_TIMES[:3]} <= set(trained[0])
+  assert all(0 <= r["data_wait_fraction"] <= 1 for r in trained)
+  evaluated = [r for r in lines if "eval/loss" in r]
+  assert [r["step"] for r in evaluated] == [0, 10, 12]
+  assert {"eval/loss", "eval/accuracy", "eval/unigram_entropy",
+          "eval/rate_0.15/loss"} <= set(evaluated[0])
+  assert evaluated[-1] == {"step": 12} | evaluation
+  # Few documents: the entropy of the held-out targets is below that of the
+  # vocabulary, and the loss of the untrained model is at it.
+  assert evaluated[0]["eval/unigram_entropy"] < np.log(320)
+  assert abs(evaluated[0]["eval/loss"] - np.log(320)) < 0.3
+  out = capsys.readouterr().out
+  assert "left" in out and "unigram entropy" in out
+
+
+def test_it_learns(tiny_run, tmp_path):
+  tiny_run.model.architecture = "modern"
+  tiny_run.optimizer.learning_rate = 1e-2
+  tiny_run.train.num_steps = 60
+  tiny_run.metrics.every_steps = 60
+  _, evaluation = train.train(tiny_run, tmp_path)
+  assert evaluation["eval/loss"] < evaluation["eval/unigram_entropy"] - 0.02
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(
+    tiny_run, tmp_path, monkeypatch):
+  tiny_run.checkpoint.every_steps = 4
+  original = loader_lib.Loader.train_batches
+
+  def poisoned(self, *args):
+    batches = original(self, *args)
+    for step, batch in enumerate(batches):
+      # No row of real tokens has an id outside the table: the lookup of one
+      # is NaN.
+      yield batch if step != 7 else batch * 0 + 10**6
+  monkeypatch.setattr(loader_lib.Loader, "train_batches", poisoned)
+  with pytest.raises(train.NonFiniteError, match="step 8: loss"):
+    train.train(tiny_run, tmp_path)
+  # Step 8 would have been saved.
+  assert os.listdir(tmp_path / "checkpoints") == ["4"]
+  last = json.loads(
+      (tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+  assert last["step"] == 8 and last["loss"] in ("nan", "inf")
+
+
+def test_second_signal_is_not_held_back():
+  before = signal.getsignal(signal.SIGTERM)
+  with train._Signals() as signals:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.asked() and signals.agreed(3, 10) == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_signal_in_an_evaluation_gives_it_up(tiny_run, tmp_path, monkeypatch):
+  tiny_run.train.num_steps = 12
+  real = metrics.Writer.has_eval
+  def has_eval(self, step):
+    if step == 10:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return real(self, step)
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics.Writer, "has_eval", has_eval)
+    with pytest.raises(train.Stopped):
+      train.train(tiny_run, tmp_path)
+  assert [r["step"] for r in _lines(tmp_path) if "eval/loss" in r] == [0]
+  train.train(tiny_run, tmp_path)
+  assert [r["step"] for r in _lines(tmp_path) if "eval/loss" in r] == [
+      0, 10, 12]
+
+
+def test_another_config_is_refused_by_key(tiny_run, tmp_path):
+  tiny_run.train.num_steps = 2
+  train.train(tiny_run, tmp_path)
+  before = _files(tmp_path)
+  tiny_run.model.width = 32
+  tiny_run.seed = 7
+  with pytest.raises(errors.InputError) as error:
+    train.train(tiny_run, tmp_path)
+  assert "model.width 16 (now 32), seed 0 (now 7)" in str(error.value)
+  assert _files(tmp_path) == before
+  tiny_run.model.width, tiny_run.seed = 16, 0
+  tiny_run.metrics.every_steps = 2
+  tiny_run.mesh.fsdp = 2
+  train.train(tiny_run, tmp_path)
+
+
+def test_checkpoint_of_other_rows_is_refused(tiny_run, tmp_path):
+  tiny_run.train.num_steps = 2
+  train.train(tiny_run, tmp_path / "run")
+  (tmp_path / "text.txt").write_text(conftest.make_text(100, seed=5))
+  shutil.rmtree(tmp_path / "run" / "data", ignore_errors=True)
+  other = conftest.tiny_config(tiny_run.data.source)
+  other.data.shards = 2
+  with pytest.raises(errors.InputError, match="shards"):
+    # Found by the config first...
+    other.train.num_steps = 2
+    train.train(other, tmp_path / "run")
+  # ... and by the checkpoint where the config would do.
+  from latemask.data import packing
+  packed = packing.prepare(other, tmp_path / "other")
+  program = step_lib.build(tiny_run, packed.tokenizer.vocab_size)
+  checkpoints = checkpoint.Checkpoints(tmp_path / "run", tiny_run, packed)
+  with pytest.raises(errors.InputError, match="other packed rows"):
+    checkpoints.restore(program.state_shapes)
+  checkpoints.close()
+
+
+def test_resume_on_another_mesh_has_the_same_losses(tiny_run, tmp_path):
+  tiny_run.train.num_steps = 8
+  tiny_run.checkpoint.every_steps = 4
+  train.train(tiny_run, tmp_path / "eight")
+  shutil.copytree(tmp_path / "eight", tmp_path / "split")
+  shutil.rmtree(tmp_path / "split" / "checkpoints" / "8")
+  tiny_run.mesh.fsdp, tiny_run.mesh.tensor = 2, 2
+  state, _ = train.train(tiny_run, tmp_path / "split")
+  kernel = state.params["early"]["layers"]["mlp"]["in_kernel"]
+  assert kernel.addressable_shards[0].data.shape == (3, 8, 1, 16)
+  one, two = ([r["loss"] for r in _lines(tmp_path / d) if "loss" in r]
+              for d in ("eight", "split"))
+  assert len(one) == len(two) == 8
+  np.testing.assert_allclose(one, two, rtol=1e-5)
+  assert sharding.num_batch_shards() == 1
+
+
+def test_clock_takes_pauses_out():
+  clock = metrics.Clock(100, 1e9, 1e10)
+  clock.paused(-10.0)  # Ten seconds of training, in effect.
+  clock.waited(1.0)
+  for _ in range(5):
+    clock.stepped()
+  rates = clock.lap()
+  np.testing.assert_allclose(
+      [rates["tokens_per_sec"], rates["step_ms"],
+       rates["data_wait_fraction"], rates["mfu"]], [50, 2000, 0.1, 0.05],
+      rtol=0.01)
