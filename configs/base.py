@@ -59,7 +59,7 @@ def get_config(size="base"):
   data.length = 128
   # documents: they see only themselves; stream: one running text.
   data.packing = "documents"
-  # Files of packed rows; None: one per 8 MiB of text.
+  # Files of packed rows; None: one per 16 MiB of text.
   data.shards = integer()
   # Processes that pack; None: one a core.
   data.workers = integer()

@@ -21,6 +21,7 @@ import sys
 from absl import app
 from absl import flags
 from absl import logging
+import ml_collections
 from ml_collections import config_flags
 
 from latemask import errors
@@ -37,10 +38,16 @@ def main(argv):
   for flag in (_CONFIG, _WORKDIR):
     if not flag.value:
       _refuse(f"--{flag.name} is missing; see --help")
+  # A file that is not there comes back as something that raises when read.
+  if not isinstance(_CONFIG.value, ml_collections.ConfigDict):
+    _refuse(f"--config: there is no file {_config_path()}")
   # Imported here: packing starts processes that import this module anew.
   import jax
   from latemask import train
   logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save.
+  # Two programs under way at once on several host devices can wait for each
+  # other's threads for ever; elsewhere this flag means nothing.
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   try:
@@ -52,6 +59,10 @@ def main(argv):
     sys.exit(3)
   except train.Stopped as stopped:
     sys.exit(stopped.code)
+
+
+def _config_path():
+  return config_flags.get_config_filename(flags.FLAGS["config"])
 
 
 def _refuse(message):

@@ -5,6 +5,7 @@ restored step on resume, so that no step stands twice. TensorBoard events are
 a copy for the eye; they need tensorflow and are skipped without it.
 """
 
+import contextlib
 import json
 import time
 
@@ -86,13 +87,19 @@ class Clock:
     self._wait_secs = self._pause_secs = 0.0
     self._steps = 0
 
-  def waited(self, secs):
-    """Adds time spent waiting for data."""
-    self._wait_secs += secs
+  @contextlib.contextmanager
+  def wait(self):
+    """Its body waits for data."""
+    start_secs = time.monotonic()
+    yield
+    self._wait_secs += time.monotonic() - start_secs
 
-  def paused(self, secs):
-    """Adds time that was no training."""
-    self._pause_secs += secs
+  @contextlib.contextmanager
+  def pause(self):
+    """Its body is no training. No lap may end within."""
+    start_secs = time.monotonic()
+    yield
+    self._pause_secs += time.monotonic() - start_secs
 
   def stepped(self):
     """Counts a step."""

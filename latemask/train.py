@@ -15,7 +15,6 @@ What a run promises, in order of precedence:
 import json
 import re
 import signal
-import time
 
 from etils import epath
 import jax
@@ -104,6 +103,11 @@ def check(config, workdir):
   if not 0 <= config.seed < 1 << 32:
     raise errors.InputError(
         f"seed is {config.seed}; it must lie in 0 to 2**32 - 1")
+  if not 0 < config.data.eval_fraction < 1:
+    raise errors.InputError(
+        f"data.eval_fraction is {config.data.eval_fraction}; it must lie in "
+        "(0, 1)")
+  packing.check(config)
   _compare_config(config, epath.Path(workdir))
   # A tokenizer still to be trained may come out smaller, never larger.
   vocab_size = config.data.vocab_size
@@ -132,13 +136,13 @@ def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
   saved = start if checkpoints.latest_step is not None else None
   for step in range(start, num_steps + 1):
     is_last = step == num_steps
-    pause_secs = time.monotonic()
 
     # Eval.
-    if (step % config.eval.every_steps == 0 or is_last) and not (
-        writer.has_eval(step) and not is_last):
+    if is_last or (step % config.eval.every_steps == 0
+                   and not writer.has_eval(step)):
       pending = _report(config, pending, clock, writer)
-      scalars = evaluator.run(state.params, signals.asked)
+      with clock.pause():
+        scalars = evaluator.run(state.params, signals.asked)
       if scalars is not None:
         evaluation = scalars
         if not writer.has_eval(step):
@@ -147,11 +151,11 @@ def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
 
     # Save.
     stop = signals.agreed(step, config.metrics.every_steps)
-    if step != saved and (
-        is_last or stop or (step % config.checkpoint.every_steps == 0
-                            and step > start)):
+    is_due = step % config.checkpoint.every_steps == 0 and step > start
+    if step != saved and (is_last or stop or is_due):
       pending = _report(config, pending, clock, writer)
-      checkpoints.save(step, state)
+      with clock.pause():
+        checkpoints.save(step, state)
       saved = step
     if stop:
       checkpoints.wait()
@@ -162,12 +166,10 @@ def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
       checkpoints.wait()
       return state, evaluation
     _profile(config, workdir, step)
-    clock.paused(time.monotonic() - pause_secs)
 
     # Next.
-    wait_secs = time.monotonic()
-    ids_BxL = next(batches)
-    clock.waited(time.monotonic() - wait_secs)
+    with clock.wait():
+      ids_BxL = next(batches)
 
     # Step.
     state, step_metrics = program.train_step(state, ids_BxL)
@@ -242,12 +244,13 @@ def _introduce(program, loader, start):
       f"{c.insertion_layer} ({c.decoder}); {count:,} parameters; "
       f"{len(devices)} x {devices[0].device_kind} in {jax.process_count()} "
       f"process(es), mesh {dict(program.mesh.shape)}")
+  num_steps, batch_size = config.train.num_steps, config.train.batch_size
+  epochs = num_steps * batch_size / loader.num_train_rows
   metrics.say(
       f"rows of {config.data.length}: {program.plan.num_kept} kept, "
       f"{program.plan.num_targets} predicted; {loader.num_train_rows:,} to "
-      f"train on, {loader.num_eval_rows:,} held out; "
-      f"{config.train.num_steps:,} steps of {config.train.batch_size:,} rows ="
-      f" {config.train.num_steps * config.train.batch_size / loader.num_train_rows:.1f} epochs")
+      f"train on, {loader.num_eval_rows:,} held out; {num_steps:,} steps of "
+      f"{batch_size:,} rows = {epochs:.1f} epochs")
   if start:
     metrics.say(f"going on from the checkpoint at step {start:,}")
 

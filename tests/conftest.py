@@ -17,6 +17,8 @@ from configs import base
 from latemask.data import packing
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# As in main.py: two programs at once on many host devices can lock up.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

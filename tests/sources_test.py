@@ -98,6 +98,7 @@ def test_default_shards(tiny, tmp_path):
     ("a.jsonl", b'{"text": "fine"}\n{"text"\n', "line at byte 17 is not JSON"),
     ("a.jsonl", b'{"body": "text"}\n', "no text under text or book_text"),
     ("a.jsonl", b'["text"]\n', "no text under"),
+    ("a.jsonl", b'{"text": "\xff"}\n', "at byte 0 is not JSON in UTF-8"),
     ("a.txt.gz", b"not gzip at all", "cannot be decompressed"),
     ("a.txt.gz", gzip.compress(b"words " * 1000)[:-20],
      "cannot be decompressed"),

@@ -10,8 +10,8 @@ from latemask import errors
 from latemask.data import tokenizer
 from tests import conftest
 
-LINES = ["plain words", "Ünïcödé naïve café", "日本語のテキスト", "emoji 😀🏳️‍🌈",
-         "tabs\tand\nlines", "  many   spaces ", "", "<s> <mask> </s>",
+LINES = ["plain words", "Ünïcödé naïve café", "日本語のテキスト",
+         "emoji 😀🏳️‍🌈", "tabs\tand\nlines", "  many   spaces ", "", "<s> <mask> </s>",
          "\u0000\u0007 control", "x" * 5000]
 
 

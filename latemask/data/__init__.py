@@ -1,0 +1,1 @@
+"""The host side: documents, tokenizer, packed rows, batches."""

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from latemask import errors
+from latemask.data import packing
 from latemask.data import tokenizer
 
 _SPLIT_SEED = 3_211_048
@@ -35,10 +36,10 @@ class Loader:
       seed: of the order of training rows.
 
     Raises:
-      InputError: `data.eval_fraction` leaves no row on one side.
+      InputError: `data.eval_fraction` leaves no row to train on.
     """
     self._length = config.data.length
-    self._dtype = packed.row_dtype
+    self._dtype = packing.row_dtype(packed.tokenizer.vocab_size)
     self._seed = seed
     self._records = array_record_data_source.ArrayRecordDataSource(
         packed.paths)
@@ -46,10 +47,10 @@ class Loader:
     fraction = config.data.eval_fraction
     self.num_eval_rows = max(1, round(num_rows * fraction))
     self.num_train_rows = num_rows - self.num_eval_rows
-    if not 0 < fraction < 1 or self.num_train_rows < 1:
+    if self.num_train_rows < 1:
       raise errors.InputError(
-          f"data.eval_fraction {fraction} of {num_rows} rows must leave at "
-          "least one row to train on and one to evaluate on")
+          f"data.eval_fraction {fraction} leaves none of {num_rows} rows to "
+          "train on")
     self._split = _permutation(num_rows, _SPLIT_SEED)
 
   def train_batches(self, sharding, batch_size, start, stop):

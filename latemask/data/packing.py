@@ -17,7 +17,6 @@ the result does not depend on the number of workers. What happens, in order:
   3. manifest.json, with the counts and SHA-256 of all shards, is replaced.
 """
 
-import collections
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -66,11 +65,6 @@ class Packed:
             for s in self.manifest["shards"] if s["rows"]]
 
   @property
-  def row_dtype(self):
-    """numpy dtype of the stored ids."""
-    return row_dtype(self.tokenizer.vocab_size)
-
-  @property
   def digest(self):
     """SHA-256 of the manifest: equal digests are equal rows."""
     text = json.dumps(self.manifest, sort_keys=True)
@@ -110,7 +104,7 @@ def load(config, directory):
   if differing:
     raise errors.InputError(
         f"{directory} was packed with another " + " and another ".join(
-            f"{k} ({_short(found.get(k))}, not {_short(wanted[k])})"
+            f"{k} ({found.get(k)!s:.40}, not {wanted[k]!s:.40})"
             for k in differing)
         + "; choose another data.dir or delete the folder")
   if not manifest["complete"]:
@@ -158,8 +152,8 @@ def prepare(config, directory):
     raise errors.InputError(
         f"data.source {config.data.source} holds no document of at least "
         f"{MIN_PIECE_TOKENS} tokens")
-  manifest |= {"complete": True, "totals": totals, "shards": shards}
-  _write_json(directory / "manifest.json", manifest)
+  _write_json(directory / "manifest.json", manifest | {
+      "complete": True, "totals": totals, "shards": shards})
   done_tokens = sum(shards[s]["tokens"] for s in todo)
   print(f"packed {totals['documents']:,} documents, {totals['tokens']:,} "
         f"tokens, {totals['rows']:,} rows of {config.data.length} in "
@@ -167,7 +161,7 @@ def prepare(config, directory):
         f"documents, {totals['dropped_tokens']:,} tokens; "
         f"{done_tokens / max(pack_secs, 1e-9):,.0f} tokens/s, "
         f"{time.monotonic() - start_secs:.0f} s in all", flush=True)
-  return Packed(str(directory), manifest, tokenizer)
+  return load(config, directory)
 
 
 def pack_shard(config, directory, tokenizer, shard, num_shards,
@@ -188,7 +182,7 @@ def pack_shard(config, directory, tokenizer, shard, num_shards,
   # ids hardly compress and every row is read many times.
   writer = array_record_module.ArrayRecordWriter(
       str(part), "group_size:1,uncompressed")
-  counts = collections.Counter({k: 0 for k in _COUNTS})
+  counts = dict.fromkeys(_COUNTS, 0)
   sources = sources_lib.open_sources(config)
   documents = sources_lib.documents(sources, shard, num_shards)
   encoded = _encode(documents, tokenizer, counts, progress)
@@ -200,93 +194,113 @@ def pack_shard(config, directory, tokenizer, shard, num_shards,
   writer.close()
   sha256 = _sha256(part)
   part.replace(path)
-  result = dict(counts) | {"file": path.name, "sha256": sha256}
+  result = counts | {"file": path.name, "sha256": sha256}
   _write_json(path.with_suffix(".json"), result)
   return result
 
 
 def _encode(documents, tokenizer, counts, progress):
-  """Yields the ids of each document as the bytes of an array."""
+  """Yields (ids as the bytes of an array, lengths of the documents)."""
   dtype = row_dtype(tokenizer.vocab_size)
-  size = dtype.itemsize
   while batch := list(itertools.islice(documents, _ENCODE_DOCUMENTS)):
     ids = tokenizer.encode(batch)
-    data = np.concatenate(ids).astype(dtype).tobytes()
-    start = 0
-    for ids_N in ids:
-      stop = start + len(ids_N) * size
-      if len(ids_N) < MIN_PIECE_TOKENS:
-        counts["dropped_documents"] += 1
-        counts["dropped_tokens"] += len(ids_N)
-      else:
-        yield data[start:stop]
-      start = stop
+    lengths = list(map(len, ids))
     counts["documents"] += len(batch)
+    counts["dropped_documents"] += sum(
+        n < MIN_PIECE_TOKENS for n in lengths)
+    yield np.concatenate(ids).astype(dtype).tobytes(), lengths
     progress(sum(map(len, batch)))
 
 
 def _pack_documents(encoded, length, dtype, counts):
   """Yields rows of `<s> piece </s>` segments, cutting pieces to fit."""
   size = dtype.itemsize
-  bos, pad, eos = (np.array(i, dtype).tobytes() for i in (
-      tokenizer_lib.BOS, tokenizer_lib.PAD, tokenizer_lib.EOS))
-  row_bytes, min_bytes = length * size, MIN_PIECE_TOKENS * size
-  row, room = [], row_bytes - 2 * size
-  for data in encoded:
-    start, stop = 0, len(data)
-    while start < stop:
-      if stop - start < min_bytes:
-        counts["dropped_tokens"] += (stop - start) // size
-        break
-      piece = data[start:start + room]
-      row += bos, piece, eos
-      start += len(piece)
-      room -= len(piece) + 2 * size
-      if room < min_bytes:
-        num_bytes = row_bytes - room - 2 * size
-        counts["tokens"] += num_bytes // size
-        yield b"".join(row) + pad * (length - num_bytes // size)
-        row, room = [], row_bytes - 2 * size
+  bos, pad, eos = _special_bytes(dtype)
+  inner_bytes, min_bytes = (length - 2) * size, MIN_PIECE_TOKENS * size
+  # `room` is what a piece may take, its <s> and </s> already taken off.
+  row, room = [], inner_bytes
+  for data, lengths in encoded:
+    stop = 0
+    for num_tokens in lengths:
+      start, stop = stop, stop + num_tokens * size
+      while stop - start >= min_bytes:
+        piece = data[start:min(start + room, stop)]
+        row += bos, piece, eos
+        start += len(piece)
+        room -= len(piece) + 2 * size
+        if room < min_bytes:
+          yield _filled(row, room, pad, size, length, counts)
+          row, room = [], inner_bytes
+      counts["dropped_tokens"] += (stop - start) // size
   if row:
-    num_bytes = row_bytes - room - 2 * size
-    counts["tokens"] += num_bytes // size
-    yield b"".join(row) + pad * (length - num_bytes // size)
+    yield _filled(row, room, pad, size, length, counts)
+
+
+def _filled(row, room, pad, size, length, counts):
+  """Returns the bytes of a row, filled up with padding."""
+  spare = room // size + 2
+  counts["tokens"] += length - spare
+  row.append(pad * spare)
+  return b"".join(row)
 
 
 def _pack_stream(encoded, length, dtype, counts):
   """Yields rows of `<s> running text </s>`, documents parted by </s>."""
   size = dtype.itemsize
-  bos, pad, eos = (np.array(i, dtype).tobytes() for i in (
-      tokenizer_lib.BOS, tokenizer_lib.PAD, tokenizer_lib.EOS))
-  inner = (length - 2) * size
+  bos, pad, eos = _special_bytes(dtype)
+  inner_bytes = (length - 2) * size
   stream = b""
-  for data in encoded:
-    stream += data + eos
-    start = 0
-    while len(stream) - start >= inner:
+  for data, lengths in encoded:
+    parts, stop = [stream], 0
+    for num_tokens in lengths:
+      start, stop = stop, stop + num_tokens * size
+      if num_tokens < MIN_PIECE_TOKENS:
+        counts["dropped_tokens"] += num_tokens
+      else:
+        parts += data[start:stop], eos
+    stream, start = b"".join(parts), 0
+    while len(stream) - start >= inner_bytes:
       counts["tokens"] += length
-      yield bos + stream[start:start + inner] + eos
-      start += inner
+      yield bos + stream[start:start + inner_bytes] + eos
+      start += inner_bytes
     stream = stream[start:]
-  tokens = len(stream) // size
-  if tokens >= MIN_PIECE_TOKENS:
-    counts["tokens"] += tokens + 2
-    yield bos + stream + eos + pad * (length - tokens - 2)
+  if len(stream) >= MIN_PIECE_TOKENS * size:
+    room = inner_bytes - len(stream) - 2 * size
+    yield _filled([bos, stream, eos], room, pad, size, length, counts)
   else:
-    counts["dropped_tokens"] += tokens
+    counts["dropped_tokens"] += len(stream) // size
+
+
+def _special_bytes(dtype):
+  """Returns <s>, <pad> and </s> as stored."""
+  return [np.array(i, dtype).tobytes() for i in (
+      tokenizer_lib.BOS, tokenizer_lib.PAD, tokenizer_lib.EOS)]
 
 
 _PACKINGS = {"documents": _pack_documents, "stream": _pack_stream}
 
 
-def _settings(config):
-  """What the rows depend on, but for the tokenizer."""
+def check(config):
+  """Checks what can be without reading anything.
+
+  Raises:
+    InputError: a key of `config.data` that cannot be.
+  """
   data = config.data
   errors.choose(_PACKINGS, data.packing, "data.packing")
   if data.length < MIN_PIECE_TOKENS + 2:
     raise errors.InputError(
         f"data.length is {data.length}; rows need at least "
         f"{MIN_PIECE_TOKENS + 2} tokens")
+  for key in ("shards", "workers", "tokenizer_sample_bytes"):
+    if data[key] is not None and data[key] < 1:
+      raise errors.InputError(f"data.{key} is {data[key]}; it must be positive")
+
+
+def _settings(config):
+  """What the rows depend on, but for the tokenizer."""
+  check(config)
+  data = config.data
   return {"source": data.source, "length": data.length,
           "packing": data.packing, "vocab_size": None if data.tokenizer else
           data.vocab_size}
@@ -384,8 +398,3 @@ def _write_json(path, value):
   part = path.with_name(path.name + ".part")
   part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
   part.replace(path)
-
-
-def _short(value):
-  text = str(value)
-  return text if len(text) <= 40 else text[:12] + "..."

@@ -1,0 +1,101 @@
+"""Every config and size builds; every key is read, commented and in README."""
+
+import ast
+import importlib
+import pathlib
+import re
+
+import jax
+import pytest
+
+from configs import base
+from latemask import sharding
+from latemask import step as step_lib
+from latemask import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+SIZED = ("base", "paper", "cross", "modern", "vanilla")
+
+
+def _config(name, size):
+  module = importlib.import_module(f"configs.{name}")
+  return module.get_config(size) if size else module.get_config()
+
+
+ALL = [(n, s) for n in SIZED for s in base.SIZES] + [("demo", None)]
+
+
+def test_every_file_is_listed():
+  files = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__"}
+  assert files == {name for name, _ in ALL}
+
+
+@pytest.mark.parametrize("name, size", ALL)
+def test_config_builds(name, size):
+  config = _config(name, size).lock()
+  mesh = jax.make_mesh((2, 2, 1), sharding.AXES, devices=jax.devices()[:4],
+                       axis_types=(jax.sharding.AxisType.Auto,) * 3)
+  program = step_lib.build(config, config.data.vocab_size, mesh=mesh)
+  assert program.state_shapes.step.shape == ()
+  base_keys = set(train.flatten(base.get_config().to_dict()))
+  assert set(train.flatten(config.to_dict())) == base_keys
+
+
+@pytest.mark.parametrize("name, size, kept, targets, layers, insertion", [
+    ("base", "base", 64, 64, 14, 12), ("base", "large", 64, 64, 26, 24),
+    # Of 64 targets 6 are random and 6 the same: 52 of 128, 40 %, leave.
+    ("paper", "base", 76, 64, 14, 12), ("cross", "base", 64, 64, 14, 12),
+    ("vanilla", "base", 113, 19, 12, 0), ("demo", None, 45, 19, 5, 4)])
+def test_recipes(name, size, kept, targets, layers, insertion):
+  config = _config(name, size)
+  program = step_lib.build(config, config.data.vocab_size)
+  assert (program.plan.num_kept, program.plan.num_targets) == (kept, targets)
+  assert (config.model.layers, config.model.insertion_layer) == (
+      layers, insertion)
+
+
+def test_base_is_the_recipe_of_the_paper():
+  config = base.get_config()
+  assert (config.masking.rate, config.data.length, config.train.batch_size,
+          config.optimizer.learning_rate, config.train.num_steps) == (
+              0.5, 128, 4096, 2e-3, 23_000)
+  program = step_lib.build(config, config.data.vocab_size)
+  count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
+  # RoBERTa-base has 125 M; two more layers of 7.1 M.
+  assert 138e6 < count < 141e6
+
+
+def test_every_key_is_read():
+  """A key is read where it stands as an attribute or an index."""
+  read = set()
+  for path in (ROOT / "latemask").rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Attribute):
+        read.add(node.attr)
+      elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        read.add(node.value)
+  unread = [key for key in train.flatten(base.get_config().to_dict())
+            if key.split(".")[-1] not in read
+            and not key.startswith("mesh.")]
+  assert not unread
+
+
+def test_every_key_has_one_comment():
+  lines = (ROOT / "configs" / "base.py").read_text().splitlines()
+  groups = set()
+  for index, line in enumerate(lines):
+    found = re.match(r"  (\w+)\.(\w+) = ", line)
+    if not found or "ConfigDict" in line:
+      continue
+    groups.add(found[0])
+    above = index - 1
+    while re.match(r"  \w+\.\w+ = ", lines[above]):
+      above -= 1  # One comment may serve a few keys of a kind.
+    assert lines[above].startswith("  # "), line
+  assert len(groups) == len(train.flatten(base.get_config().to_dict()))
+
+
+def test_readme_lists_every_key():
+  readme = (ROOT / "README.md").read_text()
+  rows = re.findall(r"^\| `([\w.]+)` \|", readme, re.MULTILINE)
+  assert rows == list(train.flatten(base.get_config().to_dict()))

@@ -1,0 +1,62 @@
+"""Who may import whom; what must import without TensorFlow; no stray file."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Rooms in order; a module imports only what stands in a row before its own,
+# or before it in its row.
+ORDER = [
+    ["errors"],
+    ["data.tokenizer", "data.sources", "data.packing"],
+    ["sharding", "layers", "loss", "masking", "optimizer", "flops", "metrics",
+     "data.loader", "checkpoint"],
+    ["model"], ["step"], ["evaluate"], ["train"], ["main"]]
+FLAT = [name for row in ORDER for name in row]
+
+
+def _module(path):
+  return ".".join(path.relative_to(ROOT / "latemask").with_suffix("").parts)
+
+
+def _imports(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      for alias in node.names:
+        name = f"{node.module}.{alias.name}"
+        if name.startswith("latemask."):
+          yield name.removeprefix("latemask.")
+
+
+def test_rooms_import_downwards_only():
+  for path in (ROOT / "latemask").rglob("*.py"):
+    name = _module(path)
+    if path.name == "__init__.py":
+      continue
+    assert name in FLAT, f"{name} has no place in the order"
+    for imported in _imports(path):
+      assert FLAT.index(imported) < FLAT.index(name), (name, imported)
+
+
+def test_files_are_short_and_say_what_they_are():
+  for path in (ROOT / "latemask").rglob("*.py"):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400, path
+    assert ast.get_docstring(ast.parse(text)), path
+    assert all(len(line) <= 80 for line in text.splitlines()), path
+
+
+@pytest.mark.parametrize("blocked, modules", [
+    (("tensorflow", "tensorflow_datasets", "tensorboard"), FLAT),
+    (("jax",), ["errors", "data.tokenizer", "data.sources", "data.packing",
+                "main"])])
+def test_imports_without(blocked, modules):
+  """All rooms without TensorFlow; the packer's processes without JAX."""
+  code = (f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
+          + "; ".join(f"import latemask.{m}" for m in modules))
+  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,137 @@
+"""The command line: exit codes, one line, nothing on disk touched."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from latemask import errors
+from latemask import train
+from latemask.data import tokenizer
+from tests import conftest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def _main(*arguments):
+  return subprocess.run(
+      [sys.executable, "-m", "latemask.main", *arguments], cwd=ROOT,
+      capture_output=True, text=True, timeout=300)
+
+
+def _files(directory):
+  return {str(p): p.read_bytes() if p.is_file() else None
+          for p in pathlib.Path(directory).rglob("*")}
+
+
+def test_help():
+  done = _main("--help")
+  assert done.returncode == 0
+  assert "--workdir DIR" in done.stdout
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "--config is missing"),
+    (["--config", "configs/demo.py"], "--workdir is missing"),
+    (["--config", "configs/none.py", "--workdir", "w"], "configs/none.py"),
+    (["--config", "configs/base.py:huge"], "tiny, small, base, large"),
+    (["--config", "configs/demo.py", "--config.model.widht=3"], "widht"),
+    (["--config", "configs/demo.py", "--config.model.width=wide"], "wide"),
+    (["--config", "configs/demo.py", "--lr=3"], "lr"),
+    (["--config", "configs/demo.py", "--workdir", "w", "extra"], "extra"),
+])
+def test_flags_that_cannot_be(arguments, message):
+  """Found while flags are parsed, before JAX is even imported."""
+  done = _main(*arguments)
+  assert done.returncode == 2, done.stderr
+  assert len(done.stderr.splitlines()) == 1
+  assert done.stderr.startswith("latemask: ") and message in done.stderr
+
+
+def test_config_that_cannot_be_and_a_run(tmp_path, corpus):
+  workdir = tmp_path / "run"
+  flags = ["--config", "configs/base.py:tiny", "--workdir", str(workdir),
+           f"--config.data.source=text:{corpus}/*.txt",
+           "--config.data.vocab_size=320", "--config.data.length=32",
+           "--config.train.num_steps=4", "--config.optimizer.warmup_steps=1",
+           "--config.model.width=16", "--config.data.workers=2"]
+  done = _main(*flags, "--config.masking.rate=1.5")
+  assert done.returncode == 2
+  assert len(done.stderr.splitlines()) == 1
+  assert "masking rate 1.5 is outside (0, 1)" in done.stderr
+  assert not workdir.exists()
+  done = _main(*flags)
+  assert done.returncode == 0, done.stderr
+  assert "packed 400 documents" in done.stdout
+  assert "step 4: eval loss" in done.stdout
+  before = _files(workdir)
+  done = _main(*flags, "--config.seed=1")
+  assert done.returncode == 2
+  assert "seed 0 (now 1)" in done.stderr
+  assert _files(workdir) == before
+
+
+# Every one is found before anything is written, by `train.train` itself.
+BAD = [
+    ({"masking.rate": 0.0}, "outside"),
+    ({"masking.unit": "letter"}, "token, word, span"),
+    ({"eval.rates": (0.15, 1.2)}, "outside"),
+    ({"model.insertion_layer": 4}, "insertion_layer"),
+    ({"model.heads": 5}, "heads 5 does not divide"),
+    ({"model.architecture": "bert"}, "roberta_prenorm"),
+    ({"model.vocab_size": 64}, "smaller than the tokenizer"),
+    ({"train.batch_size": 12}, "not divisible"),
+    ({"train.accumulation": 5}, "not divisible"),
+    ({"eval.batch_size": 3}, "not divisible"),
+    ({"eval.max_rows": 0}, "eval.max_rows"),
+    ({"eval.every_steps": 0}, "eval.every_steps"),
+    ({"checkpoint.every_steps": 0}, "checkpoint.every_steps"),
+    ({"checkpoint.keep": 0}, "checkpoint.keep"),
+    ({"metrics.every_steps": -1}, "metrics.every_steps"),
+    ({"seed": -1}, "seed"),
+    ({"data.length": 128}, "longer than model.max_length 64"),
+    ({"data.source": "text:/nowhere/*.txt"}, "matches no file"),
+    ({"data.source": "wiki"}, "text, tfds, builtin"),
+    ({"data.packing": "rows"}, "documents, stream"),
+    ({"data.tokenizer": "/nowhere.model"}, "is no file"),
+    ({"data.eval_fraction": 1.0}, "eval_fraction"),
+    ({"data.vocab_size": 100}, "at least 262"),
+    ({"data.shards": 0}, "data.shards"),
+    ({"data.workers": 0}, "data.workers"),
+    ({"optimizer.schedule": "flat"}, "linear, cosine, inverse_sqrt"),
+    ({"mesh.data": 3}, "does not fit 8 devices"),
+]
+
+
+@pytest.mark.parametrize("changes, message", BAD)
+def test_bad_configs_change_nothing(corpus, tmp_path, changes, message):
+  config = conftest.tiny_config(f"text:{corpus}/*.txt")
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(errors.InputError, match=message) as error:
+    train.train(config, tmp_path / "run")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_tokenizer_larger_than_the_vocabulary(tiny_run, tmp_path, packed_dir):
+  before = _files(packed_dir)
+  tiny_run.data.tokenizer = str(packed_dir / "tokenizer.model")
+  tiny_run.model.vocab_size = 200
+  with pytest.raises(errors.InputError, match="model.vocab_size 200 is smal"):
+    train.train(tiny_run, tmp_path / "run")
+  other = tokenizer.train(conftest.make_text(99, seed=3).splitlines(), 300)
+  other.save(tmp_path / "other.model")
+  tiny_run.model.vocab_size = None
+  tiny_run.data.tokenizer = str(tmp_path / "other.model")
+  with pytest.raises(errors.InputError, match="another tokenizer"):
+    train.train(tiny_run, tmp_path / "run")
+  assert _files(packed_dir) == before
+  assert not (tmp_path / "run").exists()
+
+
+def test_damaged_workdir_is_refused(tiny_run, tmp_path):
+  (tmp_path / "config.json").write_text("{half")
+  with pytest.raises(errors.InputError, match="is not JSON"):
+    train.train(tiny_run, tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
