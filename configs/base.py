@@ -85,7 +85,7 @@ def get_config(size="base"):
   config.model = model = ml_collections.ConfigDict()
   # roberta (post-norm), roberta_prenorm, modern (rotary positions, GeGLU).
   model.architecture = "roberta_prenorm"
-  # D, H, F: states, attention heads, inside of the MLP.
+  # D, width of the states; H, attention heads; F, inside of the MLP.
   model.width = width
   model.heads = heads
   model.mlp = mlp
@@ -156,7 +156,7 @@ def get_config(size="base"):
   evaluation.rates = (0.15,)
   # Held-out rows that are read at most.
   evaluation.max_rows = 16_384
-  # Rows of an evaluation batch; None: that of training.
+  # Rows of an evaluation batch; None: a micro-batch of training.
   evaluation.batch_size = integer()
 
   config.checkpoint = checkpoint = ml_collections.ConfigDict()

@@ -7,6 +7,7 @@ a copy for the eye; they need tensorflow and are skipped without it.
 
 import contextlib
 import json
+import os
 import time
 
 from absl import logging
@@ -142,6 +143,8 @@ def _parse(line):
 
 
 def _summary_writer(workdir):
+  # TensorFlow greets on stderr.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   try:
     from clu.metric_writers import summary_writer
     return summary_writer.SummaryWriter(str(workdir))

@@ -253,6 +253,7 @@ def _introduce(program, loader, start):
       f"{batch_size:,} rows = {epochs:.1f} epochs")
   if start:
     metrics.say(f"going on from the checkpoint at step {start:,}")
+  metrics.say("compiling: the first evaluation and the first step take long")
 
 
 def _prepare(config, workdir):

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # or before it in its row.
 ORDER = [
     ["errors"],
-    ["data.tokenizer", "data.sources", "data.packing"],
+    ["data.tokenizer", "data.rows", "data.sources", "data.packing"],
     ["sharding", "layers", "loss", "masking", "optimizer", "flops", "metrics",
      "data.loader", "checkpoint"],
     ["model"], ["step"], ["evaluate"], ["train"], ["main"]]
@@ -53,8 +53,8 @@ def test_files_are_short_and_say_what_they_are():
 
 @pytest.mark.parametrize("blocked, modules", [
     (("tensorflow", "tensorflow_datasets", "tensorboard"), FLAT),
-    (("jax",), ["errors", "data.tokenizer", "data.sources", "data.packing",
-                "main"])])
+    (("jax",), ["errors", "data.tokenizer", "data.rows", "data.sources",
+                "data.packing", "main"])])
 def test_imports_without(blocked, modules):
   """All rooms without TensorFlow; the packer's processes without JAX."""
   code = (f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "

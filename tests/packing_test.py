@@ -7,6 +7,7 @@ import pytest
 
 from latemask import errors
 from latemask.data import packing
+from latemask.data import rows as rows_lib
 from latemask.data import sources
 from latemask.data import tokenizer
 from tests import conftest
@@ -56,7 +57,7 @@ def test_documents_are_whole_between_special_tokens(config, tmp_path):
   pieces = iter([p[1:-1] for p in pieces])
   for ids in expected:
     found = np.zeros(0, int)
-    while len(ids) - len(found) >= packing.MIN_PIECE_TOKENS:
+    while len(ids) - len(found) >= rows_lib.MIN_PIECE_TOKENS:
       found = np.concatenate([found, next(pieces)])
     np.testing.assert_array_equal(found, ids[:len(found)])
   assert next(pieces, None) is None
@@ -117,8 +118,8 @@ def test_complete_set_is_loaded_without_its_sources(config, tmp_path, capsys):
 
 
 def test_large_vocabularies_take_four_bytes():
-  assert packing.row_dtype(65_536).itemsize == 2
-  assert packing.row_dtype(65_537).itemsize == 4
+  assert rows_lib.row_dtype(65_536).itemsize == 2
+  assert rows_lib.row_dtype(65_537).itemsize == 4
 
 
 @pytest.mark.parametrize("changes, message", [

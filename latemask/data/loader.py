@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from latemask import errors
-from latemask.data import packing
+from latemask.data import rows as rows_lib
 from latemask.data import tokenizer
 
 _SPLIT_SEED = 3_211_048
@@ -39,7 +39,7 @@ class Loader:
       InputError: `data.eval_fraction` leaves no row to train on.
     """
     self._length = config.data.length
-    self._dtype = packing.row_dtype(packed.tokenizer.vocab_size)
+    self._dtype = rows_lib.row_dtype(packed.tokenizer.vocab_size)
     self._seed = seed
     self._records = array_record_data_source.ArrayRecordDataSource(
         packed.paths)

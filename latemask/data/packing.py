@@ -1,16 +1,8 @@
 """Documents -> tokenizer -> packed rows in ArrayRecord shards + a manifest.
 
-Third stop of the flow, run once, ahead of training. A row is `length` ids,
-little-endian uint16 (uint32 from 65,536 ids on), filled up with <pad>:
-
-  data.packing = "documents"  `<s> a </s><s> b </s>...`: every piece of a
-      document stands between <s> and </s>, and sees only itself in the model,
-      which derives segments and positions from the <s> ids;
-  data.packing = "stream"     `<s> ...a </s> b... </s>`: one running text, as
-      in RoBERTa's FULL-SENTENCES; documents see their neighbours.
-
-Each shard is packed alone, so a stopped preparation goes on where it was, and
-the result does not depend on the number of workers. What happens, in order:
+Third stop of the flow, run once, ahead of training; rows.py says what a row
+is. Each shard is packed alone, so a stopped preparation goes on where it was,
+and the result does not depend on the number of workers. In order:
   1. manifest.json says what is being packed (`complete` false);
   2. a shard is written under another name, renamed, and only then described
      in its own .json file; a shard so described is never packed again;
@@ -20,7 +12,6 @@ the result does not depend on the number of workers. What happens, in order:
 import concurrent.futures
 import dataclasses
 import hashlib
-import itertools
 import json
 import multiprocessing
 import os
@@ -28,20 +19,12 @@ import time
 
 from array_record.python import array_record_module
 from etils import epath
-import numpy as np
 import tqdm
 
 from latemask import errors
+from latemask.data import rows
 from latemask.data import sources as sources_lib
 from latemask.data import tokenizer as tokenizer_lib
-
-# Pieces shorter than this are dropped (and counted): with fewer tokens
-# between <s> and </s> there is nothing to learn, and rows of special tokens
-# only could not be masked.
-MIN_PIECE_TOKENS = 8
-_ENCODE_DOCUMENTS = 256
-_COUNTS = ("documents", "tokens", "rows", "dropped_documents",
-           "dropped_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +52,6 @@ class Packed:
     """SHA-256 of the manifest: equal digests are equal rows."""
     text = json.dumps(self.manifest, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def row_dtype(vocab_size):
-  """Returns the dtype in which ids below `vocab_size` are stored."""
-  return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def load(config, directory):
@@ -147,11 +125,11 @@ def prepare(config, directory):
   shards = [json.loads(
       (directory / _shard_name(s, num_shards, ".json")).read_text())
             for s in range(num_shards)]
-  totals = {k: sum(s[k] for s in shards) for k in _COUNTS}
+  totals = {k: sum(s[k] for s in shards) for k in rows.COUNTS}
   if not totals["rows"]:
     raise errors.InputError(
         f"data.source {config.data.source} holds no document of at least "
-        f"{MIN_PIECE_TOKENS} tokens")
+        f"{rows.MIN_PIECE_TOKENS} tokens")
   _write_json(directory / "manifest.json", manifest | {
       "complete": True, "totals": totals, "shards": shards})
   done_tokens = sum(shards[s]["tokens"] for s in todo)
@@ -182,13 +160,11 @@ def pack_shard(config, directory, tokenizer, shard, num_shards,
   # ids hardly compress and every row is read many times.
   writer = array_record_module.ArrayRecordWriter(
       str(part), "group_size:1,uncompressed")
-  counts = dict.fromkeys(_COUNTS, 0)
+  counts = dict.fromkeys(rows.COUNTS, 0)
   sources = sources_lib.open_sources(config)
   documents = sources_lib.documents(sources, shard, num_shards)
-  encoded = _encode(documents, tokenizer, counts, progress)
-  rows = _PACKINGS[config.data.packing](
-      encoded, config.data.length, row_dtype(tokenizer.vocab_size), counts)
-  for row in rows:
+  for row in rows.pack(documents, tokenizer, config.data.packing,
+                       config.data.length, counts, progress):
     writer.write(row)
     counts["rows"] += 1
   writer.close()
@@ -199,87 +175,6 @@ def pack_shard(config, directory, tokenizer, shard, num_shards,
   return result
 
 
-def _encode(documents, tokenizer, counts, progress):
-  """Yields (ids as the bytes of an array, lengths of the documents)."""
-  dtype = row_dtype(tokenizer.vocab_size)
-  while batch := list(itertools.islice(documents, _ENCODE_DOCUMENTS)):
-    ids = tokenizer.encode(batch)
-    lengths = list(map(len, ids))
-    counts["documents"] += len(batch)
-    counts["dropped_documents"] += sum(
-        n < MIN_PIECE_TOKENS for n in lengths)
-    yield np.concatenate(ids).astype(dtype).tobytes(), lengths
-    progress(sum(map(len, batch)))
-
-
-def _pack_documents(encoded, length, dtype, counts):
-  """Yields rows of `<s> piece </s>` segments, cutting pieces to fit."""
-  size = dtype.itemsize
-  bos, pad, eos = _special_bytes(dtype)
-  inner_bytes, min_bytes = (length - 2) * size, MIN_PIECE_TOKENS * size
-  # `room` is what a piece may take, its <s> and </s> already taken off.
-  row, room = [], inner_bytes
-  for data, lengths in encoded:
-    stop = 0
-    for num_tokens in lengths:
-      start, stop = stop, stop + num_tokens * size
-      while stop - start >= min_bytes:
-        piece = data[start:min(start + room, stop)]
-        row += bos, piece, eos
-        start += len(piece)
-        room -= len(piece) + 2 * size
-        if room < min_bytes:
-          yield _filled(row, room, pad, size, length, counts)
-          row, room = [], inner_bytes
-      counts["dropped_tokens"] += (stop - start) // size
-  if row:
-    yield _filled(row, room, pad, size, length, counts)
-
-
-def _filled(row, room, pad, size, length, counts):
-  """Returns the bytes of a row, filled up with padding."""
-  spare = room // size + 2
-  counts["tokens"] += length - spare
-  row.append(pad * spare)
-  return b"".join(row)
-
-
-def _pack_stream(encoded, length, dtype, counts):
-  """Yields rows of `<s> running text </s>`, documents parted by </s>."""
-  size = dtype.itemsize
-  bos, pad, eos = _special_bytes(dtype)
-  inner_bytes = (length - 2) * size
-  stream = b""
-  for data, lengths in encoded:
-    parts, stop = [stream], 0
-    for num_tokens in lengths:
-      start, stop = stop, stop + num_tokens * size
-      if num_tokens < MIN_PIECE_TOKENS:
-        counts["dropped_tokens"] += num_tokens
-      else:
-        parts += data[start:stop], eos
-    stream, start = b"".join(parts), 0
-    while len(stream) - start >= inner_bytes:
-      counts["tokens"] += length
-      yield bos + stream[start:start + inner_bytes] + eos
-      start += inner_bytes
-    stream = stream[start:]
-  if len(stream) >= MIN_PIECE_TOKENS * size:
-    room = inner_bytes - len(stream) - 2 * size
-    yield _filled([bos, stream, eos], room, pad, size, length, counts)
-  else:
-    counts["dropped_tokens"] += len(stream) // size
-
-
-def _special_bytes(dtype):
-  """Returns <s>, <pad> and </s> as stored."""
-  return [np.array(i, dtype).tobytes() for i in (
-      tokenizer_lib.BOS, tokenizer_lib.PAD, tokenizer_lib.EOS)]
-
-
-_PACKINGS = {"documents": _pack_documents, "stream": _pack_stream}
-
-
 def check(config):
   """Checks what can be without reading anything.
 
@@ -287,11 +182,11 @@ def check(config):
     InputError: a key of `config.data` that cannot be.
   """
   data = config.data
-  errors.choose(_PACKINGS, data.packing, "data.packing")
-  if data.length < MIN_PIECE_TOKENS + 2:
+  errors.choose(rows.PACKINGS, data.packing, "data.packing")
+  if data.length < rows.MIN_PIECE_TOKENS + 2:
     raise errors.InputError(
         f"data.length is {data.length}; rows need at least "
-        f"{MIN_PIECE_TOKENS + 2} tokens")
+        f"{rows.MIN_PIECE_TOKENS + 2} tokens")
   for key in ("shards", "workers", "tokenizer_sample_bytes"):
     if data[key] is not None and data[key] < 1:
       raise errors.InputError(f"data.{key} is {data[key]}; it must be positive")

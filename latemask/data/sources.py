@@ -77,14 +77,16 @@ def documents(sources, shard, num_shards):
 
 
 def sample(sources, num_shards, max_bytes):
-  """Yields documents of about `max_bytes` (UTF-8), an equal part a shard."""
-  for shard in range(num_shards):
-    room = max_bytes // num_shards
-    for document in documents(sources, shard, num_shards):
-      room -= len(document.encode())
-      if room < 0:
-        break
-      yield document
+  """Yields text of at most `max_bytes`, an equal part a source and shard."""
+  for source in sources:
+    for shard in range(num_shards):
+      room = max_bytes // num_shards // len(sources)
+      for document in source.documents(shard, num_shards):
+        data = document.encode()[:room]
+        yield data.decode(errors="ignore")
+        room -= len(data)
+        if not room:
+          break
 
 
 @dataclasses.dataclass(frozen=True)

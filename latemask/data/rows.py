@@ -1,0 +1,133 @@
+"""Rows: encoded documents -> rows of `length` ids, as the bytes stored.
+
+Between the tokenizer and the shards. Ids are little-endian uint16 (uint32
+from 65,536 ids on), a row is filled up with <pad>:
+  documents   `<s> a </s><s> b </s>...`: every piece of a document stands
+      between <s> and </s> and sees only itself in the model, which derives
+      segments and positions from the <s> ids;
+  stream      `<s> ...a </s> b... </s>`: one running text, as in RoBERTa's
+      FULL-SENTENCES; documents see their neighbours.
+"""
+
+import numpy as np
+
+from latemask.data import tokenizer as tokenizer_lib
+
+# Pieces shorter than this are dropped (and counted): with fewer tokens
+# between <s> and </s> there is nothing to learn, and rows of special tokens
+# only could not be masked.
+MIN_PIECE_TOKENS = 8
+COUNTS = ("documents", "tokens", "rows", "dropped_documents",
+          "dropped_tokens")
+_ENCODE_CHARS = 1 << 17
+
+
+def row_dtype(vocab_size):
+  """Returns the dtype in which ids below `vocab_size` are stored."""
+  return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def pack(documents, tokenizer, packing, length, counts, progress):
+  """Yields the rows of some documents, as bytes.
+
+  Args:
+    packing: a row of `PACKINGS`.
+    counts: dict of `COUNTS`, added to (but for the rows).
+    progress: called with the characters of text just done.
+  """
+  dtype = row_dtype(tokenizer.vocab_size)
+  encoded = _encode(documents, tokenizer, dtype, counts, progress)
+  return PACKINGS[packing](encoded, length, dtype, counts)
+
+
+def _encode(documents, tokenizer, dtype, counts, progress):
+  """Yields (ids as the bytes of an array, lengths of the documents)."""
+  for batch in _batches(documents):
+    ids = tokenizer.encode(batch)
+    lengths = list(map(len, ids))
+    counts["documents"] += len(batch)
+    counts["dropped_documents"] += sum(
+        n < MIN_PIECE_TOKENS for n in lengths)
+    yield np.concatenate(ids).astype(dtype).tobytes(), lengths
+    progress(sum(map(len, batch)))
+
+
+def _batches(documents):
+  """Yields lists of documents, of which there may be few but long ones."""
+  batch, size = [], 0
+  for document in documents:
+    batch.append(document)
+    size += len(document)
+    if size > _ENCODE_CHARS:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch
+
+
+def _pack_documents(encoded, length, dtype, counts):
+  """Yields rows of `<s> piece </s>` segments, cutting pieces to fit."""
+  size = dtype.itemsize
+  bos, pad, eos = _special_bytes(dtype)
+  inner_bytes, min_bytes = (length - 2) * size, MIN_PIECE_TOKENS * size
+  # `room` is what a piece may take, its <s> and </s> already taken off.
+  row, room = [], inner_bytes
+  for data, lengths in encoded:
+    stop = 0
+    for num_tokens in lengths:
+      start, stop = stop, stop + num_tokens * size
+      while stop - start >= min_bytes:
+        piece = data[start:min(start + room, stop)]
+        row += bos, piece, eos
+        start += len(piece)
+        room -= len(piece) + 2 * size
+        if room < min_bytes:
+          yield _filled(row, room, pad, size, length, counts)
+          row, room = [], inner_bytes
+      counts["dropped_tokens"] += (stop - start) // size
+  if row:
+    yield _filled(row, room, pad, size, length, counts)
+
+
+def _filled(row, room, pad, size, length, counts):
+  """Returns the bytes of a row, filled up with padding."""
+  spare = room // size + 2
+  counts["tokens"] += length - spare
+  row.append(pad * spare)
+  return b"".join(row)
+
+
+def _pack_stream(encoded, length, dtype, counts):
+  """Yields rows of `<s> running text </s>`, documents parted by </s>."""
+  size = dtype.itemsize
+  bos, pad, eos = _special_bytes(dtype)
+  inner_bytes = (length - 2) * size
+  stream = b""
+  for data, lengths in encoded:
+    parts, stop = [stream], 0
+    for num_tokens in lengths:
+      start, stop = stop, stop + num_tokens * size
+      if num_tokens < MIN_PIECE_TOKENS:
+        counts["dropped_tokens"] += num_tokens
+      else:
+        parts += data[start:stop], eos
+    stream, start = b"".join(parts), 0
+    while len(stream) - start >= inner_bytes:
+      counts["tokens"] += length
+      yield bos + stream[start:start + inner_bytes] + eos
+      start += inner_bytes
+    stream = stream[start:]
+  if len(stream) >= MIN_PIECE_TOKENS * size:
+    room = inner_bytes - len(stream) - 2 * size
+    yield _filled([bos, stream, eos], room, pad, size, length, counts)
+  else:
+    counts["dropped_tokens"] += len(stream) // size
+
+
+def _special_bytes(dtype):
+  """Returns <s>, <pad> and </s> as stored."""
+  return [np.array(i, dtype).tobytes() for i in (
+      tokenizer_lib.BOS, tokenizer_lib.PAD, tokenizer_lib.EOS)]
+
+
+PACKINGS = {"documents": _pack_documents, "stream": _pack_stream}
