@@ -171,8 +171,9 @@ def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
     with clock.wait():
       ids_BxL = next(batches)
 
-    # Step.
-    state, step_metrics = program.train_step(state, ids_BxL)
+    # Step. Nothing goes to the devices unnoticed.
+    with jax.transfer_guard("disallow"):
+      state, step_metrics = program.train_step(state, ids_BxL)
     clock.stepped()
     _report(config, pending, clock, writer)
     pending = step + 1, step_metrics

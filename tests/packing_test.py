@@ -153,6 +153,18 @@ def test_another_tokenizer_is_refused(tiny_run, packed_dir, tmp_path):
   assert packed.tokenizer.digest == other.digest
 
 
+def test_tokenizer_that_lies_there_is_not_overwritten(config, tmp_path):
+  for seed, name in ((1, "mine"), (2, "other")):
+    (tmp_path / name).mkdir()
+    tokenizer.train(conftest.make_text(300, seed=seed).splitlines(), 320).save(
+        tmp_path / name / "tokenizer.model")
+  config.data.tokenizer = str(tmp_path / "other" / "tokenizer.model")
+  before = _bytes(tmp_path / "mine")
+  with pytest.raises(errors.InputError, match="is another tokenizer"):
+    packing.prepare(config, tmp_path / "mine")
+  assert _bytes(tmp_path / "mine") == before
+
+
 def test_bad_documents_leave_no_manifest_that_looks_complete(config, tmp_path):
   bad = tmp_path / "bad.txt"
   bad.write_bytes(conftest.make_text(50).encode() + b"\xff\n")

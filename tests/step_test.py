@@ -89,6 +89,17 @@ def test_seed_decides(tiny):
   assert other[0].sums.loss != first[1][0].sums.loss
 
 
+def test_bfloat16_computes_what_float32_does(tiny):
+  _, _, exact = _run(tiny, _mesh(1, 1, 1), 1)
+  tiny.model.dtype = "bfloat16"
+  _, state, rough = _run(tiny, _mesh(1, 1, 1), 1)
+  assert all(p.dtype == np.float32 for p in jax.tree.leaves(state.params))
+  # bfloat16 has 8 bits: near, and not the same.
+  np.testing.assert_allclose(rough[0].sums.loss, exact[0].sums.loss, rtol=3e-3)
+  np.testing.assert_allclose(rough[0].grad_norm, exact[0].grad_norm, rtol=0.03)
+  assert rough[0].sums.loss != exact[0].sums.loss
+
+
 def test_golden_step(tiny):
   """One step, measured once; a change of its numbers must be meant."""
   _, state, metrics = _run(tiny, _mesh(1, 1, 1), num_steps=3)

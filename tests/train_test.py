@@ -8,6 +8,7 @@ import signal
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from latemask import checkpoint
@@ -144,6 +145,26 @@ def test_it_learns(tmp_path):
   _, evaluation = train.train(config, tmp_path / "run")
   assert evaluation["eval/unigram_entropy"] > 2.4
   assert evaluation["eval/loss"] < 1.8
+
+
+def test_a_save_holds_the_state_of_its_step(tiny_run, tmp_path, monkeypatch):
+  """Training goes on, in the same buffers, while a save is written."""
+  tiny_run.model.update(dict(width=128, mlp=1024))
+  tiny_run.checkpoint.every_steps = 3
+  tiny_run.checkpoint.keep = 10
+  seen = {}
+  save = checkpoint.Checkpoints.save
+  def record(self, step, state):
+    seen[step] = jax.tree.map(np.array, jax.device_get(state))
+    save(self, step, state)
+  monkeypatch.setattr(checkpoint.Checkpoints, "save", record)
+  train.train(tiny_run, tmp_path)
+  assert sorted(seen) == [3, 6, 9, 12, 15, 18, 20]
+  for step, state in seen.items():
+    with ocp.StandardCheckpointer() as checkpointer:
+      found = checkpointer.restore(
+          tmp_path / "checkpoints" / str(step) / "state", state)
+    jax.tree.map(np.testing.assert_array_equal, state, found)
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(

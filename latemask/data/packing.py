@@ -204,10 +204,15 @@ def _settings(config):
 def _tokenizer(config, sources, directory, num_shards):
   """Returns (tokenizer, whether it was trained here), saved in place."""
   path = directory / "tokenizer.model"
+  found = tokenizer_lib.load(path) if path.exists() else None
   if config.data.tokenizer:
     tokenizer = tokenizer_lib.load(config.data.tokenizer)
-  elif path.exists():
-    return tokenizer_lib.load(path), True
+    if found and found.digest != tokenizer.digest:
+      raise errors.InputError(
+          f"{path} is another tokenizer than data.tokenizer "
+          f"{config.data.tokenizer}; choose another data.dir")
+  elif found:
+    return found, True  # Trained before a stop.
   else:
     start_secs = time.monotonic()
     print(f"training a tokenizer of {config.data.vocab_size:,} pieces (about "
