@@ -14,7 +14,7 @@ from latemask import sharding
 class Evaluator:
   """Evaluates parameters at the training rate and at `eval.rates`."""
 
-  def __init__(self, program, loader, word_start_V):
+  def __init__(self, program, loader):
     """Prepares one eval step per mask rate.
 
     Raises:
@@ -27,8 +27,8 @@ class Evaluator:
     self._sharding = program.batch_sharding
     self._steps = {"eval": program.eval_step(program.plan)}
     for rate in config.eval.rates:
-      plan = masking.make_plan(
-          config, program.model.config.vocab_size, word_start_V, rate)
+      plan = masking.make_plan(config, program.plan.vocab_size,
+                               program.plan.word_start_V, rate)
       self._steps[f"eval/rate_{rate:g}"] = program.eval_step(plan)
 
   def run(self, params, stop=lambda: False):

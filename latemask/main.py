@@ -16,6 +16,7 @@ why); 3 the loss is no longer finite; 143 / 130 stopped by SIGTERM / SIGINT
 after a save.
 """
 
+import re
 import sys
 
 from absl import app
@@ -65,6 +66,23 @@ def _config_path():
   return config_flags.get_config_filename(flags.FLAGS["config"])
 
 
+def _flag_message(error, argv):
+  """Returns what is wrong with the flags, in one line."""
+  text = str(error.args[0] if error.args else error)
+  if isinstance(error, (AttributeError, KeyError)):
+    words = re.findall(r"\w+", text.replace("\\n", " "))
+    given = next((a for a in argv if words and words[0] in a), words)
+    return (f"unknown config key {given}; see the table of keys in README.md"
+            + (f" (did you mean {words[4]}?)" if "mean" in words else ""))
+  lines = text.strip().splitlines() or [repr(error)]
+  if "Traceback" not in text:
+    return " ".join(line.strip() for line in lines)
+  # What a config file raises comes wrapped together with its traceback.
+  given = next((a for a in argv if ".py" in a and "=" not in a[2:]),
+               "--config")
+  return f"{given}: {lines[-1].strip()}"
+
+
 def _refuse(message):
   print(f"latemask: {message}", file=sys.stderr)
   sys.exit(2)
@@ -79,7 +97,7 @@ def _parse(argv):
   # What a config file, its size or an override can raise while it is read.
   except (flags.Error, AttributeError, ImportError, KeyError, OSError,
           SyntaxError, TypeError, ValueError) as error:
-    _refuse(" ".join(str(error).split()))
+    _refuse(_flag_message(error, argv[1:]))
 
 
 if __name__ == "__main__":

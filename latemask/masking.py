@@ -83,19 +83,25 @@ class Plan:
   bounds_MxN: np.ndarray
 
   @property
-  def counts(self):
-    """Tokens of each kind in a full row: see the kinds above."""
-    return np.diff(self.bounds_MxN[self.selected_N[-1]], prepend=0)
+  def _counts_MxN(self):
+    """Tokens of each kind, of m selected ones."""
+    return np.diff(self.bounds_MxN, prepend=0, axis=1)
 
   @property
   def num_slots(self):
-    """Q, [MASK] slots a row."""
-    return int(self.counts[_SLOT])
+    """Q, [MASK] slots a row; rounding may give a shorter row one more."""
+    return int(self._counts_MxN[:, _SLOT].max())
 
   @property
   def num_corrupted(self):
     """C, targets that stay in the encoder as random or same ids."""
-    return int(self.counts[_RANDOM] + self.counts[_SAME])
+    return int((self._counts_MxN[:, _RANDOM] + self._counts_MxN[:, _SAME]
+                ).max())
+
+  @property
+  def has_random(self):
+    """Whether random ids are drawn at all."""
+    return bool(self._counts_MxN[:, [_RANDOM, _EXTRA_RANDOM]].any())
 
   @property
   def num_targets(self):
@@ -105,7 +111,9 @@ class Plan:
   @property
   def num_kept(self):
     """K, tokens that the encoder reads."""
-    return int(self.length - self.counts[_SLOT] - self.counts[_GONE])
+    counts_NxN = self._counts_MxN[self.selected_N]
+    return int((np.arange(self.length + 1) - counts_NxN[:, _SLOT]
+                - counts_NxN[:, _GONE]).max())
 
 
 def make_plan(config, vocab_size, word_start_V=None, rate=None):
@@ -122,15 +130,16 @@ def make_plan(config, vocab_size, word_start_V=None, rate=None):
   """
   m = config.masking
   length = config.data.length
+  key = "masking.rate" if rate is None else "eval.rates:"
   predict_rate = m.predict_rate if rate is None else None
   rate = m.rate if rate is None else rate
   if not 0 < rate < 1:
     raise errors.InputError(
-        f"masking rate {rate} is outside (0, 1); 0.5 hides half of the tokens")
+        f"{key} {rate} is outside (0, 1); 0.5 hides half of the tokens")
   selected_N = np.round(rate * np.arange(length + 1)).astype(np.int32)
   if not 1 <= selected_N[-1] <= length - 2:
     raise errors.InputError(
-        f"masking rate {rate} hides {selected_N[-1]} of data.length {length} "
+        f"{key} {rate} hides {selected_N[-1]} of data.length {length} "
         f"tokens; at least 1 must be hidden and 2 must stay")
   if predict_rate is not None and not 0 < predict_rate <= rate:
     raise errors.InputError(
@@ -240,7 +249,7 @@ def _mask_row(plan, key, ids_L):
   kind_L = jnp.sum(deal_L[:, None] >= bounds_N[None, :], axis=1)
   is_random_L = (kind_L == _RANDOM) | (kind_L == _EXTRA_RANDOM)
   input_L = ids_L
-  if plan.counts[_RANDOM] + plan.counts[_EXTRA_RANDOM]:
+  if plan.has_random:
     random_L = jax.random.randint(
         key_random, ids_L.shape, tokenizer.NUM_SPECIALS, plan.vocab_size)
     input_L = jnp.where(is_random_L, random_L.astype(ids_L.dtype), ids_L)

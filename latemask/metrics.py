@@ -13,10 +13,11 @@ import time
 from absl import logging
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 
 
 class Writer:
-  """Writes metrics on process 0; elsewhere does nothing."""
+  """Writes metrics on process 0; the others only know what is on record."""
 
   def __init__(self, workdir, start_step):
     """Opens the files, cutting metrics.jsonl to `start_step`."""
@@ -24,8 +25,6 @@ class Writer:
     self._is_active = jax.process_index() == 0
     self._evaluated = set()
     self._file = self._summary = None
-    if not self._is_active:
-      return
     kept = []
     if self._path.exists():
       for line in self._path.read_text().splitlines():
@@ -34,6 +33,13 @@ class Writer:
           kept.append(line + "\n")
           if "eval/loss" in record:
             self._evaluated.add(record["step"])
+    # All processes must come to the same `has_eval`: an evaluation is theirs
+    # together. None may cut the file before all have read it.
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("metrics read")
+    if not self._is_active:
+      return
+    if self._path.exists():
       part = self._path.with_name("metrics.jsonl.part")
       part.write_text("".join(kept))
       part.replace(self._path)
@@ -81,9 +87,10 @@ class Clock:
     self._step_tokens = step_tokens
     self.step_flops = step_flops
     self._peak_flops = peak_flops
-    self._reset()
+    self.restart()
 
-  def _reset(self):
+  def restart(self):
+    """Forgets what was counted: what follows is the start."""
     self._start_secs = time.monotonic()
     self._wait_secs = self._pause_secs = 0.0
     self._steps = 0
@@ -107,15 +114,21 @@ class Clock:
     self._steps += 1
 
   def lap(self):
-    """Returns the rates since the last lap, and starts another."""
+    """Returns the rates since the last lap, and starts another.
+
+    Without a step in between (after the one that compiles) there are none.
+    """
+    if not self._steps:
+      self.restart()
+      return {}
     secs = max(time.monotonic() - self._start_secs - self._pause_secs, 1e-9)
-    steps = max(self._steps, 1)
+    steps = self._steps
     rates = {"tokens_per_sec": steps * self._step_tokens / secs,
              "step_ms": 1000 * secs / steps,
              "data_wait_fraction": self._wait_secs / secs}
     if self._peak_flops:
       rates["mfu"] = steps * self.step_flops / secs / self._peak_flops
-    self._reset()
+    self.restart()
     return rates
 
 

@@ -300,9 +300,7 @@ class Head(nn.Module):
 
 def _append(masked, kept, slot):
   """Slots stand behind the kept tokens: S = K + Q."""
-  place = jax.tree.map(
-      lambda a, b: jnp.concatenate([a, b], axis=-1 if a.ndim == 2 else 2),
-      kept[1], slot[1])
+  place = _join(kept[1], slot[1])
   batch, num_slots = masked.slot_position_BxQ.shape
   slot_index = jnp.broadcast_to(
       kept[0].shape[1] + jnp.arange(num_slots), (batch, num_slots))
@@ -325,11 +323,21 @@ def _scatter(masked, kept, slot):
 
 def _only_targets(masked, kept, slot):
   """Slots, then the targets that stayed in the encoder: S = T."""
-  place = jax.tree.map(
-      lambda a, b: jnp.concatenate([a, b], axis=-1 if a.ndim == 2 else 2),
-      slot[1], kept[1].take(masked.corrupted_BxC))
+  num_slots = slot[0].shape[1]
+  noise = kept[1].take(masked.corrupted_BxC)
+  # What stands in unused places must not pass for a token of document 1.
+  noise = noise.replace(segment_BxS=jnp.where(
+      masked.target_weights_BxT[:, num_slots:] > 0, noise.segment_BxS, 0))
   return jnp.concatenate(
-      [slot[0], _take(kept[0], masked.corrupted_BxC)], axis=1), place, None
+      [slot[0], _take(kept[0], masked.corrupted_BxC)], axis=1), _join(
+          slot[1], noise), None
+
+
+def _join(first, second):
+  """Returns the places of the one tokens, then of the others."""
+  return jax.tree.map(
+      lambda a, b: jnp.concatenate([a, b], axis=-1 if a.ndim == 2 else 2),
+      first, second)
 
 
 _INSERTIONS = {"append": _append, "scatter": _scatter}

@@ -10,6 +10,7 @@ What a run promises, in order of precedence:
      is not finite is never saved.
   5. SIGTERM and SIGINT save at the next step boundary (an evaluation is given
      up) and end the run with 128 + the signal; a second one ends it at once.
+     Several processes agree on that every 10 steps.
 """
 
 import json
@@ -26,6 +27,7 @@ from latemask import checkpoint
 from latemask import errors
 from latemask import evaluate
 from latemask import flops
+from latemask import masking
 from latemask import metrics
 from latemask import step as step_lib
 from latemask.data import loader as loader_lib
@@ -36,6 +38,8 @@ from latemask.data import tokenizer as tokenizer_lib
 # and what it tells. Everything else changes the result.
 _FREE_KEYS = re.compile(
     r"(mesh|metrics|checkpoint)\.|data\.(workers|dir|tfds_dir)$")
+
+_ASK_EVERY_STEPS = 10
 
 
 class NonFiniteError(RuntimeError):
@@ -68,7 +72,7 @@ def train(config, workdir):
   program = step_lib.build(config, tokenizer.vocab_size,
                            tokenizer.word_start_V)
   loader = loader_lib.Loader(packed, config, config.seed)
-  evaluator = evaluate.Evaluator(program, loader, tokenizer.word_start_V)
+  evaluator = evaluate.Evaluator(program, loader)
   _write_config(config, workdir)
   checkpoints = checkpoint.Checkpoints(workdir, config, packed)
   state = checkpoints.restore(program.state_shapes)
@@ -78,10 +82,12 @@ def train(config, workdir):
   _introduce(program, loader, start)
   with _Signals() as signals:
     writer = metrics.Writer(workdir, start)
+    profiler = _Profiler(config, workdir)
     try:
-      return _loop(config, workdir, program, loader, evaluator, checkpoints,
-                   writer, signals, state, start)
+      return _loop(config, program, loader, evaluator, checkpoints, writer,
+                   signals, profiler, state, start)
     finally:
+      profiler.close()
       writer.close()
       checkpoints.close()
 
@@ -107,6 +113,11 @@ def check(config, workdir):
     raise errors.InputError(
         f"data.eval_fraction is {config.data.eval_fraction}; it must lie in "
         "(0, 1)")
+  first = config.metrics.profile_step
+  if first is not None and not 0 <= first < config.train.num_steps:
+    raise errors.InputError(
+        f"metrics.profile_step is {first}; it must lie in 0 to "
+        f"train.num_steps - 1, or be None")
   packing.check(config)
   _compare_config(config, epath.Path(workdir))
   # A tokenizer still to be trained may come out smaller, never larger.
@@ -119,11 +130,11 @@ def check(config, workdir):
   program = step_lib.build(config, vocab_size, word_start_V)
   evaluate.batch_size(config, program.mesh)
   for rate in config.eval.rates:
-    step_lib.masking.make_plan(config, vocab_size, word_start_V, rate)
+    masking.make_plan(config, vocab_size, word_start_V, rate)
 
 
-def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
-          signals, state, start):
+def _loop(config, program, loader, evaluator, checkpoints, writer, signals,
+          profiler, state, start):
   """The loop proper; see `train`."""
   num_steps = config.train.num_steps
   batches = loader.train_batches(
@@ -150,7 +161,7 @@ def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
         metrics.say(_evaluation_line(step, scalars))
 
     # Save.
-    stop = signals.agreed(step, config.metrics.every_steps)
+    stop = signals.agreed(step)
     is_due = step % config.checkpoint.every_steps == 0 and step > start
     if step != saved and (is_last or stop or is_due):
       pending = _report(config, pending, clock, writer)
@@ -165,7 +176,7 @@ def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
     if is_last:
       checkpoints.wait()
       return state, evaluation
-    _profile(config, workdir, step)
+    profiler.at(step)
 
     # Next.
     with clock.wait():
@@ -174,7 +185,11 @@ def _loop(config, workdir, program, loader, evaluator, checkpoints, writer,
     # Step. Nothing goes to the devices unnoticed.
     with jax.transfer_guard("disallow"):
       state, step_metrics = program.train_step(state, ids_BxL)
-    clock.stepped()
+    if step == start:  # It compiled: no measure of speed.
+      jax.block_until_ready(step_metrics)
+      clock.restart()
+    else:
+      clock.stepped()
     _report(config, pending, clock, writer)
     pending = step + 1, step_metrics
 
@@ -198,15 +213,17 @@ def _report(config, pending, clock, writer):
         f"step {step}: loss {scalars['loss']}, gradient norm "
         f"{scalars['grad_norm']}; the checkpoint before is kept. A lower "
         "optimizer.learning_rate, more warmup_steps or a clip_norm may help")
-  if step % config.metrics.every_steps == 0:
+  num_steps = config.train.num_steps
+  if step % config.metrics.every_steps == 0 or step == num_steps:
     rates = clock.lap()
     writer.write(step, scalars | rates | {"flops": step * clock.step_flops})
-    left_secs = (config.train.num_steps - step) * rates["step_ms"] / 1000
-    metrics.say(
-        f"step {step:,}/{config.train.num_steps:,}  "
-        f"loss {scalars['loss']:.3f}  accuracy {scalars['accuracy']:.3f}  "
-        f"{rates['tokens_per_sec']:,.0f} tokens/s  "
-        f"{metrics.duration(left_secs)} left")
+    line = (f"step {step:,}/{num_steps:,}  loss {scalars['loss']:.3f}  "
+            f"accuracy {scalars['accuracy']:.3f}")
+    if rates:
+      left_secs = (num_steps - step) * rates["step_ms"] / 1000
+      line += (f"  {rates['tokens_per_sec']:,.0f} tokens/s  "
+               f"{metrics.duration(left_secs)} left")
+    metrics.say(line)
   return None
 
 
@@ -221,13 +238,28 @@ def _evaluation_line(step, scalars):
           f"below), accuracy {scalars['eval/accuracy']:.3f}{others}")
 
 
-def _profile(config, workdir, step):
-  """Opens and closes the profiler's window."""
-  first = config.metrics.profile_step
-  if first is not None and step == first:
-    jax.profiler.start_trace(str(workdir))
-  elif first is not None and step == first + config.metrics.profile_steps:
-    jax.profiler.stop_trace()
+class _Profiler:
+  """Traces the window of `metrics.profile_step`; closes it in any case."""
+
+  def __init__(self, config, workdir):
+    self._first = config.metrics.profile_step
+    self._steps = config.metrics.profile_steps
+    self._workdir = str(workdir)
+    self._is_open = False
+
+  def at(self, step):
+    """Opens or closes the window before a step."""
+    if self._first is not None and step == self._first:
+      jax.profiler.start_trace(self._workdir)
+      self._is_open = True
+    elif self._is_open and step >= self._first + self._steps:
+      self.close()
+
+  def close(self):
+    """Writes the trace, if one is open."""
+    if self._is_open:
+      jax.profiler.stop_trace()
+      self._is_open = False
 
 
 def _peak_flops():
@@ -260,10 +292,18 @@ def _introduce(program, loader, start):
 def _prepare(config, workdir):
   """Packs on process 0 while the others wait."""
   directory = config.data.dir or workdir / "data"
+  refusal = None
   if jax.process_index() == 0:
-    packed = packing.prepare(config, directory)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("packed")
+    try:
+      packed = packing.prepare(config, directory)
+    except errors.InputError as error:
+      refusal = error
+  # A barrier that also tells the others whether there is anything to wait for.
+  if jax.process_count() > 1 and np.any(multihost_utils.process_allgather(
+      np.bool_(refusal is not None))):
+    refusal = refusal or errors.InputError("process 0 could not pack the rows")
+  if refusal:
+    raise refusal
   if jax.process_index() > 0:
     packed = packing.load(config, directory)
     if packed is None:
@@ -310,7 +350,9 @@ def _write_config(config, workdir):
   path = workdir / "config.json"
   if jax.process_index() == 0 and not path.exists():
     workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    part = workdir / "config.json.part"
+    part.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    part.replace(path)
 
 
 class _Signals:
@@ -337,14 +379,14 @@ class _Signals:
     # One host alone must not leave an evaluation that the others are in.
     return bool(self._signum) and jax.process_count() == 1
 
-  def agreed(self, step, every_steps):
+  def agreed(self, step):
     """Returns the signal on which all processes stop at this step, or 0.
 
     Several processes ask each other only now and then: it costs a round trip.
     """
     if jax.process_count() == 1:
       return self._signum
-    if step % every_steps:
+    if step % _ASK_EVERY_STEPS:
       return 0
     return int(np.max(multihost_utils.process_allgather(
         np.int32(self._signum))))

@@ -36,7 +36,9 @@ def test_help():
     (["--config", "configs/demo.py"], "--workdir is missing"),
     (["--config", "configs/none.py", "--workdir", "w"], "configs/none.py"),
     (["--config", "configs/base.py:huge"], "tiny, small, base, large"),
-    (["--config", "configs/demo.py", "--config.model.widht=3"], "widht"),
+    (["--config", "configs/demo.py:tiny"], "demo.py"),
+    (["--config", "configs/demo.py", "--config.model.widht=3"],
+     "unknown config key --config.model.widht=3; "),
     (["--config", "configs/demo.py", "--config.model.width=wide"], "wide"),
     (["--config", "configs/demo.py", "--lr=3"], "lr"),
     (["--config", "configs/demo.py", "--workdir", "w", "extra"], "extra"),
@@ -47,6 +49,7 @@ def test_flags_that_cannot_be(arguments, message):
   assert done.returncode == 2, done.stderr
   assert len(done.stderr.splitlines()) == 1
   assert done.stderr.startswith("latemask: ") and message in done.stderr
+  assert "Traceback" not in done.stderr and "\\n" not in done.stderr
 
 
 def test_config_that_cannot_be_and_a_run(tmp_path, corpus):
@@ -59,7 +62,7 @@ def test_config_that_cannot_be_and_a_run(tmp_path, corpus):
   done = _main(*flags, "--config.masking.rate=1.5")
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1
-  assert "masking rate 1.5 is outside (0, 1)" in done.stderr
+  assert "masking.rate 1.5 is outside (0, 1)" in done.stderr
   assert not workdir.exists()
   done = _main(*flags)
   assert done.returncode == 0, done.stderr

@@ -204,6 +204,20 @@ def test_noise_beyond_the_kept_has_no_weight(tiny):
   np.testing.assert_array_equal(found[weights > 0], truth[weights > 0])
 
 
+@pytest.mark.parametrize("rate", [0.15, 0.3, 0.5, 0.8])
+def test_static_shapes_hold_rows_of_any_length(tiny, rate):
+  """Rounding noise and rows apart may give a shorter row more of a kind."""
+  tiny.masking.rate = rate
+  for noise in (0.0, 0.1, 0.25):
+    tiny.masking.random_rate = tiny.masking.same_rate = noise
+    plan = masking.make_plan(tiny, VOCAB)
+    for length, selected in enumerate(plan.selected_N):
+      slots, *noisy = np.diff(plan.bounds_MxN[selected], prepend=0)[:3]
+      assert slots <= plan.num_slots
+      assert sum(noisy) <= plan.num_corrupted
+      assert length - slots <= plan.num_kept
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"rate": 0.0}, "outside"), ({"rate": 1.0}, "outside"),
     ({"rate": 0.001}, "at least 1"), ({"rate": 0.99}, "2 must stay"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from latemask import errors
+from latemask import layers
 from latemask import loss
 from latemask import masking
 from latemask import model as model_lib
@@ -220,6 +221,36 @@ def test_foreign_documents_and_padding_change_nothing(tiny, options):
       masked.kept_segment_BxK > 0, masked.kept_ids_BxK, 77))
   np.testing.assert_array_equal(
       out, jax.jit(lambda m: model.apply({"params": params}, m))(filled))
+
+
+def test_unused_noise_is_no_query(tiny):
+  """Fillers of the cross decoder must not pass for tokens of document 1."""
+  _configure(tiny, "roberta_prenorm", "append", 2, "cross", "targets")
+  tiny.masking.random_rate, tiny.masking.same_rate = 0.0, 0.25
+  model, params, ids_BxL, masked = _build(tiny)
+  num_slots = masked.slot_position_BxQ.shape[1]
+  unused = masked.target_weights_BxT[:, num_slots:] == 0
+  assert 0 < unused.sum() < unused.size
+  other = masked.replace(corrupted_BxC=jnp.where(
+      unused, 3, masked.corrupted_BxC))
+  np.testing.assert_array_equal(_targets(model, params, masked),
+                                _targets(model, params, other))
+
+
+def test_every_layer_drops_on_its_own(tiny, monkeypatch):
+  tiny.model.dropout = 0.5
+  model, params, _, masked = _build(tiny)
+  keys = []
+  apply = layers.Layer.apply
+  def record(self, *args, **options):
+    keys.append(tuple(jax.random.key_data(
+        options["rngs"]["dropout"]).tolist()))
+    return apply(self, *args, **options)
+  monkeypatch.setattr(layers.Layer, "apply", record)
+  with jax.disable_jit():
+    model.apply({"params": params}, masked, True,
+                rngs={"dropout": jax.random.key(0)})
+  assert len(keys) == len(set(keys)) == tiny.model.layers
 
 
 def test_unroll_and_remat_change_nothing(tiny):

@@ -91,17 +91,35 @@ def test_any_number_of_workers_and_a_stop_in_between(config, tmp_path):
   # Stopped: one shard done, one half written, no complete manifest.
   two = tmp_path / "two"
   manifest = json.loads((two / "manifest.json").read_text())
-  (two / "manifest.json").write_text(json.dumps(
-      {k: manifest[k] for k in ("settings", "num_shards")}
-      | {"complete": False}))
+  stopped = {k: manifest[k] for k in ("settings", "num_shards", "sources")}
+  (two / "manifest.json").write_text(json.dumps(stopped | {"complete": False}))
   done = two / manifest["shards"][0]["file"]
   before = done.stat().st_mtime_ns
   (two / manifest["shards"][1]["file"]).with_suffix(".json").unlink()
   (two / (manifest["shards"][1]["file"] + ".part")).write_bytes(b"half")
   config.data.workers = 1
   packing.prepare(config, two)
+  (two / (manifest["shards"][1]["file"] + ".part")).unlink()
   assert _bytes(two) == one
   assert done.stat().st_mtime_ns == before
+  # The sources changed in between: shards would no longer fit together.
+  stopped["sources"] = [{"other.txt": 7}]
+  (two / "manifest.json").write_text(json.dumps(stopped | {"complete": False}))
+  with pytest.raises(errors.InputError, match="have changed"):
+    packing.prepare(config, two)
+
+
+def test_damaged_shards_are_named(config, tmp_path):
+  packed = packing.prepare(config, tmp_path)
+  shard = tmp_path / packed.manifest["shards"][1]["file"]
+  whole = shard.read_bytes()
+  shard.write_bytes(whole[:-100])
+  with pytest.raises(errors.InputError, match=f"{shard.name} is missing or cu"):
+    packing.prepare(config, tmp_path)
+  shard.unlink()
+  (tmp_path / "manifest.json").unlink()
+  again = packing.prepare(config, tmp_path)
+  assert shard.read_bytes() == whole and again.digest == packed.digest
 
 
 def test_complete_set_is_loaded_without_its_sources(config, tmp_path, capsys):
@@ -126,6 +144,7 @@ def test_large_vocabularies_take_four_bytes():
     ({"data.length": 64}, "another length (32, not 64)"),
     ({"data.source": "builtin"}, "another source"),
     ({"data.packing": "stream"}, "another packing (documents, not stream)"),
+    ({"data.text_fields": ("body",)}, "another text_fields"),
     ({"data.vocab_size": 300}, "another vocab_size (320, not 300)"),
     ({"data.packing": "rows"}, "documents, stream"),
     ({"data.length": 9}, "at least 10"),

@@ -70,13 +70,24 @@ def test_globs_cross_folders_and_sources_join(tiny, tmp_path):
   assert sorted(_documents(tiny, 1)[0]) == ["deep", "top", "top"]
 
 
-def test_sample_is_bounded_and_spread(tiny, tmp_path):
-  _write(tmp_path / "a.txt", [f"{i:09d}" for i in range(1000)])
+def test_sample_is_bounded_and_even(tiny, tmp_path, monkeypatch):
+  monkeypatch.setattr(sources, "_SAMPLE_DOCUMENTS", 100)
+  _write(tmp_path / "a.txt", [f"{i:09d}" for i in range(2000)])
   tiny.data.source = f"text:{tmp_path}/a.txt"
   opened = sources.open_sources(tiny)
-  sample = list(sources.sample(opened, 5, 900))
-  assert len(sample) == 100
-  assert len({int(d) // 6 % 5 for d in sample}) > 2
+  numbers = [int(d) for d in sources.sample(opened, 5000)]
+  # 500 of 2,000 lines: about 125 of each quarter.
+  assert all(80 < sum(q * 500 <= n < q * 500 + 500 for n in numbers) < 170
+             for q in range(4))
+  assert list(sources.sample(opened, 10**6)) == [
+      f"{i:09d}" for i in range(2000)]
+
+
+def test_sample_takes_the_beginning_of_long_documents(tiny, tmp_path):
+  _write(tmp_path / "a.txt", ["x" * 100_000] * 50)
+  tiny.data.source = f"text:{tmp_path}/a.txt"
+  sample = list(sources.sample(sources.open_sources(tiny), 2_500_000))
+  assert 10 < len(sample) < 40 and set(map(len, sample)) == {2500}
 
 
 def test_builtin(tiny):
@@ -99,6 +110,7 @@ def test_default_shards(tiny, tmp_path):
     ("a.jsonl", b'{"body": "text"}\n', "no text under text or book_text"),
     ("a.jsonl", b'["text"]\n', "no text under"),
     ("a.jsonl", b'{"text": "\xff"}\n', "at byte 0 is not JSON in UTF-8"),
+    ("a.jsonl", b'{"text": "\\ud83d"}\n', "at byte 0 is not JSON in UTF-8"),
     ("a.txt.gz", b"not gzip at all", "cannot be decompressed"),
     ("a.txt.gz", gzip.compress(b"words " * 1000)[:-20],
      "cannot be decompressed"),

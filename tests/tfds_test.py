@@ -63,7 +63,7 @@ def test_what_cannot_be_had_names_the_alternatives(
   tiny.data.tfds_dir = str(tmp_path / "tfds")
   for spec, message in (
       ("tfds:pages", "has the features .*body.* data.text_fields"),
-      ("tfds:pages:validation", "text:GLOB"),
+      ("tfds:pages:validation", "no split validation; it has train, test"),
       ("tfds:pg19", "not prepared and cannot be downloaded.*text:GLOB")):
     tiny.data.source = spec
     with pytest.raises(errors.InputError, match=message):

@@ -15,6 +15,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 import time
 
 from array_record.python import array_record_module
@@ -87,6 +88,12 @@ def load(config, directory):
         + "; choose another data.dir or delete the folder")
   if not manifest["complete"]:
     return None
+  for shard in manifest["shards"]:
+    file = directory / shard["file"]
+    if not file.exists() or file.stat().length != shard["bytes"]:
+      raise errors.InputError(
+          f"{file} is missing or cut off; delete {path}, and the same command "
+          "packs it again")
   tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
   if tokenizer.digest != found["tokenizer"]:
     raise errors.InputError(
@@ -110,14 +117,16 @@ def prepare(config, directory):
   sources = sources_lib.open_sources(config)
   num_shards = config.data.shards or sources_lib.default_shards(sources)
   directory = epath.Path(directory)
-  tokenizer, trained = _tokenizer(config, sources, directory, num_shards)
+  tokenizer, trained = _tokenizer(config, sources, directory)
   settings = _settings(config) | {
       "tokenizer": tokenizer.digest, "tokenizer_trained": trained}
   manifest = {"settings": settings, "complete": False,
-              "num_shards": num_shards}
+              "num_shards": num_shards,
+              "sources": [s.fingerprint for s in sources]}
   _continue_or_begin(directory, manifest)
-  todo = [s for s in range(num_shards)
-          if not (directory / _shard_name(s, num_shards, ".json")).exists()]
+  todo = [s for s in range(num_shards) if not all(
+      (directory / _shard_name(s, num_shards, suffix)).exists()
+      for suffix in (".json", ".arrayrecord"))]
   pack_secs = time.monotonic()
   _pack_shards(config, directory, tokenizer, num_shards, todo,
                sum(s.size_bytes for s in sources))
@@ -151,11 +160,12 @@ def pack_shard(config, directory, tokenizer, shard, num_shards,
 
   Returns:
     The counts of the shard: documents, tokens (specials included, padding
-    not), rows, dropped_documents, dropped_tokens, file, sha256.
+    not), rows, dropped_documents, dropped_tokens, file, sha256, bytes.
   """
   directory = epath.Path(directory)
   path = directory / _shard_name(shard, num_shards, ".arrayrecord")
-  part = path.with_name(path.name + ".part")
+  # Of this process alone: an orphan of a killed run may still write its own.
+  part = path.with_name(f"{path.name}.{os.getpid()}.part")
   # One record a chunk, so that a row is read alone; not compressed, as
   # ids hardly compress and every row is read many times.
   writer = array_record_module.ArrayRecordWriter(
@@ -168,9 +178,9 @@ def pack_shard(config, directory, tokenizer, shard, num_shards,
     writer.write(row)
     counts["rows"] += 1
   writer.close()
-  sha256 = _sha256(part)
+  result = counts | {"file": path.name, "sha256": _sha256(part),
+                     "bytes": part.stat().length}
   part.replace(path)
-  result = counts | {"file": path.name, "sha256": sha256}
   _write_json(path.with_suffix(".json"), result)
   return result
 
@@ -197,32 +207,31 @@ def _settings(config):
   check(config)
   data = config.data
   return {"source": data.source, "length": data.length,
-          "packing": data.packing, "vocab_size": None if data.tokenizer else
-          data.vocab_size}
+          "packing": data.packing, "text_fields": list(data.text_fields),
+          "vocab_size": None if data.tokenizer else data.vocab_size}
 
 
-def _tokenizer(config, sources, directory, num_shards):
+def _tokenizer(config, sources, directory):
   """Returns (tokenizer, whether it was trained here), saved in place."""
   path = directory / "tokenizer.model"
   found = tokenizer_lib.load(path) if path.exists() else None
   if config.data.tokenizer:
     tokenizer = tokenizer_lib.load(config.data.tokenizer)
-    if found and found.digest != tokenizer.digest:
-      raise errors.InputError(
-          f"{path} is another tokenizer than data.tokenizer "
-          f"{config.data.tokenizer}; choose another data.dir")
-  elif found:
+  elif found and (directory / "manifest.json").exists():
     return found, True  # Trained before a stop.
   else:
     start_secs = time.monotonic()
     print(f"training a tokenizer of {config.data.vocab_size:,} pieces (about "
           "one second a megabyte of text)", flush=True)
     tokenizer = tokenizer_lib.train(
-        sources_lib.sample(sources, num_shards,
-                           config.data.tokenizer_sample_bytes),
+        sources_lib.sample(sources, config.data.tokenizer_sample_bytes),
         config.data.vocab_size)
     print(f"tokenizer: {tokenizer.vocab_size:,} pieces, "
           f"{time.monotonic() - start_secs:.0f} s", flush=True)
+  if found and found.digest != tokenizer.digest:
+    raise errors.InputError(
+        f"{path} is another tokenizer than that of this config, and is left "
+        "as it is; choose another data.dir")
   directory.mkdir(parents=True, exist_ok=True)
   tokenizer.save(path)
   return tokenizer, not config.data.tokenizer
@@ -235,8 +244,8 @@ def _continue_or_begin(directory, manifest):
     _write_json(path, manifest)
     return
   found = json.loads(path.read_text())
-  if (found["settings"], found["num_shards"]) != (
-      manifest["settings"], manifest["num_shards"]):
+  if found | {"complete": False} != {k: found.get(k) for k in (
+      found.keys() - manifest.keys())} | manifest:
     raise errors.InputError(
         f"{directory} holds a stopped preparation whose sources or shards "
         "have changed; delete the folder or choose another data.dir")
@@ -244,7 +253,8 @@ def _continue_or_begin(directory, manifest):
 
 def _pack_shards(config, directory, tokenizer, num_shards, todo, total_bytes):
   """Packs the shards `todo`, in parallel, under one progress bar."""
-  workers = min(config.data.workers or os.cpu_count() or 1, len(todo))
+  cores = len(os.sched_getaffinity(0))
+  workers = min(config.data.workers or cores, len(todo))
   jobs = [(config, str(directory), tokenizer, s, num_shards) for s in todo]
   total = total_bytes * len(todo) // num_shards
   with tqdm.tqdm(total=total, desc="packing", unit="B", unit_scale=True,
@@ -271,8 +281,13 @@ def _pack_shards(config, directory, tokenizer, num_shards, todo, total_bytes):
 
 
 def _start_worker(done_bytes):
+  """Takes the shared counter; ends with the parent, killed or not."""
   global _done_bytes
   _done_bytes = done_bytes
+  def follow():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+  threading.Thread(target=follow, daemon=True).start()
 
 
 def _pack_in_worker(job):
@@ -295,6 +310,6 @@ def _sha256(path):
 
 
 def _write_json(path, value):
-  part = path.with_name(path.name + ".part")
+  part = path.with_name(f"{path.name}.{os.getpid()}.part")
   part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
   part.replace(path)

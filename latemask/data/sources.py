@@ -22,6 +22,7 @@ import io
 import itertools
 import json
 import pathlib
+import sys
 import sysconfig
 
 from etils import epath
@@ -34,12 +35,15 @@ from latemask import errors
 _BLOCK_BYTES = 1 << 20
 _SHARD_BYTES = 16 << 20
 _MAX_SHARDS = 1024
+# A tokenizer sees at least so many, where there are.
+_SAMPLE_DOCUMENTS = 1000
 # Every shard reads through a gzip file that it shares with others.
 _MAX_GZIP_SHARDS = 16
 _SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 _ALTERNATIVES = (
-    "use a prepared copy (data.tfds_dir), text:GLOB for files of your own, "
-    "or builtin")
+    "prepare it once with `tfds build` (README, TensorFlow Datasets) and name "
+    "its folder in data.tfds_dir, or use text:GLOB for files of your own, or "
+    "builtin")
 
 
 def open_sources(config):
@@ -76,17 +80,24 @@ def documents(sources, shard, num_shards):
     yield from source.documents(shard, num_shards)
 
 
-def sample(sources, num_shards, max_bytes):
-  """Yields text of at most `max_bytes`, an equal part a source and shard."""
-  for source in sources:
-    for shard in range(num_shards):
-      room = max_bytes // num_shards // len(sources)
-      for document in source.documents(shard, num_shards):
-        data = document.encode()[:room]
-        yield data.decode(errors="ignore")
-        room -= len(data)
-        if not room:
-          break
+def sample(sources, max_bytes):
+  """Yields about `max_bytes` (at most twice that), evenly over the whole.
+
+  Of long documents, which are few, the beginning is taken.
+  """
+  total = max(sum(source.size_bytes for source in sources), 1)
+  share = max_bytes / total * (1 << 32)
+  longest = max(max_bytes // _SAMPLE_DOCUMENTS, 1)
+  room = 2 * max_bytes
+  for number, document in enumerate(documents(sources, 0, 1)):
+    # Multiples of the golden ratio lie evenly in any stretch of them.
+    if number * 0x9E3779B1 % (1 << 32) < share:
+      if total > max_bytes:
+        document = document[:longest]
+      yield document
+      room -= len(document)
+      if room < 0:
+        return
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +128,11 @@ class Text:
   def size_bytes(self):
     """Bytes of text, for the progress bar."""
     return sum(self._sizes.values())
+
+  @property
+  def fingerprint(self):
+    """What tells whether a stopped preparation may go on."""
+    return {str(path): size for path, size in self._sizes.items()}
 
   @property
   def max_shards(self):
@@ -170,7 +186,7 @@ class Tfds:
   @classmethod
   def open(cls, rest, config):
     """Finds the set, downloading and preparing it where it must be."""
-    import tensorflow as tf  # Slow, and few runs need it.
+    import tensorflow as tf  # Slow; few runs need it.
     name, _, split = rest.partition(":")
     source = cls(name, split or "train", tuple(config.data.text_fields),
                  config.data.tfds_dir)
@@ -178,7 +194,6 @@ class Tfds:
     try:
       if not builder.is_prepared():
         builder.download_and_prepare(file_format="array_record")
-      builder.info.splits[source.split]  # Raises where there is none.
     # What a downloader raises without a network is OSError's family; what
     # TFDS raises where Beam, a manual download or a split is wanting is not.
     except (OSError, ValueError, AssertionError, ImportError, KeyError,
@@ -186,6 +201,12 @@ class Tfds:
       raise errors.InputError(
           f"data.source tfds:{rest} is not prepared and cannot be downloaded "
           f"({_first_line(error)}); {_ALTERNATIVES}") from error
+    try:
+      builder.info.splits[source.split]
+    except (ValueError, KeyError) as error:
+      raise errors.InputError(
+          f"data.source tfds:{rest} has no split {source.split}; it has "
+          f"{', '.join(builder.info.splits)}") from error
     features = builder.info.features
     if not any(f in features for f in source.fields):
       raise errors.InputError(
@@ -208,6 +229,11 @@ class Tfds:
     """Bytes on disk, for the progress bar."""
     return self._builder.info.dataset_size or 0
 
+  @property
+  def fingerprint(self):
+    """Name, version and split."""
+    return f"{self._builder.info.full_name}:{self.split}"
+
   def documents(self, shard, num_shards):
     """Yields the documents of one shard, a contiguous range of examples."""
     import tensorflow_datasets as tfds
@@ -228,7 +254,6 @@ class Tfds:
 
 class Builtin:
   """Prose of the running Python: its help topics and its docstrings."""
-
   max_shards = _MAX_SHARDS
 
   @classmethod
@@ -246,6 +271,11 @@ class Builtin:
     skipped = {"site-packages", "test", "tests", "idlelib", "lib2to3"}
     return [path for path in sorted(root.rglob("*.py"))
             if not skipped & set(path.relative_to(root).parts)]
+
+  @property
+  def fingerprint(self):
+    """The version of Python."""
+    return sys.version
 
   @functools.cached_property
   def size_bytes(self):
@@ -274,7 +304,6 @@ _KINDS = {"text": Text.open, "tfds": Tfds.open, "builtin": Builtin.open}
 
 
 def _reflow(text):
-  """Joins the lines of a hard-wrapped text."""
   return " ".join(text.split())
 
 
@@ -294,9 +323,8 @@ def _glob(pattern):
 
 def _open(path):
   file = epath.Path(path).open("rb")
-  if not path.endswith(".gz"):
-    return file
-  return io.BufferedReader(igzip.GzipFile(fileobj=file), _BLOCK_BYTES)
+  return file if not path.endswith(".gz") else io.BufferedReader(
+      igzip.GzipFile(fileobj=file), _BLOCK_BYTES)
 
 
 def _text_bytes(path):
@@ -353,7 +381,9 @@ def _parse_json(lines, path, start, fields):
   for line in lines.splitlines(keepends=True):
     try:
       record = json.loads(line) if line.strip() else None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+      # Half of a surrogate pair is JSON, but no text.
+      json.dumps(record, ensure_ascii=False).encode()
+    except (json.JSONDecodeError, UnicodeError) as error:
       raise errors.InputError(
           f"{path}: the line at byte {start} is not JSON in UTF-8 "
           f"({' '.join(str(error).split())}); each line must be an object "

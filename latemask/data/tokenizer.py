@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import os
 import tempfile
 
 from etils import epath
@@ -78,7 +79,7 @@ class Tokenizer:
   def save(self, path):
     """Writes the model to `path`, whole or not at all."""
     path = epath.Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(self.proto)
     part.replace(path)
 
