@@ -156,8 +156,9 @@ def _parse(line):
 
 
 def _summary_writer(workdir):
-  # TensorFlow greets on stderr.
+  # TensorFlow, which does nothing here but write events, greets on stderr.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   try:
     from clu.metric_writers import summary_writer
     return summary_writer.SummaryWriter(str(workdir))
