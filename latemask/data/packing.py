@@ -244,8 +244,7 @@ def _continue_or_begin(directory, manifest):
     _write_json(path, manifest)
     return
   found = json.loads(path.read_text())
-  if found | {"complete": False} != {k: found.get(k) for k in (
-      found.keys() - manifest.keys())} | manifest:
+  if any(found.get(key) != value for key, value in manifest.items()):
     raise errors.InputError(
         f"{directory} holds a stopped preparation whose sources or shards "
         "have changed; delete the folder or choose another data.dir")
