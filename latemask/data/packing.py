@@ -10,7 +10,9 @@ and the result does not depend on the number of workers. In order:
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -173,10 +175,11 @@ def pack_shard(config, directory, tokenizer, shard, num_shards,
   counts = dict.fromkeys(rows.COUNTS, 0)
   sources = sources_lib.open_sources(config)
   documents = sources_lib.documents(sources, shard, num_shards)
-  for row in rows.pack(documents, tokenizer, config.data.packing,
-                       config.data.length, counts, progress):
-    writer.write(row)
-    counts["rows"] += 1
+  with _no_cycles():
+    for row in rows.pack(documents, tokenizer, config.data.packing,
+                         config.data.length, counts, progress):
+      writer.write(row)
+      counts["rows"] += 1
   writer.close()
   result = counts | {"file": path.name, "sha256": _sha256(part),
                      "bytes": part.stat().length}
@@ -294,6 +297,18 @@ def _pack_in_worker(job):
     with _done_bytes.get_lock():
       _done_bytes.value += num_bytes
   pack_shard(*job, progress=progress)
+
+
+@contextlib.contextmanager
+def _no_cycles():
+  """Its body makes no cycles; looking for them took 6 % of packing."""
+  was_enabled = gc.isenabled()
+  gc.disable()
+  try:
+    yield
+  finally:
+    if was_enabled:
+      gc.enable()
 
 
 def _shard_name(shard, num_shards, suffix):
