@@ -23,7 +23,6 @@ import jax.numpy as jnp
 
 from latemask import errors
 from latemask import layers
-from latemask import masking
 from latemask import sharding
 
 _DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
