@@ -115,10 +115,11 @@ def get_config(size="base"):
   model.dtype = "bfloat16"
   # Layers compiled one after the other instead of as a loop.
   model.unroll = 1
-  # Recomputed in the backward pass: None, dots (all but matrix products) or
-  # layer (all but layer inputs).
-  model.remat = text()
-  # Targets a row whose logits exist at a time.
+  # Recomputed in the backward pass: None (nothing), elementwise (all but the
+  # large products that it needs), dots (all but any large product) or layer
+  # (all but layer inputs).
+  model.remat = "elementwise"
+  # Targets a row whose logits exist at a time, at most.
   model.loss_chunk = 16
 
   config.train = train = ml_collections.ConfigDict()
@@ -128,9 +129,9 @@ def get_config(size="base"):
   train.num_steps = num_steps
   # Micro-batches of an update.
   train.accumulation = 1
-  # Generator of dropout: threefry2x32, rbg or unsafe_rbg. Masks always use
-  # the first.
-  train.dropout_rng = "rbg"
+  # Generator of dropout: hash, threefry2x32, rbg or unsafe_rbg (keys.py).
+  # Masks always use threefry2x32.
+  train.dropout_rng = "hash"
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
   # Peak learning rate.

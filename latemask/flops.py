@@ -1,11 +1,16 @@
-"""Floating-point operations of a train step, in closed form.
+"""Floating-point operations of a train step, in closed form; parameters.
 
 Matrix products only, 2 per multiply-add, forward times three: each product
 has two more in the backward pass, and the head's gradient repeats none (see
-loss.py). Attention counts what is computed, across segments too.
+loss.py). Attention counts what is computed, across segments too; its two
+small products, which `model.remat` may compute twice, count once. Tests hold
+this against the traced step, XLA's cost analysis and the compiled TPU text.
 """
 
+import jax
+
 from latemask import layers
+from latemask import loss
 
 # Dense bfloat16 FLOP/s of one device by jax's device_kind; vendors' data
 # sheets.
@@ -20,12 +25,16 @@ PEAK_FLOPS = {
 }
 
 
-def train_step_flops(config, plan):
+def train_step_flops(config, plan, pruned=True):
   """Returns {component: FLOPs of a row in one train step}.
+
+  The embedding is a lookup: no product.
 
   Args:
     config: a `model.ModelConfig`.
     plan: the `masking.Plan`.
+    pruned: False counts a last layer that computes all tokens instead of the
+      targets alone, as other trainers do.
   """
   kept, slots, targets = plan.num_kept, plan.num_slots, plan.num_targets
   early = config.insertion_layer * _layer(config, kept, kept, None)
@@ -36,13 +45,37 @@ def train_step_flops(config, plan):
     stream = plan.length if config.insertion == "scatter" else kept + slots
     memory = kept if config.decoder == "cross" else None
     late = (late_layers - 1) * _layer(config, stream, stream, memory)
-    late += _layer(config, targets, stream, memory)
+    late += _layer(config, targets if pruned else stream, stream, memory)
   width = config.width
-  chunk = min(config.loss_chunk, targets)
+  chunk = loss.chunk_targets(targets, config.loss_chunk)
   padded_targets = -(-targets // chunk) * chunk
   head = 2 * targets * width * width
   head += 2 * padded_targets * width * config.padded_vocab_size
-  return {"early": 3 * early, "late": 3 * late, "head": 3 * head}
+  # The bias' gradient is a product, too.
+  grad_bias = 2 * padded_targets * config.padded_vocab_size
+  return {"embedding": 0, "early": 3 * early, "late": 3 * late,
+          "head": 3 * head + grad_bias}
+
+
+def layer_tokens(config, plan):
+  """Returns tokens times layers of a row, the coarser account of a cost.
+
+  Late layers count the whole row, pruned or not.
+  """
+  late_layers = config.layers - config.insertion_layer
+  return config.insertion_layer * plan.num_kept + late_layers * plan.length
+
+
+def parameters(params):
+  """Returns {component: number of parameters}."""
+  component = {"embedding": "embedding", "positions": "embedding",
+               "embedding_norm": "embedding", "early": "early"}
+  counts = dict.fromkeys(("embedding", "early", "late", "head"), 0)
+  for name, tree in params.items():
+    late_or_head = "head" if name in ("head", "output_bias") else "late"
+    counts[component.get(name, late_or_head)] += sum(
+        leaf.size for leaf in jax.tree.leaves(tree))
+  return counts
 
 
 def _layer(config, queries, keys, memory):

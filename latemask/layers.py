@@ -15,8 +15,14 @@ import dataclasses
 import flax.linen as nn
 import flax.struct
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
+
+# What the backward pass of a layer needs and only matrix products can give
+# again; all else follows from these, elementwise or by attention's two small
+# products. model.py's `remat` may save just these.
+SAVED = ("qkv", "attended", "mlp_in")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +88,14 @@ class Place:
         self.rotary_2xBxSxh, index_BxT[None, :, :, None], axis=2))
 
 
+def place(config, position_BxS, segment_BxS, rotary_theta):
+  """Returns the `Place` of tokens at these positions of these segments."""
+  if not config.architecture.rotary:
+    return Place(segment_BxS, None)
+  return Place(segment_BxS, rotary(
+      position_BxS, config.width // config.heads, rotary_theta))
+
+
 def rotary(position_BxS, size, theta):
   """Returns cosine and sine of the rotary angles, [2, B, S, size].
 
@@ -111,11 +125,36 @@ def _row(bias_D, dtype):
   return bias_D.astype(dtype)[None, None]
 
 
+class Dropout(nn.Module):
+  """Zeroes a share `rate` of the elements and scales up the others."""
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x, train):
+    """Returns x, dropped out while training."""
+    if not train or not self.rate:
+      return x
+    bits = jax.random.bits(self.make_rng("dropout"), x.shape)
+    is_kept = bits >= np.uint32(round(self.rate * 2**32))
+    return jnp.where(is_kept, x / (1 - self.rate), 0)
+
+
 def norm(config, name):
   """Returns a layer norm; statistics in float32."""
   return nn.LayerNorm(
       epsilon=config.norm_eps, use_bias=config.architecture.bias,
       dtype=config.dtype, use_fast_variance=False, name=name)
+
+
+def gelu(x):
+  """Returns the exact GELU, computed in float32 by the formula of PyTorch.
+
+  jax.nn.gelu goes through erfc, which costs an exponential and a division
+  more, to be exact where the result is next to zero.
+  """
+  x32 = x.astype(jnp.float32)
+  return (x32 * 0.5 * (1 + jax.lax.erf(x32 * 0.5 ** 0.5))).astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -128,24 +167,29 @@ class Attention(nn.Module):
     """Returns [B, Q, D]. Keys of None are the queries themselves."""
     c = self.config
     size = c.width // c.heads
-    kernel_Dx3xHxh = self.param(
-        "qkv_kernel", _INIT, (c.width, 3, c.heads, size)).astype(c.dtype)
-    bias_3x1x1xHxh = jnp.zeros((3, 1, 1, 1, 1), c.dtype)
+    # Heads stay merged up to here: an axis of 64 at the end would be padded
+    # to the 128 lanes of a TPU wherever it lies in memory.
+    kernel_Dx3xD = self.param(
+        "qkv_kernel", _INIT, (c.width, 3, c.heads, size)
+    ).astype(c.dtype).reshape(c.width, 3, c.width)
+    bias_3x1x1xD = jnp.zeros((3, 1, 1, 1), c.dtype)
     if c.architecture.bias:
-      bias_3x1x1xHxh = self.param("qkv_bias", _ZEROS, (
-          3, c.heads, size)).astype(c.dtype)[:, None, None]
+      bias_3x1x1xD = self.param("qkv_bias", _ZEROS, (
+          3, c.heads, size)).astype(c.dtype).reshape(3, 1, 1, c.width)
+
+    def project(x_BxSxD, first, last):
+      # Moved after the product: einsum would move its operands about.
+      y_NxBxSxD = checkpoint_name(jnp.moveaxis(jnp.einsum(
+          "bsd,dne->bsne", x_BxSxD, kernel_Dx3xD[:, first:last]
+      ), 2, 0) + bias_3x1x1xD[first:last], "qkv")
+      return y_NxBxSxD.reshape(*y_NxBxSxD.shape[:3], c.heads, size)
+
     if key_BxSxD is None:
       key_place = query_place
-      qkv = jnp.einsum(
-          "bsd,dnhk->nbshk", query_BxQxD, kernel_Dx3xHxh) + bias_3x1x1xHxh
-      q_BxQxHxh, k_BxSxHxh, v_BxSxHxh = qkv
+      q_BxQxHxh, k_BxSxHxh, v_BxSxHxh = project(query_BxQxD, 0, 3)
     else:
-      q_BxQxHxh = jnp.einsum(
-          "bqd,dhk->bqhk", query_BxQxD, kernel_Dx3xHxh[:, 0]
-      ) + bias_3x1x1xHxh[0]
-      k_BxSxHxh, v_BxSxHxh = jnp.einsum(
-          "bsd,dnhk->nbshk", key_BxSxD, kernel_Dx3xHxh[:, 1:]
-      ) + bias_3x1x1xHxh[1:]
+      q_BxQxHxh, = project(query_BxQxD, 0, 1)
+      k_BxSxHxh, v_BxSxHxh = project(key_BxSxD, 1, 3)
     q_BxQxHxh = _rotate(q_BxQxHxh, query_place.rotary_2xBxSxh)
     k_BxSxHxh = _rotate(k_BxSxHxh, key_place.rotary_2xBxSxh)
     scores_BxHxQxS = jnp.einsum(
@@ -156,8 +200,7 @@ class Attention(nn.Module):
     # Finite, so that a row that sees nothing (a filler) stays finite too.
     scores_BxHxQxS = jnp.where(sees_Bx1xQxS, scores_BxHxQxS, -1e30)
     weights_BxHxQxS = jax.nn.softmax(scores_BxHxQxS).astype(c.dtype)
-    weights_BxHxQxS = nn.Dropout(c.attention_dropout)(
-        weights_BxHxQxS, deterministic=not train)
+    weights_BxHxQxS = Dropout(c.attention_dropout)(weights_BxHxQxS, train)
     mixed_BxQxHxh = jnp.einsum(
         "bhqs,bshk->bqhk", weights_BxHxQxS, v_BxSxHxh)
     out_kernel = self.param("out_kernel", _INIT, (c.heads, size, c.width))
@@ -178,15 +221,16 @@ class Mlp(nn.Module):
     """Returns [B, S, D]."""
     c = self.config
     num = 2 if c.architecture.gated else 1
-    kernel_DxGxF = self.param("in_kernel", _INIT, (c.width, num, c.mlp))
-    a_GxBxSxF = jnp.einsum("bsd,dgf->gbsf", x_BxSxD,
-                           kernel_DxGxF.astype(c.dtype))
+    kernel_GxDxF = self.param("in_kernel", _INIT, (num, c.width, c.mlp))
+    inside = [x_BxSxD @ kernel_GxDxF[g].astype(c.dtype) for g in range(num)]
     if c.architecture.bias:
       bias_GxF = self.param("in_bias", _ZEROS, (num, c.mlp))
-      a_GxBxSxF += bias_GxF.astype(c.dtype)[:, None, None]
-    a_BxSxF = jax.nn.gelu(a_GxBxSxF[0], approximate=False)
-    if c.architecture.gated:
-      a_BxSxF *= a_GxBxSxF[1]
+      inside = [a_BxSxF + _row(bias_F, c.dtype)
+                for a_BxSxF, bias_F in zip(inside, bias_GxF)]
+    first_BxSxF, *gate = checkpoint_name(inside, "mlp_in")
+    a_BxSxF = gelu(first_BxSxF)
+    for gate_BxSxF in gate:
+      a_BxSxF *= gate_BxSxF
     kernel_FxD = self.param("out_kernel", _INIT, (c.mlp, c.width))
     out_BxSxD = a_BxSxF @ kernel_FxD.astype(c.dtype)
     if c.architecture.bias:
@@ -218,7 +262,11 @@ class Layer(nn.Module):
     """
     c = self.config
     pre = c.architecture.pre_norm
-    drop = nn.Dropout(c.dropout, deterministic=not train)
+    dropout = Dropout(c.dropout)
+
+    def drop(x):
+      return dropout(x, train)
+
     attention_norm = norm(c, "attention_norm")
 
     def before_attention(x):
@@ -231,12 +279,14 @@ class Layer(nn.Module):
     keys = None if key_BxSxD is None else before_attention(key_BxSxD)
     x = query_BxQxD + drop(Attention(c, name="attention")(
         before_attention(query_BxQxD), query_place, keys, key_place, train))
+    x = checkpoint_name(x, "attended")
     x = x if pre else attention_norm(x)
     if self.cross:
       cross_norm = norm(c, "cross_norm")
       x = x + drop(Attention(c, name="cross_attention")(
           cross_norm(x) if pre else x, query_place, memory_BxKxD,
           memory_place, train))
+      x = checkpoint_name(x, "attended")
       x = x if pre else cross_norm(x)
     mlp_norm = norm(c, "mlp_norm")
     x = x + drop(Mlp(c, name="mlp")(mlp_norm(x) if pre else x))

@@ -24,17 +24,12 @@ import jax.numpy as jnp
 from latemask import errors
 from latemask import layers
 from latemask import sharding
+from latemask import stack
 
 _DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 _INIT = nn.initializers.normal(0.02)
 # Rows of the vocabulary are padded to this: the width of a TPU's lanes.
 VOCAB_MULTIPLE = 128
-_REMAT = {
-    None: lambda f: f,
-    "dots": lambda f: jax.checkpoint(
-        f, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
-    "layer": jax.checkpoint,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +85,7 @@ def make_model(config, vocab_size):
   errors.choose(_INSERTIONS, m.insertion, "model.insertion")
   errors.choose(_DECODERS, m.decoder, "model.decoder")
   errors.choose(_QUERIES, m.decoder_queries, "model.decoder_queries")
-  errors.choose(_REMAT, m.remat, "model.remat")
+  errors.choose(stack.REMAT, m.remat, "model.remat")
   for key in ("width", "heads", "mlp", "layers", "max_length", "unroll",
               "loss_chunk"):
     if m[key] < 1:
@@ -125,65 +120,6 @@ def make_model(config, vocab_size):
   return LateMaskModel(ModelConfig(**fields))
 
 
-class Stack(nn.Module):
-  """`num_layers` layers whose parameters are stacked on a first axis.
-
-  Always stacked, so the layout of a checkpoint depends on no flag; `unroll`
-  says how many are compiled one after the other instead of as a loop.
-  """
-
-  config: ModelConfig
-  num_layers: int
-  first_layer: int
-  cross: bool
-
-  @nn.compact
-  def __call__(self, hidden_BxSxD, place, target_BxT=None, memory_BxKxD=None,
-               memory_place=None, train=False):
-    """Applies the layers.
-
-    Args:
-      target_BxT: the tokens whose output is wanted, None for all. The last
-        layer then computes queries and MLP of these only.
-
-    Returns:
-      [B, T, D]; without targets [B, S, D].
-    """
-    c = self.config
-    layer = layers.Layer(c.layer, self.cross, parent=None)
-    params = self.param("layers", lambda key: jax.vmap(
-        lambda k: _init_layer(c, layer, k))(
-            jax.random.split(key, self.num_layers)))
-    # Without dropout there is no random number in the step.
-    train = train and max(c.dropout, c.attention_dropout) > 0
-    key_drop = self.make_rng("dropout") if train else None
-
-    @_REMAT[c.remat]
-    def apply(layer_params, index, query, query_place, key=None):
-      rngs = {"dropout": jax.random.fold_in(key_drop, index)} if train else {}
-      return layer.apply(
-          {"params": layer_params}, query, query_place, key, place,
-          memory_BxKxD, memory_place, index == 0, train, rngs=rngs)
-
-    def step(hidden, xs):
-      layer_params, index = xs
-      return _split_batch(apply(layer_params, index, hidden, place)), None
-
-    hidden_BxSxD = _split_batch(hidden_BxSxD)
-    index_N = self.first_layer + jnp.arange(self.num_layers)
-    whole = self.num_layers - (target_BxT is not None)
-    if whole:
-      hidden_BxSxD, _ = jax.lax.scan(
-          step, hidden_BxSxD,
-          jax.tree.map(lambda p: p[:whole], (params, index_N)),
-          unroll=min(c.unroll, whole))
-    if target_BxT is None:
-      return hidden_BxSxD
-    last_params, index = jax.tree.map(lambda p: p[-1], (params, index_N))
-    return apply(last_params, index, _take(hidden_BxSxD, target_BxT),
-                 place.take(target_BxT), hidden_BxSxD)
-
-
 class LateMaskModel(nn.Module):
   """The whole model; see the module's docstring."""
 
@@ -199,11 +135,11 @@ class LateMaskModel(nn.Module):
           "positions", _INIT, (c.max_length, c.width))
     self.mask_vector_D = self.param("mask_vector", _INIT, (c.width,))
     self.embedding_norm = layers.norm(c.layer, "embedding_norm")
-    self.embedding_dropout = nn.Dropout(c.dropout)
+    self.embedding_dropout = layers.Dropout(c.dropout)
     if c.insertion_layer:
-      self.early = Stack(c, c.insertion_layer, 0, False)
+      self.early = stack.Stack(c, c.insertion_layer, 0, False)
     cross = c.decoder == "cross"
-    self.late = Stack(
+    self.late = stack.Stack(
         c, c.layers - c.insertion_layer, c.insertion_layer, cross)
     if architecture.pre_norm:
       self.final_norm = layers.norm(c.layer, "final_norm")
@@ -213,16 +149,20 @@ class LateMaskModel(nn.Module):
     self.output_bias_V = self.param(
         "output_bias", nn.initializers.zeros_init(), (c.padded_vocab_size,))
 
-  def __call__(self, masked, train=False):
+  def __call__(self, masked, train=False, looked_up_BxKxD=None):
     """Returns the head's hidden states of the targets, [B, T, D].
 
     Their logits are this times the embedding, plus `output_bias`.
+
+    Args:
+      looked_up_BxKxD: `look_up` of the kept tokens, where the caller wants
+        the gradient of these instead of the embedding's.
     """
-    kept_BxKxD, kept_place = self._early(masked, train)
+    kept_BxKxD, kept_place = self._early(masked, train, looked_up_BxKxD)
     slot_BxQxD = self._embed(
         self.mask_vector_D[None, None], masked.slot_position_BxQ, train)
-    slot_place = _place(
-        self.config, masked.slot_position_BxQ, masked.slot_segment_BxQ)
+    slot_place = self._place(
+        masked.slot_position_BxQ, masked.slot_segment_BxQ)
     target_BxTxD = _DECODERS[self.config.decoder](
         self, masked, (kept_BxKxD, kept_place), (slot_BxQxD, slot_place),
         train)
@@ -249,24 +189,25 @@ class LateMaskModel(nn.Module):
       vector = jnp.broadcast_to(vector, (*position_BxS.shape, c.width))
     else:
       table_LxD = sharding.constrain(self.positions_LxD, None, None)
-      vector = vector + _split_batch(table_LxD[position_BxS])
+      vector = vector + stack.split_batch(table_LxD[position_BxS])
     return self.embedding_dropout(
-        self.embedding_norm(vector.astype(c.layer.dtype)),
-        deterministic=not train)
+        self.embedding_norm(vector.astype(c.layer.dtype)), train)
 
-  def _early(self, masked, train):
+  def _early(self, masked, train, looked_up_BxKxD=None):
     """Runs the layers that see the kept tokens only."""
-    # Whole rows on every device of an fsdp group: a lookup in a table whose
-    # rows are split would move the result about instead.
-    table_VxD = sharding.constrain(self.embedding_VxD, "tensor", None)
+    if looked_up_BxKxD is None:
+      looked_up_BxKxD = look_up(self.embedding_VxD, masked.kept_ids_BxK)
     kept_BxKxD = self._embed(
-        _split_batch(table_VxD[masked.kept_ids_BxK]),
-        masked.kept_position_BxK, train)
-    kept_place = _place(
-        self.config, masked.kept_position_BxK, masked.kept_segment_BxK)
+        looked_up_BxKxD, masked.kept_position_BxK, train)
+    kept_place = self._place(
+        masked.kept_position_BxK, masked.kept_segment_BxK)
     if self.config.insertion_layer:
       kept_BxKxD = self.early(kept_BxKxD, kept_place, train=train)
     return kept_BxKxD, kept_place
+
+  def _place(self, position_BxS, segment_BxS):
+    c = self.config
+    return layers.place(c.layer, position_BxS, segment_BxS, c.rotary_theta)
 
   def _end(self, hidden):
     """The final norm, where the architecture has one."""
@@ -290,7 +231,7 @@ class Head(nn.Module):
           "bias", nn.initializers.zeros_init(), (c.width,)
       ).astype(c.layer.dtype)[None, None]
     return layers.norm(c.layer, "norm")(
-        jax.nn.gelu(out_BxTxD, approximate=False))
+        layers.gelu(out_BxTxD))
 
 
 # Insertions: kept and slots -> one sequence, its place, where the targets
@@ -316,8 +257,9 @@ def _scatter(masked, kept, slot):
   place = place.take(index_BxL)
   place = place.replace(
       segment_BxS=jnp.where(here_BxL, place.segment_BxS, 0))
-  return (jnp.where(here_BxL[..., None], _take(hidden, index_BxL), 0), place,
-          masked.target_index_BxT)
+  hidden = jnp.where(
+      here_BxL[..., None], stack.take(hidden, index_BxL), 0)
+  return hidden, place, masked.target_index_BxT
 
 
 def _only_targets(masked, kept, slot):
@@ -328,7 +270,7 @@ def _only_targets(masked, kept, slot):
   noise = noise.replace(segment_BxS=jnp.where(
       masked.target_weights_BxT[:, num_slots:] > 0, noise.segment_BxS, 0))
   return jnp.concatenate(
-      [slot[0], _take(kept[0], masked.corrupted_BxC)], axis=1), _join(
+      [slot[0], stack.take(kept[0], masked.corrupted_BxC)], axis=1), _join(
           slot[1], noise), None
 
 
@@ -364,25 +306,9 @@ def _decode_cross(model, masked, kept, slot, train):
 _DECODERS = {"self": _decode_self, "cross": _decode_cross}
 
 
-def _init_layer(config, layer, key):
-  """Returns the parameters of one layer."""
-  hidden = jnp.zeros((1, 1, config.width), config.layer.dtype)
-  one = jnp.ones((1, 1), jnp.int32)
-  place = _place(config, one, one)
-  return layer.init(
-      key, hidden, place, memory_BxKxD=hidden, memory_place=place)["params"]
-
-
-def _place(config, position_BxS, segment_BxS):
-  if not config.layer.architecture.rotary:
-    return layers.Place(segment_BxS, None)
-  return layers.Place(segment_BxS, layers.rotary(
-      position_BxS, config.width // config.heads, config.rotary_theta))
-
-
-def _take(hidden_BxSxD, index_BxT):
-  return jnp.take_along_axis(hidden_BxSxD, index_BxT[..., None], axis=1)
-
-
-def _split_batch(hidden_BxSxD):
-  return sharding.constrain(hidden_BxSxD, sharding.BATCH_AXES)
+def look_up(embedding_VxD, ids_BxS):
+  """Returns the word vectors of ids, [B, S, D]."""
+  # Whole rows on every device of an fsdp group: a lookup in a table whose
+  # rows are split would move the result about instead.
+  table_VxD = sharding.constrain(embedding_VxD, "tensor", None)
+  return stack.split_batch(table_VxD[ids_BxS])

@@ -17,13 +17,13 @@ from latemask import errors
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# N: layers of the stack. qkv NxDx3xHxDh, out NxHxDhxD, mlp in NxDxGxF (G 2
+# N: layers of the stack. qkv NxDx3xHxDh, out NxHxDhxD, mlp in NxGxDxF (G 2
 # where gated), mlp out NxFxD.
 RULES = (
     (r"attention/qkv_kernel$", P(None, "fsdp", None, "tensor", None)),
     (r"attention/qkv_bias$", P(None, None, "tensor", None)),
     (r"attention/out_kernel$", P(None, "tensor", None, "fsdp")),
-    (r"mlp/in_kernel$", P(None, "fsdp", None, "tensor")),
+    (r"mlp/in_kernel$", P(None, None, "fsdp", "tensor")),
     (r"mlp/in_bias$", P(None, None, "tensor")),
     (r"mlp/out_kernel$", P(None, "tensor", "fsdp")),
     (r"embedding$", P("tensor", "fsdp")),
@@ -34,13 +34,16 @@ RULES = (
 )
 
 
-def make_mesh(config):
+def make_mesh(config, devices=None):
   """Returns the mesh of `config.mesh`; an axis of None takes what is left.
+
+  Args:
+    devices: those to use; None takes all there are.
 
   Raises:
     InputError: the axes do not multiply to the number of devices.
   """
-  num_devices = jax.device_count()
+  num_devices = jax.device_count() if devices is None else len(devices)
   sizes = {axis: config.mesh[axis] for axis in AXES}
   text = " x ".join(f"mesh.{axis} {size}" for axis, size in sizes.items())
   free = [axis for axis, size in sizes.items() if size is None]
@@ -52,8 +55,9 @@ def make_mesh(config):
         "to it, and at most one may be None (what is left)")
   for axis in free:
     sizes[axis] = num_devices // taken
-  return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(
-      jax.sharding.AxisType.Auto,) * len(AXES))
+  return jax.make_mesh(
+      tuple(sizes.values()), AXES, devices=devices, axis_types=(
+          jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh):

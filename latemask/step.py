@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from latemask import errors
+from latemask import keys
 from latemask import loss
 from latemask import masking
 from latemask import model as model_lib
@@ -21,7 +22,6 @@ from latemask import sharding
 
 # Streams of random numbers, folded into the key of the seed.
 _INIT, _MASK, _DROPOUT, _EVAL = range(4)
-_KEY_KINDS = ("threefry2x32", "rbg", "unsafe_rbg")
 
 
 @flax.struct.dataclass
@@ -114,18 +114,42 @@ class Program:
             self.state_shardings.params, self.batch_sharding,
             self.batch_sharding))
 
-  def hidden(self, params, masked, key_drop=None):
+  def hidden(self, params, masked, key_drop=None, looked_up_BxKxD=None):
     """Returns the head's hidden states of the targets, [B, T, D]."""
     rngs = {} if key_drop is None else {"dropout": key_drop}
     return self.model.apply(
-        {"params": params}, masked, key_drop is not None, rngs=rngs)
+        {"params": params}, masked, key_drop is not None, looked_up_BxKxD,
+        rngs=rngs)
 
-  def loss_sums(self, params, masked, key_drop=None):
-    """Returns the loss `Sums` of a masked batch; dropout with a key."""
+  def loss_sums(self, params, masked):
+    """Returns the loss `Sums` of a masked batch, without dropout."""
+    return self._loss_sums(params, masked, None, None,
+                           loss.per_shard(params["embedding"]))
+
+  def gradient(self, params, masked, key_drop):
+    """Returns (gradient of the loss sum, `Sums`) of a masked batch."""
+    embedding_VxD = params["embedding"]
+
+    def loss_sum(params, looked_up_BxKxD, embedding_SxVxD):
+      sums = self._loss_sums(params, masked, key_drop, looked_up_BxKxD,
+                             embedding_SxVxD)
+      return sums.loss, sums
+
+    # The embedding is used twice, at either end; its gradient is put together
+    # by hand: in one buffer, and reduced over the devices once.
+    (grads, grad_BxKxD, grad_SxVxD), sums = jax.grad(
+        loss_sum, argnums=(0, 1, 2), has_aux=True)(
+            params, model_lib.look_up(embedding_VxD, masked.kept_ids_BxK),
+            loss.per_shard(embedding_VxD))
+    return grads | {"embedding": loss.embedding_gradient(
+        grad_SxVxD, masked.kept_ids_BxK, grad_BxKxD)}, sums
+
+  def _loss_sums(self, params, masked, key_drop, looked_up_BxKxD,
+                 embedding_SxVxD):
     c = self.model.config
     return loss.head_loss(
-        self.hidden(params, masked, key_drop), params["embedding"],
-        params["output_bias"], masked.target_ids_BxT,
+        self.hidden(params, masked, key_drop, looked_up_BxKxD),
+        embedding_SxVxD, params["output_bias"], masked.target_ids_BxT,
         masked.target_weights_BxT, c.vocab_size, c.loss_chunk)
 
   def _jit(self, function, **options):
@@ -134,7 +158,7 @@ class Program:
 
   def _key(self, stream, kind="threefry2x32"):
     return jax.random.fold_in(
-        jax.random.key(self.config.seed, impl=kind), stream)
+        jax.random.key(self.config.seed, impl=keys.KINDS[kind]), stream)
 
   def _init(self):
     plan = self.plan
@@ -154,10 +178,7 @@ class Program:
 
     def gradient(rows_B, ids_BxL, key_drop):
       masked = masking.mask_batch(self.plan, key_mask, rows_B, ids_BxL)
-      def loss_sum(params):
-        sums = self.loss_sums(params, masked, key_drop)
-        return sums.loss, sums
-      return jax.grad(loss_sum, has_aux=True)(state.params)
+      return self.gradient(state.params, masked, key_drop)
 
     if len(ids_AxBxL) == 1:
       grads, sums = gradient(rows_AxB[0], ids_AxBxL[0], key_drop)
@@ -226,8 +247,7 @@ def build(config, vocab_size, word_start_V=None, mesh=None):
   mesh = mesh or sharding.make_mesh(config)
   model = model_lib.make_model(config, vocab_size)
   train = config.train
-  errors.choose(dict.fromkeys(_KEY_KINDS), train.dropout_rng,
-                "train.dropout_rng")
+  errors.choose(keys.KINDS, train.dropout_rng, "train.dropout_rng")
   shards = sharding.num_batch_shards(mesh)
   if min(train.batch_size, train.accumulation) < 1 or (
       train.batch_size % (shards * train.accumulation)):

@@ -14,7 +14,7 @@ from latemask import step as step_lib
 from latemask import train
 
 ROOT = pathlib.Path(__file__).parent.parent
-SIZED = ("base", "paper", "cross", "modern", "vanilla")
+SIZED = ("base", "paper", "cross", "modern", "lean", "vanilla")
 
 
 def _config(name, size):

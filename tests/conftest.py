@@ -21,6 +21,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def pytest_addoption(parser):
+  parser.addoption("--long", action="store_true",
+                   help="run the tests that compile for minutes, too")
+
+
+def pytest_configure(config):
+  config.addinivalue_line("markers", "long: takes minutes; only with --long")
+
+
+def pytest_collection_modifyitems(config, items):
+  if not config.getoption("--long"):
+    for item in items:
+      if "long" in item.keywords:
+        item.add_marker(pytest.mark.skip(reason="only with --long"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
   """Compiles what several tests share only once; subprocesses use it too."""

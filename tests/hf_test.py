@@ -65,7 +65,7 @@ def _roberta(state, pre_norm):
             "out_bias": state[f"{at}attention.output.dense.bias"]},
         "attention_norm": _norm(state, at + attention),
         "mlp": {
-            "in_kernel": state[f"{at}intermediate.dense.weight"].T[:, None],
+            "in_kernel": state[f"{at}intermediate.dense.weight"].T[None],
             "in_bias": state[f"{at}intermediate.dense.bias"][None],
             "out_kernel": state[f"{at}output.dense.weight"].T,
             "out_bias": state[f"{at}output.dense.bias"]},
@@ -95,7 +95,7 @@ def _roberta(state, pre_norm):
 def _modern(state):
   def layer(index):
     at = f"model.layers.{index}."
-    wi = state[f"{at}mlp.Wi.weight"].T.reshape(WIDTH, 2, MLP)
+    wi = state[f"{at}mlp.Wi.weight"].reshape(2, MLP, WIDTH).swapaxes(1, 2)
     # The first layer has no norm here: what stands in its place is not read.
     norm = ({"scale": np.full(WIDTH, 7.0, np.float32)} if not index
             else {"scale": state[f"{at}attn_norm.weight"]})

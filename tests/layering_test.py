@@ -12,11 +12,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Rooms in order; a module imports only what stands in a row before its own,
 # or before it in its row.
 ORDER = [
-    ["errors"],
+    ["errors", "config_file", "hlo"],
     ["data.tokenizer", "data.rows", "data.sources", "data.packing"],
-    ["sharding", "layers", "loss", "masking", "optimizer", "flops", "metrics",
-     "data.loader", "checkpoint"],
-    ["model"], ["step"], ["evaluate"], ["train"], ["main"]]
+    ["sharding", "keys", "layers", "loss", "masking", "optimizer", "flops",
+     "metrics", "data.loader", "checkpoint"],
+    ["stack", "model"], ["step"], ["evaluate"], ["train"], ["main"],
+    ["tools.aot", "tools.torch_peer", "tools.bench"]]
 FLAT = [name for row in ORDER for name in row]
 
 

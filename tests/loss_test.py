@@ -28,12 +28,16 @@ def _dense(hidden, embedding, bias, ids, weights):
   return -jnp.sum(picked * weights), jnp.sum(hits * weights)
 
 
+def _head_loss(hidden, embedding, *args):
+  return loss.head_loss(hidden, loss.per_shard(embedding), *args)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
 def test_chunked_equals_dense(chunk):
   inputs = _inputs()
 
   def chunked(*args):
-    sums = loss.head_loss(*args, REAL, chunk)
+    sums = _head_loss(*args, REAL, chunk)
     return 3 * sums.loss, sums.correct
 
   (value, hits), grads = jax.value_and_grad(
@@ -49,7 +53,7 @@ def test_chunked_equals_dense(chunk):
 
 def test_without_gradient_the_value_is_the_same():
   inputs = _inputs()
-  sums = jax.jit(lambda *a: loss.head_loss(*a, REAL, 2))(*inputs)
+  sums = jax.jit(lambda *a: _head_loss(*a, REAL, 2))(*inputs)
   np.testing.assert_allclose(sums.loss, _dense(*inputs)[0], rtol=1e-6)
   assert sums.weight == inputs[-1].sum()
 
@@ -61,7 +65,7 @@ def test_split_over_devices():
 
   def value_and_grads(*args):
     return jax.value_and_grad(
-        lambda *a: loss.head_loss(*a, REAL, 3).loss, (0, 1, 2))(*args)
+        lambda *a: _head_loss(*a, REAL, 3).loss, (0, 1, 2))(*args)
 
   alone = value_and_grads(*inputs)
   with jax.set_mesh(mesh):
@@ -73,5 +77,12 @@ def test_split_over_devices():
 
 def test_no_targets_is_no_loss():
   hidden, embedding, bias, ids, weights = _inputs()
-  sums = loss.head_loss(hidden, embedding, bias, ids, weights * 0, REAL, 2)
+  sums = _head_loss(hidden, embedding, bias, ids, weights * 0, REAL, 2)
   assert sums.means == {"loss": 0, "accuracy": 0}
+
+
+@pytest.mark.parametrize("targets, chunk, even", [
+    (64, 16, 16), (19, 16, 10), (5, 16, 5), (7, 3, 3), (1, 1, 1)])
+def test_chunks_are_even(targets, chunk, even):
+  """A last chunk of a few targets would cost as much as a full one."""
+  assert loss.chunk_targets(targets, chunk) == even

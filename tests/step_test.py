@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from latemask import errors
+from latemask import masking
 from latemask import sharding
 from latemask import step as step_lib
 from tests import conftest
@@ -65,6 +66,41 @@ def test_accumulation_changes_nothing(tiny):
   _assert_same_update(whole, _run(tiny, _mesh(2, 1, 1)), 1e-4)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_gradient_is_that_of_autodiff(tiny, sizes):
+  """The embedding's is put together by hand; see `Program.gradient`."""
+  tiny.masking.same_rate = 0.2
+  tiny.model.unroll = 2
+  program = step_lib.build(tiny, VOCAB, mesh=_mesh(*sizes))
+  params = program.init_state().params
+
+  def both(params, ids_BxL):
+    masked = masking.mask_batch(
+        program.plan, jax.random.key(0), np.arange(16), ids_BxL)
+    return (program.gradient(params, masked, None)[0],
+            jax.grad(lambda p: program.loss_sums(p, masked).loss)(params))
+
+  with jax.set_mesh(program.mesh):
+    ours, autodiff = jax.jit(both)(params, jax.device_put(
+        conftest.random_rows(16, tiny.data.length), program.batch_sharding))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, atol=1e-5 * np.max(np.abs(b))), ours, autodiff)
+
+
+def test_what_is_computed_again_drops_the_same(tiny):
+  tiny.model.dropout = tiny.model.attention_dropout = 0.1
+  again = _run(tiny, _mesh(1, 1, 1))
+  tiny.model.remat = None
+  _assert_same_update(_run(tiny, _mesh(1, 1, 1)), again, 1e-4)
+
+
+def test_hashed_dropout_is_the_same_on_every_mesh(tiny):
+  tiny.model.dropout = tiny.model.attention_dropout = 0.1
+  assert tiny.train.dropout_rng == "hash"
+  _assert_same_update(_run(tiny, _mesh(1, 1, 1)), _run(tiny, _mesh(2, 2, 2)),
+                      1e-4)
+
+
 def test_parameters_are_born_split(tiny):
   program = step_lib.build(tiny, VOCAB, mesh=_mesh(2, 2, 2))
   state = program.init_state()
@@ -77,7 +113,7 @@ def test_parameters_are_born_split(tiny):
   assert embedding.addressable_shards[0].data.shape == (192, 8)
   moment = next(x for name, x in flat.items() if name.endswith(
       "mu/early/layers/mlp/in_kernel"))
-  assert moment.addressable_shards[0].data.shape == (3, 8, 1, 16)
+  assert moment.addressable_shards[0].data.shape == (3, 1, 8, 16)
 
 
 def test_seed_decides(tiny):
