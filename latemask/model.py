@@ -230,8 +230,7 @@ class Head(nn.Module):
       out_BxTxD += self.param(
           "bias", nn.initializers.zeros_init(), (c.width,)
       ).astype(c.layer.dtype)[None, None]
-    return layers.norm(c.layer, "norm")(
-        layers.gelu(out_BxTxD))
+    return layers.norm(c.layer, "norm")(layers.gelu(out_BxTxD))
 
 
 # Insertions: kept and slots -> one sequence, its place, where the targets

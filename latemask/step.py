@@ -233,17 +233,20 @@ class _InMesh:
       return self.jitted.lower(*args)
 
 
-def build(config, vocab_size, word_start_V=None, mesh=None):
+def build(config, vocab_size=None, word_start_V=None, mesh=None):
   """Makes a config executable; touches neither disk nor parameters.
 
   Args:
-    vocab_size: that of the tokenizer.
+    vocab_size: that of the tokenizer; None takes the config's, for a program
+      that is measured rather than trained.
     word_start_V: its table of word starts; needed for masking.unit "word".
     mesh: None makes that of `config.mesh` over all devices.
 
   Raises:
     InputError: anything in the config that cannot be, with its key.
   """
+  vocab_size = (
+      vocab_size or config.model.vocab_size or config.data.vocab_size)
   mesh = mesh or sharding.make_mesh(config)
   model = model_lib.make_model(config, vocab_size)
   train = config.train

@@ -46,8 +46,8 @@ _CUBIC = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4",
           256: "4x4x8", 512: "4x8x8"}
 _SLICES = {"v4": _CUBIC, "v5p": _CUBIC, "v5e": _FLAT, "v6e": _FLAT}
 # Two cores of a chip as one device, as jax sees them on the chip.
-_OPTIONS = {"v4": {"chip_config_name": "megacore"},
-            "v5p": {"chip_config_name": "megacore"}}
+_OPTIONS = {"v4": {"chip_config_name": "megacore"}, "v5e": {},
+            "v5p": {"chip_config_name": "megacore"}, "v6e": {}}
 _FIT_MULTIPLE = 8
 
 
@@ -69,7 +69,8 @@ def devices_of(topology):
         sizes, int(named[2]), f"--topology {named[1]}-")
   if importlib.util.find_spec("libtpu") is None:
     raise errors.InputError("libtpu is not installed: pip install libtpu")
-  generation = name.partition(":")[0]
+  options = errors.choose(
+      _OPTIONS, name.partition(":")[0], f"--topology {topology}: generation")
   # Said to no TPU at all: no metadata server is asked, no host named, and no
   # lock taken that another process may hold.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -77,10 +78,9 @@ def devices_of(topology):
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   try:
     return topologies.get_topology_desc(
-        topology_name=name, platform="tpu",
-        **_OPTIONS[generation] if generation in _OPTIONS else {}).devices
-  except (jax.errors.JaxRuntimeError, RuntimeError, ValueError,
-          NotImplementedError) as error:
+        topology_name=name, platform="tpu", **options).devices
+  # JAX's own errors and "not implemented" are RuntimeErrors.
+  except (RuntimeError, ValueError) as error:
     reason = str(error).strip().splitlines()[0]
     raise errors.InputError(f"--topology {topology}: {reason}") from error
 
@@ -89,7 +89,7 @@ def compile_step(config, devices, rows_per_chip=None, step="train"):
   """Compiles a step of the real program.
 
   Args:
-    config: an unlocked copy is made.
+    config: the run's config; it stays as it is.
     rows_per_chip: of a micro-batch; None takes the config's batch size.
     step: "train" or "eval".
 
@@ -99,18 +99,14 @@ def compile_step(config, devices, rows_per_chip=None, step="train"):
   Raises:
     DoesNotFit: it needs more memory than a chip has.
   """
-  config = config.copy_and_resolve_references()
-  mesh = sharding.make_mesh(config, devices)
-  shards = sharding.num_batch_shards(mesh)
   if rows_per_chip:
+    config = config.copy_and_resolve_references()
     with config.unlocked():
       config.train.batch_size = rows_per_chip * len(devices) * (
           config.train.accumulation)
-  vocab_size = config.model.vocab_size or config.data.vocab_size
-  program = step_lib.build(config, vocab_size, mesh=mesh)
-  batch_size = config.train.batch_size
-  if step == "eval":
-    batch_size = batch_size // config.train.accumulation // shards * shards
+  mesh = sharding.make_mesh(config, devices)
+  program = step_lib.build(config, mesh=mesh)
+  batch_size = _batch_size(config, step)
   ids = jax.ShapeDtypeStruct((batch_size, config.data.length), np.int32,
                              sharding=program.batch_sharding)
   start_secs = time.monotonic()
@@ -130,11 +126,17 @@ def compile_step(config, devices, rows_per_chip=None, step="train"):
   return program, compiled, time.monotonic() - start_secs
 
 
+def _batch_size(config, step):
+  """Returns the rows that a step reads: evaluation's is a micro-batch."""
+  return config.train.batch_size // (
+      config.train.accumulation if step == "eval" else 1)
+
+
 def describe(program, compiled, compile_secs, step="train"):
   """Returns what is printed, as a dict."""
   devices = program.mesh.devices.flatten()
   kind = devices[0].device_kind
-  batch_size = program.config.train.batch_size
+  rows_per_chip = _batch_size(program.config, step) / len(devices)
   memory = compiled.memory_analysis()
   hbm = {"arguments": memory.argument_size_in_bytes,
          "outputs": (memory.output_size_in_bytes
@@ -145,15 +147,14 @@ def describe(program, compiled, compile_secs, step="train"):
   text = compiled_text(compiled)
   closed = sum(flops.train_step_flops(
       program.model.config, program.plan).values())
-  if step == "eval":  # Forward only, of a micro-batch.
-    closed, batch_size = closed / 3, (
-        batch_size // program.config.train.accumulation)
+  if step == "eval":  # Forward only.
+    closed /= 3
   return {
       "chip": kind, "chips": len(devices), "mesh": dict(program.mesh.shape),
-      "step": step, "rows_per_chip": batch_size / len(devices),
+      "step": step, "rows_per_chip": rows_per_chip,
       "compile_secs": round(compile_secs, 1),
       "flops_per_chip": text and hlo.matmul_flops(text),
-      "closed_form_flops_per_chip": closed * batch_size / len(devices),
+      "closed_form_flops_per_chip": closed * rows_per_chip,
       "hbm": hbm, "collectives": text and hlo.collectives(text)}
 
 

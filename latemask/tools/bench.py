@@ -52,7 +52,7 @@ class Contender:
     """Compiles and initialises."""
     self.name = spec
     config = _config(spec, args)
-    self.program = step_lib.build(config, _vocab_size(config))
+    self.program = step_lib.build(config)
     self.rows = config.train.batch_size
     self.length = config.data.length
     model_config = self.program.model.config
@@ -85,10 +85,6 @@ def _config(spec, args):
       if value is not None:
         config.update_from_flattened_dict({key: value})
   return config
-
-
-def _vocab_size(config):
-  return config.model.vocab_size or config.data.vocab_size
 
 
 def _rows(num_rows, length, vocab_size):
@@ -181,7 +177,7 @@ def _program(spec):
   mesh = sharding.make_mesh(config, jax.devices()[:1])
   with config.unlocked():
     config.train.batch_size = config.train.accumulation
-  return step_lib.build(config, _vocab_size(config), mesh=mesh), config
+  return step_lib.build(config, mesh=mesh), config
 
 
 def _cost(program, pruned=True):
@@ -247,8 +243,9 @@ def _run(args):
     from latemask.tools import torch_peer
     contenders.append(torch_peer.Peer(
         contenders[0].program, args.dtype or contenders[0].details["dtype"],
-        _rows(contenders[0].rows, contenders[0].length, _vocab_size(
-            contenders[0].program.config)), not args.eager))
+        _rows(contenders[0].rows, contenders[0].length,
+              contenders[0].program.model.config.vocab_size),
+        not args.eager))
   kind = jax.devices()[0].device_kind
   peak = flops.PEAK_FLOPS.get(kind)
   peak = peak and peak * jax.device_count()

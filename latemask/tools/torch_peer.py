@@ -68,7 +68,7 @@ class Peer:
         self.step()
         self.details["torch_compile"] = True
       # Whatever the platform lacks (a compiler, Triton), torch says so here.
-      except (RuntimeError, OSError, NotImplementedError) as error:
+      except (RuntimeError, OSError) as error:
         self._model = model
         self.details["torch_compile_error"] = type(error).__name__
     self.compile_secs = time.monotonic() - start_secs
