@@ -52,8 +52,12 @@ else
   install
 fi
 
-# Large pages for what XLA allocates anew each step: a quarter faster on CPU.
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+# XLA on CPU allocates its temporaries anew each step. Large pages, and memory
+# that is kept rather than mapped and cleared again each time (which glibc does
+# in its first arena only), save 10 to 40 % of a step and most of its spread.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-$(printf %s \
+  glibc.malloc.hugetlb=1: glibc.malloc.arena_max=1: \
+  glibc.malloc.mmap_max=0: glibc.malloc.trim_threshold=1099511627776)}"
 export VIRTUAL_ENV="$venv" PATH="$venv/bin:$PATH"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$@"
