@@ -9,6 +9,8 @@ off is never taken for a checkpoint.
 import base64
 
 from etils import epath
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from latemask import errors
@@ -76,3 +78,33 @@ class Checkpoints:
     """Waits, and frees Orbax's threads."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def read(path):
+  """Reads a checkpoint for something else than going on with its run.
+
+  Args:
+    path: WORKDIR/checkpoints/STEP.
+
+  Returns:
+    (config as a dict, serialised tokenizer, parameters as numpy arrays).
+
+  Raises:
+    InputError: there is no whole checkpoint.
+  """
+  path = epath.Path(path).absolute()
+  try:
+    run = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path / "run")
+    state = ocp.PyTreeCheckpointer()
+    params = state.metadata(path / "state").item_metadata.tree["params"]
+    # The parameters alone: the optimizer's state is twice as large.
+    params = state.restore(path / "state", args=ocp.args.PyTreeRestore(
+        item={"params": params}, partial_restore=True,
+        restore_args={"params": jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)}))
+  except (OSError, ValueError, KeyError) as error:
+    raise errors.InputError(
+        f"{path} is no whole checkpoint: {str(error).splitlines()[0]}"
+    ) from error
+  return (run["config"], base64.b64decode(run["tokenizer"]),
+          params["params"])

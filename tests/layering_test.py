@@ -16,7 +16,7 @@ ORDER = [
     ["data.tokenizer", "data.rows", "data.sources", "data.packing"],
     ["sharding", "keys", "layers", "loss", "masking", "optimizer", "flops",
      "metrics", "data.loader", "checkpoint"],
-    ["stack", "model"], ["step"], ["evaluate"], ["train"], ["main"],
+    ["stack", "model", "classifier", "pretrained"], ["step"], ["evaluate"], ["train"], ["main"],
     ["tools.aot", "tools.torch_peer", "tools.bench"]]
 FLAT = [name for row in ORDER for name in row]
 
