@@ -123,6 +123,9 @@ def get_config(size="base"):
   model.loss_chunk = 16
 
   config.train = train = ml_collections.ConfigDict()
+  # Parameters to begin with: a run, a checkpoint of it or a Hugging Face
+  # folder; None: fresh ones.
+  train.init_from = text()
   # B, rows of the GLOBAL batch.
   train.batch_size = batch_size
   # Updates.

@@ -1,15 +1,19 @@
-"""A pre-trained model from wherever it lies: `load(path)`.
+"""A pre-trained model from wherever it lies, and as a run's beginning.
 
-A run's workdir (its newest checkpoint), one checkpoint of it
-(WORKDIR/checkpoints/STEP), or a Hugging Face folder (see hf.py).
+`load(path)` takes a run's workdir (its newest checkpoint), one checkpoint of
+it (WORKDIR/checkpoints/STEP), or a Hugging Face folder (see hf.py).
 """
 
 import dataclasses
 
 from etils import epath
+import flax.traverse_util
+import jax
+import numpy as np
 
 from latemask import checkpoint
 from latemask import errors
+from latemask import hf
 from latemask import model as model_lib
 from latemask.data import tokenizer as tokenizer_lib
 
@@ -44,6 +48,8 @@ def load(path):
     return _load_checkpoint(path / "checkpoints" / str(max(steps)))
   if (path / "run").is_dir() and (path / "state").is_dir():
     return _load_checkpoint(path)
+  if hf.is_folder(path):
+    return Pretrained(*hf.load(path))
   raise errors.InputError(
       f"{path} is no run (a folder with checkpoints/), no checkpoint of one "
       "and no Hugging Face folder (one with config.json)")
@@ -55,3 +61,96 @@ def _load_checkpoint(path):
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
   return Pretrained(model_lib.ModelConfig(**fields), params, tokenizer)
+
+
+def check(loaded, config, tokenizer=None):
+  """Checks that a model can begin a run.
+
+  Args:
+    loaded: a `Pretrained`.
+    config: the run's `model.ModelConfig`.
+    tokenizer: the run's, where it is known.
+
+  Raises:
+    InputError: it cannot; the message names the key.
+  """
+  for key in ("architecture", "width", "heads", "mlp"):
+    theirs, ours = getattr(loaded.config, key), getattr(config, key)
+    if theirs != ours:
+      raise errors.InputError(
+          f"model.{key} is {ours}; that of train.init_from is {theirs}")
+  if config.max_length > loaded.config.max_length and (
+      "positions" in loaded.params):
+    raise errors.InputError(
+        f"model.max_length is {config.max_length}; train.init_from has "
+        f"{loaded.config.max_length} positions")
+  available = _num_layers(loaded.params)
+  wanted = config.layers if config.decoder == "self" else (
+      config.insertion_layer)
+  if loaded.config.decoder == "self" and available > wanted:
+    raise errors.InputError(
+        f"train.init_from has {available} layers, more than the {wanted} "
+        "that the run has for them")
+  if tokenizer is not None and tokenizer.proto != loaded.tokenizer.proto:
+    raise errors.InputError(
+        "the run's tokenizer is not that of train.init_from; give its "
+        "tokenizer.model as data.tokenizer")
+
+
+def begin(path, config, tokenizer, fresh):
+  """Puts a model's parameters in the place of fresh ones; says which stay.
+
+  Layers fill up from the first one.
+
+  Args:
+    path: as for `load`.
+    config: the run's `model.ModelConfig`.
+    tokenizer: the run's.
+    fresh: the run's parameters as initialised.
+
+  Returns:
+    Parameters, laid out as `fresh`.
+
+  Raises:
+    InputError: see `load` and `check`.
+  """
+  loaded = load(path)
+  check(loaded, config, tokenizer)
+  theirs = flax.traverse_util.flatten_dict(loaded.params, sep="/")
+  ours = flax.traverse_util.flatten_dict(fresh, sep="/")
+  same_late = loaded.config.decoder == config.decoder == "cross"
+  stays = []
+  for path, old in ours.items():
+    stack, _, inside = path.partition("/layers/")
+    if inside and not (same_late and stack == "late"):
+      if stack == "late" and config.decoder == "cross":
+        stays.append(path)
+        continue
+      first = config.insertion_layer if stack == "late" else 0
+      new = _layers(theirs, loaded.config, inside)[first:first + len(old)]
+    elif path not in theirs:
+      stays.append(path)
+      continue
+    else:
+      new = theirs[path][:len(old)]
+    if len(new) < len(old):
+      stays.append(f"{path}[{len(new)}:]")
+    if len(new):
+      ours[path] = jax.device_put(
+          old.at[:len(new)].set(new), old.sharding)
+  print(f"parameters of {path}; as initialised: "
+        f"{', '.join(stays) or 'none'}", flush=True)
+  return flax.traverse_util.unflatten_dict(ours, sep="/")
+
+
+def _num_layers(params):
+  return sum(len(params[stack]["layers"]["mlp_norm"]["scale"])
+             for stack in ("early", "late") if stack in params)
+
+
+def _layers(theirs, config, inside):
+  """Returns one parameter of all layers that are plain encoder layers."""
+  stacks = ("early",) if config.decoder == "cross" else ("early", "late")
+  return np.concatenate([theirs[f"{stack}/layers/{inside}"]
+                         for stack in stacks
+                         if f"{stack}/layers/{inside}" in theirs])

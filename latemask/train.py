@@ -29,6 +29,7 @@ from latemask import evaluate
 from latemask import flops
 from latemask import masking
 from latemask import metrics
+from latemask import pretrained
 from latemask import step as step_lib
 from latemask.data import loader as loader_lib
 from latemask.data import packing
@@ -78,6 +79,10 @@ def train(config, workdir):
   state = checkpoints.restore(program.state_shapes)
   if state is None:
     state = program.init_state()
+    if config.train.init_from:
+      state = state.replace(params=pretrained.begin(
+          config.train.init_from, program.model.config, tokenizer,
+          state.params))
   start = int(state.step)
   _introduce(program, loader, start)
   with _Signals() as signals:
@@ -128,6 +133,9 @@ def check(config, workdir):
     vocab_size = tokenizer.vocab_size
     word_start_V = tokenizer.word_start_V
   program = step_lib.build(config, vocab_size, word_start_V)
+  if config.train.init_from:
+    pretrained.check(pretrained.load(config.train.init_from),
+                     program.model.config)
   evaluate.batch_size(config, program.mesh)
   for rate in config.eval.rates:
     masking.make_plan(config, vocab_size, word_start_V, rate)

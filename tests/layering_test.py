@@ -16,8 +16,10 @@ ORDER = [
     ["data.tokenizer", "data.rows", "data.sources", "data.packing"],
     ["sharding", "keys", "layers", "loss", "masking", "optimizer", "flops",
      "metrics", "data.loader", "checkpoint"],
-    ["stack", "model", "classifier", "pretrained"], ["step"], ["evaluate"], ["train"], ["main"],
-    ["tools.aot", "tools.torch_peer", "tools.bench"]]
+    ["stack", "model", "classifier", "hf_tokenizer",
+     "hf_weights", "hf", "pretrained"], ["step"], ["evaluate"], ["train"], ["main"],
+    ["tools.aot", "tools.torch_peer", "tools.bench", "tools.export",
+     "tools.fill_mask"]]
 FLAT = [name for row in ORDER for name in row]
 
 

@@ -1,0 +1,385 @@
+"""Hugging Face folders: what is trained here as stock classes, and back.
+
+A folder holds config.json, model.safetensors, tokenizer.json (see
+hf_tokenizer.py) and tokenizer_config.json, which stock transformers 5 loads
+with no code of ours, and tokenizer.model, latemask.json, latemask.safetensors
+besides: all that a stock class has no place for (mask vector, late layers
+that were dropped, head, padding), so that the way back is bit-equal.
+
+A stock class meets <mask> at its first layer. So the head of the language
+model is exported for insertion_layer 0 only, with an input row of its own for
+<mask>; everything else is exported as the encoder that fine-tuning reads.
+An export that would not be the same function is refused.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+
+from etils import epath
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from latemask import classifier
+from latemask import errors
+from latemask import hf_tokenizer
+from latemask import hf_weights
+from latemask import layers
+from latemask import masking
+from latemask import model as model_lib
+from latemask.data import tokenizer as tokenizer_lib
+
+# Stock RoBERTa's positions begin behind the id of <pad>.
+_FIRST_POSITION = tokenizer_lib.PAD + 1
+
+
+# What stock files may hold and nothing here reads.
+_UNREAD = ("pooler.", "embeddings.position_ids", "rotary_emb.", "lm_head.",
+           "head.", "decoder.", "classifier.")
+
+
+def export(config, params, tokenizer, folder, keep_layers=None,
+           class_head=None, overwrite=False):
+  """Writes a folder that stock transformers loads.
+
+  Args:
+    config, params: `model.ModelConfig` and all parameters of pre-training.
+    tokenizer: a `tokenizer.Tokenizer`.
+    folder: made whole or not at all.
+    keep_layers: see `classifier.cut`.
+    class_head: parameters of a `classifier.ClassificationHead`; params are
+      then those of a cut encoder.
+    overwrite: replace what lies at `folder`.
+
+  Returns:
+    The name of the stock class.
+
+  Raises:
+    InputError: no stock class is the same function, or the folder is taken.
+  """
+  folder = epath.Path(folder)
+  if folder.exists() and not overwrite:
+    raise errors.InputError(
+        f"{folder} exists; give another folder, or --overwrite")
+  params = {k: np.asarray(v, np.float32) for k, v in
+            flax.traverse_util.flatten_dict(params, sep="/").items()}
+  tree = flax.traverse_util.unflatten_dict(params, sep="/")
+  cut_config, encoder = classifier.cut(config, tree, keep_layers)
+  encoder = {k: np.asarray(v) for k, v in
+             flax.traverse_util.flatten_dict(encoder, sep="/").items()}
+  has_mlm = (class_head is None and config.insertion_layer == 0
+             and cut_config.layers == config.layers and "head" in tree)
+  kind = ("ForSequenceClassification" if class_head is not None else
+          "ForMaskedLM" if has_mlm else "Model")
+  model_type, class_prefix, prefix = hf_weights.CLASSES[config.architecture]
+  tensors = _encoder_to_stock(
+      cut_config, encoder, prefix if kind != "Model" else "")
+  stock = _stock_config(cut_config) | {
+      "architectures": [class_prefix + kind], "model_type": model_type}
+  if has_mlm:
+    stock["tie_word_embeddings"] = False
+    tensors |= _mlm_to_stock(config, params)
+    tensors[_input_embedding(config.architecture, prefix)][
+        tokenizer_lib.MASK] = params["mask_vector"]
+  if class_head is not None:
+    head = flax.traverse_util.flatten_dict(class_head, sep="/")
+    for path, weight in hf_weights.CLASS_HEADS[config.architecture].items():
+      tensors |= weight.to_stock(np.asarray(head[path], np.float32), config)
+    num_labels = len(np.asarray(head["out_bias"]))
+    stock["id2label"] = {i: f"LABEL_{i}" for i in range(num_labels)}
+    stock["label2id"] = {f"LABEL_{i}": i for i in range(num_labels)}
+    if num_labels == 1:
+      stock["problem_type"] = "regression"
+  rest = _what_stock_lacks(config, params, cut_config, tensors, prefix)
+  about = {"format": 1, "model": dataclasses.asdict(config),
+           "encoder_layers": cut_config.layers}
+  _write(folder, stock, tensors, about, rest, tokenizer)
+  return class_prefix + kind
+
+
+def is_folder(path):
+  """Whether `path` is a Hugging Face folder."""
+  path = epath.Path(path) / "config.json"
+  return path.is_file() and "model_type" in json.loads(path.read_text())
+
+
+def load(folder):
+  """Reads a folder.
+
+  Returns:
+    (ModelConfig, parameters, Tokenizer). A folder that was exported here
+    gives back what went in; another gives a model of insertion_layer 0,
+    without a head where it has none.
+
+  Raises:
+    InputError: a class, option or weight that has no counterpart here, a
+      missing or unused weight, or no SentencePiece tokenizer.model.
+  """
+  folder = epath.Path(folder)
+  stock = json.loads((folder / "config.json").read_text())
+  if not (folder / "tokenizer.model").is_file():
+    raise errors.InputError(
+        f"{folder} holds no tokenizer.model; only SentencePiece vocabularies "
+        "can be read")
+  tokenizer = tokenizer_lib.load(folder / "tokenizer.model")
+  about = None
+  if (folder / "latemask.json").is_file():
+    about = json.loads((folder / "latemask.json").read_text())
+    config = model_lib.ModelConfig(**about["model"])
+    layers_here = about["encoder_layers"]
+  else:
+    config = _config_of_stock(stock, folder)
+    layers_here = config.layers
+  tensors = _read(folder / "model.safetensors")
+  cut_config = dataclasses.replace(
+      config, layers=layers_here, insertion_layer=0, decoder="self")
+  prefix = hf_weights.CLASSES[config.architecture][2]
+  params = _from_stock(config, cut_config, tensors, prefix, folder)
+  if about is not None:
+    params |= {k: v for k, v in _read(folder / "latemask.safetensors").items()
+               if not k.endswith(".padding")}
+    for path, padding in _read(folder / "latemask.safetensors").items():
+      if path.endswith(".padding"):
+        path = path.removesuffix(".padding")
+        params[path] = np.concatenate(
+            [params[path][:config.vocab_size], padding])
+  return config, flax.traverse_util.unflatten_dict(params, sep="/"), tokenizer
+
+
+def _input_embedding(architecture, prefix):
+  return prefix + hf_weights.ENCODERS[architecture][2]["embedding"].names[0]
+
+
+def _encoder_to_stock(config, encoder, prefix):
+  """Returns {name: tensor} of a cut encoder given by paths."""
+  at, in_layer, outside = hf_weights.ENCODERS[config.architecture]
+  tensors = {}
+  for path, weight in outside.items():
+    array = encoder[path]
+    if path == "embedding":
+      array = array[:config.vocab_size].copy()
+    elif path == "positions":
+      array = np.pad(array, ((_FIRST_POSITION, 0), (0, 0)))
+      tensors["embeddings.token_type_embeddings.weight"] = np.zeros(
+          (1, config.width), np.float32)
+    tensors |= weight.to_stock(array, config)
+  for path, weight in in_layer.items():
+    for index, array in enumerate(encoder[f"late/layers/{path}"]):
+      if _has_no_place(config, path, index):
+        continue
+      tensors |= {f"{at}{index}.{name}": tensor for name, tensor in
+                  weight.to_stock(array, config).items()}
+  return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _has_no_place(config, path, index):
+  """ModernBERT has no norm before its first attention."""
+  first_norm = layers.ARCHITECTURES[config.architecture].first_norm
+  return not first_norm and not index and path.startswith("attention_norm")
+
+
+def _mlm_to_stock(config, params):
+  tensors = {}
+  for path, weight in hf_weights.MLM_HEADS[config.architecture].items():
+    tensors |= weight.to_stock(params[path], config)
+  embedding, biases = hf_weights.MLM_OUTPUTS[config.architecture]
+  tensors[embedding] = params["embedding"][:config.vocab_size]
+  for name in biases:
+    tensors[name] = params["output_bias"][:config.vocab_size]
+  return tensors
+
+
+def _from_stock(config, cut_config, tensors, prefix, folder):
+  """Returns our parameters, by paths, as far as the stock file has them."""
+  tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
+  unused = set(tensors)
+
+  def take(name):
+    if name not in tensors:
+      raise errors.InputError(f"{folder}: the weight {name} is missing")
+    unused.discard(name)
+    return tensors[name].astype(np.float32)
+
+  at, in_layer, outside = hf_weights.ENCODERS[config.architecture]
+  shapes = _shapes(cut_config)
+  params = {}
+  for path, weight in outside.items():
+    array = take(weight.names[0])
+    if path == "positions":
+      array = array[_FIRST_POSITION:] + take(
+          "embeddings.token_type_embeddings.weight")[:1]
+    elif path == "embedding":
+      array = _pad_rows(array, config)
+    _check_shape(array, shapes[path], weight.names[0], folder)
+    params[path] = array
+  stacked = {}
+  for path, weight in in_layer.items():
+    shape = shapes[f"late/layers/{path}"][1:]
+    for index in range(cut_config.layers):
+      names = hf_weights.Weight(tuple(f"{at}{index}.{n}" for n in weight.names),
+                      weight.axes, weight.inputs)
+      if _has_no_place(config, path, index):
+        stacked.setdefault(path, []).append(np.ones(shape, np.float32))
+        continue
+      for name in names.names:
+        size = np.prod(shape) / len(names.names)
+        if take(name).size != size:
+          raise errors.InputError(
+              f"{folder}: the weight {name} has {tensors[name].size} elements "
+              f"instead of {int(size)}; config.json says otherwise")
+      stacked.setdefault(path, []).append(names.from_stock(take, shape))
+  split = config.insertion_layer
+  for path, arrays in stacked.items():
+    for stack, part in (("early", arrays[:split]), ("late", arrays[split:])):
+      if part:
+        params[f"{stack}/layers/{path}"] = np.stack(part)
+  embedding, biases = hf_weights.MLM_OUTPUTS[config.architecture]
+  if biases[0] in tensors:
+    for path, weight in hf_weights.MLM_HEADS[config.architecture].items():
+      params[path] = weight.from_stock(take, shapes[path])
+    params["output_bias"] = _pad_rows(take(biases[0]), config)
+    params["mask_vector"] = params["embedding"][tokenizer_lib.MASK].copy()
+    if embedding in tensors:  # Where it is tied it may be left out.
+      params["embedding"] = _pad_rows(take(embedding), config)
+  unused = sorted(n for n in unused if not n.startswith(_UNREAD))
+  if unused:
+    raise errors.InputError(
+        f"{folder}: nothing here reads the weight {unused[0]}"
+        + (f" and {len(unused) - 1} more" if unused[1:] else ""))
+  return params
+
+
+def _check_shape(array, shape, name, folder):
+  if array.shape != tuple(shape):
+    raise errors.InputError(
+        f"{folder}: the weight {name} is {array.shape}; config.json says "
+        f"{tuple(shape)}")
+
+
+def _pad_rows(array, config):
+  padding = config.padded_vocab_size - len(array)
+  return np.pad(array, ((0, padding),) + ((0, 0),) * (array.ndim - 1))
+
+
+def _shapes(config):
+  """Returns {path: shape} of a model's parameters."""
+  ids = jnp.zeros((1, 2), jnp.int32)
+  shapes = jax.eval_shape(lambda: model_lib.LateMaskModel(config).init(
+      jax.random.key(0), masking.unmasked(ids)))["params"]
+  return {k: v.shape for k, v in flax.traverse_util.flatten_dict(
+      shapes, sep="/").items()}
+
+
+def _what_stock_lacks(config, params, cut_config, tensors, prefix):
+  """Returns our parameters, by paths, that the stock file cannot give back."""
+  back = _from_stock(config, cut_config, tensors, prefix, "")
+  rest = {}
+  for path, array in params.items():
+    found = back.get(path)
+    if found is None or found.shape != array.shape:
+      rest[path] = array
+    elif not np.array_equal(found, array):
+      if np.array_equal(found[:config.vocab_size], array[:config.vocab_size]):
+        rest[path + ".padding"] = array[config.vocab_size:]
+      else:
+        rest[path] = array
+  return rest
+
+
+def _stock_config(config):
+  """Returns config.json's sizes and options."""
+  stock = {
+      "vocab_size": config.vocab_size, "hidden_size": config.width,
+      "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
+      "intermediate_size": config.mlp, "dtype": "float32",
+      "bos_token_id": tokenizer_lib.BOS, "pad_token_id": tokenizer_lib.PAD,
+      "eos_token_id": tokenizer_lib.EOS}
+  if config.architecture == "modern":
+    rope = {"rope_type": "default", "rope_theta": config.rotary_theta}
+    return stock | {
+        "max_position_embeddings": config.max_length,
+        "hidden_activation": "gelu", "classifier_activation": "gelu",
+        "norm_eps": config.norm_eps, "norm_bias": False,
+        "attention_bias": False, "mlp_bias": False, "classifier_bias": False,
+        "decoder_bias": True, "classifier_pooling": "cls",
+        "layer_types": ["full_attention"] * config.layers,
+        "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
+        "embedding_dropout": config.dropout, "mlp_dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "classifier_dropout": config.dropout,
+        "cls_token_id": tokenizer_lib.BOS, "sep_token_id": tokenizer_lib.EOS}
+  return stock | {
+      "max_position_embeddings": config.max_length + _FIRST_POSITION,
+      "hidden_act": "gelu", "layer_norm_eps": config.norm_eps,
+      "type_vocab_size": 1, "hidden_dropout_prob": config.dropout,
+      "attention_probs_dropout_prob": config.attention_dropout}
+
+
+def _config_of_stock(stock, folder):
+  """Returns the ModelConfig of a config.json that was not written here."""
+  architecture = next((a for a, (model_type, _, _) in hf_weights.CLASSES.items()
+                       if model_type == stock["model_type"]), None)
+  if architecture is None:
+    raise errors.InputError(
+        f"{folder} is a {stock['model_type']}; what can be read is "
+        + ", ".join(row[0] for row in hf_weights.CLASSES.values()))
+  modern = architecture == "modern"
+  try:
+    config = model_lib.ModelConfig(
+        architecture=architecture, width=stock["hidden_size"],
+        heads=stock["num_attention_heads"], mlp=stock["intermediate_size"],
+        layers=stock["num_hidden_layers"], insertion_layer=0,
+        insertion="append", decoder="self", decoder_queries="targets",
+        vocab_size=stock["vocab_size"],
+        max_length=stock["max_position_embeddings"] - (
+            0 if modern else _FIRST_POSITION),
+        dropout=stock["mlp_dropout" if modern else "hidden_dropout_prob"],
+        attention_dropout=stock["attention_dropout" if modern else
+                                "attention_probs_dropout_prob"],
+        rotary_theta=(stock["rope_parameters"]["full_attention"]["rope_theta"]
+                      if modern else 10_000.0),
+        norm_eps=stock["norm_eps" if modern else "layer_norm_eps"],
+        dtype="float32", unroll=1, remat=None, loss_chunk=16)
+  except KeyError as error:
+    raise errors.InputError(
+        f"{folder}/config.json has no {error.args[0]}") from error
+  expected = _stock_config(config)
+  for key in ("hidden_act", "hidden_activation", "norm_bias", "mlp_bias",
+              "attention_bias", "layer_types"):
+    if key in stock and key in expected and stock[key] != expected[key]:
+      raise errors.InputError(
+          f"{folder}/config.json has {key} {stock[key]}; only "
+          f"{expected[key]} has a counterpart here")
+  return config
+
+
+def _read(path):
+  """Returns the tensors of a safetensors file."""
+  try:
+    return safetensors.numpy.load_file(str(path))
+  except (OSError, safetensors.SafetensorError) as error:
+    raise errors.InputError(f"{path} cannot be read: {error}") from error
+
+
+def _write(folder, stock, tensors, about, rest, tokenizer):
+  part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+  part.mkdir(parents=True)
+  files = {"config.json": stock, "latemask.json": about,
+           "tokenizer.json": hf_tokenizer.tokenizer_json(tokenizer),
+           "tokenizer_config.json": hf_tokenizer.tokenizer_config(
+               about["model"]["max_length"])}
+  for name, content in files.items():
+    (part / name).write_text(json.dumps(content, indent=1, ensure_ascii=False))
+  tokenizer.save(part / "tokenizer.model")
+  for name, arrays in (("model", tensors), ("latemask", rest)):
+    safetensors.numpy.save_file(
+        {k: np.ascontiguousarray(v) for k, v in arrays.items()},
+        str(part / f"{name}.safetensors"), metadata={"format": "pt"})
+  if folder.exists():
+    shutil.rmtree(folder)
+  part.rename(folder)

@@ -1,0 +1,52 @@
+"""Writes a Hugging Face folder of a run, for stock transformers.
+
+  python -m latemask.tools.export --init_from runs/base --out exported/base
+
+--init_from is a run, a checkpoint of it, or such a folder. The folder holds
+the encoder that fine-tuning reads, without the late layers (--keep_layers N
+keeps more); with masks at the input (insertion_layer 0) the language model
+with its head. It also holds what stock transformers ignores, so that it can
+be read back here in full (fill_mask, fine-tuning).
+"""
+
+import argparse
+import sys
+
+from absl import logging
+
+from latemask import errors
+from latemask import hf
+from latemask import pretrained
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+      prog="python -m latemask.tools.export", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--init_from", required=True,
+                      help="run, checkpoint or Hugging Face folder")
+  parser.add_argument("--out", required=True, help="folder to make")
+  parser.add_argument("--keep_layers", type=int,
+                      help="layers of the encoder; default: those that never "
+                      "met a mask")
+  parser.add_argument("--overwrite", action="store_true",
+                      help="replace what lies at --out")
+  return parser
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  logging.set_verbosity(logging.ERROR)  # Orbax warns of its older formats.
+  try:
+    loaded = pretrained.load(args.init_from)
+    name = hf.export(loaded.config, loaded.params, loaded.tokenizer, args.out,
+                     args.keep_layers, overwrite=args.overwrite)
+  except errors.InputError as error:
+    print(f"latemask: {error}", file=sys.stderr)
+    sys.exit(2)
+  print(f"{args.out}: {name}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,188 @@
+"""Guesses the words behind <mask>.
+
+  python -m latemask.tools.fill_mask --workdir runs/demo \\
+      "The value of <mask> is a string."
+
+Prints the most probable pieces for each <mask> with their probabilities; the
+masks enter at the insertion layer, as in training. --workdir is a run, a
+checkpoint of it or an exported folder. Without a text, each line of standard
+input is one. --json prints one JSON object a line. Exit code 2: a text without
+<mask>, or one longer than the model has positions for (--truncate cuts it).
+"""
+
+import argparse
+import json
+import sys
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from latemask import errors
+from latemask import masking
+from latemask import model as model_lib
+from latemask import pretrained
+from latemask.data import tokenizer as tokenizer_lib
+
+_MASK = tokenizer_lib.SPECIALS[tokenizer_lib.MASK]
+# A character of no meaning, which no tokenizer has seen: it becomes bytes.
+_STAND_IN = "\U0010FFFD"
+# Lengths, and numbers of masks, are rounded up to these: few compiles.
+_LENGTH_MULTIPLE = 32
+_MASKS_MULTIPLE = 4
+
+
+class Filler:
+  """A model ready to fill masks."""
+
+  def __init__(self, loaded):
+    """Takes a `pretrained.Pretrained`.
+
+    Raises:
+      InputError: it has no head.
+    """
+    if "head" not in loaded.params:
+      raise errors.InputError(
+          "this model has no head that predicts words, only an encoder")
+    self._config, self._tokenizer = loaded.config, loaded.tokenizer
+    self._params = jax.tree.map(jnp.asarray, loaded.params)
+    self._model = model_lib.LateMaskModel(loaded.config)
+    self._logits = jax.jit(self._apply)
+    processor = loaded.tokenizer.processor
+    self._is_no_word_V = np.array([
+        processor.is_control(i) or processor.is_byte(i)
+        or processor.is_unknown(i) for i in range(processor.vocab_size())])
+
+  def _apply(self, params, masked):
+    c = self._config
+    hidden_BxTxD = self._model.apply({"params": params}, masked)
+    logits_BxTxV = jnp.einsum(
+        "btd,vd->btv", hidden_BxTxD,
+        params["embedding"].astype(hidden_BxTxD.dtype),
+        preferred_element_type=jnp.float32)
+    logits_BxTxV += params["output_bias"][None, None]
+    return jax.nn.softmax(logits_BxTxV[..., :c.vocab_size])
+
+  def ids(self, text, truncate=False):
+    """Returns the ids of a text, <mask> and special tokens included.
+
+    Raises:
+      InputError: no <mask>, or too long and `truncate` is False.
+    """
+    if _MASK not in text:
+      raise errors.InputError(f"no {_MASK} in {text!r}")
+    # Encoded as a whole, so that what stands around a mask is cut up as in
+    # running text. The space before a mask belongs to the word it hides.
+    encode = lambda text: [int(i) for i in self._tokenizer.encode([text])[0]]
+    space, *stand_in = encode(_STAND_IN)
+    ids = [tokenizer_lib.BOS]
+    for index in encode(text.replace(_MASK, _STAND_IN)):
+      ids.append(index)
+      if ids[-len(stand_in):] == stand_in:
+        ids[-len(stand_in):] = [tokenizer_lib.MASK]
+        if ids[-2] == space:
+          del ids[-2]
+    limit = self._config.max_length
+    if len(ids) + 1 > limit and not truncate:
+      raise errors.InputError(
+          f"a text of {len(ids) + 1} tokens is longer than the {limit} "
+          "positions of the model; --truncate cuts it")
+    ids = ids[:limit - 1]
+    if tokenizer_lib.MASK not in ids:
+      raise errors.InputError(f"truncation to {limit} tokens cut every {_MASK}")
+    return np.array(ids + [tokenizer_lib.EOS], np.int32)
+
+  def fill(self, text, top=5, truncate=False):
+    """Returns, for each mask, the `top` best [(word, probability)].
+
+    Special tokens and single bytes are left out; ## begins what continues a
+    word.
+
+    Raises:
+      InputError: see `ids`.
+    """
+    ids_S = self.ids(text, truncate)
+    masks_Q = np.flatnonzero(ids_S == tokenizer_lib.MASK)
+    probabilities_QxV = np.array(self._logits(
+        self._params, _masked(ids_S, masks_Q)))[0, :len(masks_Q)]
+    probabilities_QxV[:, self._is_no_word_V] = 0
+    best_QxN = np.argsort(-probabilities_QxV, axis=1, kind="stable")[:, :top]
+    return [[(self._word(i), float(probabilities_V[i])) for i in best_N]
+            for probabilities_V, best_N in zip(probabilities_QxV, best_QxN)]
+
+  def _word(self, index):
+    piece = self._tokenizer.processor.id_to_piece(int(index))
+    return piece.replace("\u2581", " ").strip() if (
+        piece.startswith("\u2581")) else "##" + piece
+
+
+def _masked(ids_S, masks_Q):
+  """Returns the `Masked` of one row whose masks are given."""
+  length = -(-len(ids_S) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+  slots = -(-len(masks_Q) // _MASKS_MULTIPLE) * _MASKS_MULTIPLE
+  kept_K = np.flatnonzero(ids_S != tokenizer_lib.MASK)
+
+  def row(values, size, fill=0):
+    return np.pad(values, (0, size - len(values)),
+                  constant_values=fill)[None].astype(np.int32)
+
+  place_L = np.full(len(ids_S), 0)
+  place_L[kept_K] = np.arange(len(kept_K))
+  place_L[masks_Q] = length + np.arange(len(masks_Q))
+  none_1x0 = np.zeros((1, 0), np.int32)
+  return masking.Masked(
+      kept_ids_BxK=row(ids_S[kept_K], length, tokenizer_lib.PAD),
+      kept_position_BxK=row(kept_K, length),
+      kept_segment_BxK=row(np.ones(len(kept_K)), length),
+      slot_position_BxQ=row(masks_Q, slots),
+      slot_segment_BxQ=row(np.ones(len(masks_Q)), slots),
+      corrupted_BxC=none_1x0,
+      place_BxL=row(place_L, length + slots, length + slots),
+      target_index_BxT=row(masks_Q, slots),
+      target_ids_BxT=row(np.zeros(len(masks_Q)), slots),
+      target_weights_BxT=row(np.ones(len(masks_Q)), slots).astype(np.float32))
+
+
+def _print(text, filled, as_json):
+  if as_json:
+    print(json.dumps({"text": text, "masks": [
+        [{"word": word, "probability": round(p, 6)} for word, p in best]
+        for best in filled]}, ensure_ascii=False), flush=True)
+    return
+  print(text)
+  for best in filled:
+    print("  " + "  ".join(f"{word} {p:.3f}" for word, p in best), flush=True)
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+      prog="python -m latemask.tools.fill_mask", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--workdir", required=True,
+                      help="run, checkpoint or exported folder")
+  parser.add_argument("--top", type=int, default=5, help="words a mask")
+  parser.add_argument("--json", action="store_true", help="JSON lines")
+  parser.add_argument("--truncate", action="store_true",
+                      help="cut what is longer than the position table")
+  parser.add_argument("texts", nargs="*", help=f"texts with {_MASK}")
+  return parser
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  logging.set_verbosity(logging.ERROR)  # Orbax warns of its older formats.
+  try:
+    if args.top < 1:
+      raise errors.InputError("--top must be positive")
+    filler = Filler(pretrained.load(args.workdir))
+    for text in args.texts or map(str.strip, sys.stdin):
+      _print(text, filler.fill(text, args.top, args.truncate), args.json)
+  except errors.InputError as error:
+    print(f"latemask: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,256 @@
+"""Folders that stock transformers load as the same function, and the way back.
+
+The oracle is transformers itself, with random norms and biases everywhere.
+"""
+
+import json
+import random
+import unicodedata
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from latemask import classifier
+from latemask import errors
+from latemask import hf
+from latemask import masking
+from latemask import model as model_lib
+from latemask.data import tokenizer as tokenizer_lib
+from tests import conftest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+ARCHITECTURES = ("roberta", "roberta_prenorm", "modern")
+LENGTH = 24
+
+
+def _pretrained(tiny, tokenizer, architecture, seed=0, **keys):
+  """Returns (ModelConfig, random parameters, norms and biases too)."""
+  tiny.model.update(dict(architecture=architecture, width=48, heads=4, mlp=80)
+                    | keys)
+  model = model_lib.make_model(tiny, tokenizer.vocab_size)
+  ids = jnp.zeros((1, 2), jnp.int32)
+  shapes = jax.eval_shape(lambda: model.init(
+      jax.random.key(0), masking.mask_batch(
+          masking.make_plan(tiny, tokenizer.vocab_size), jax.random.key(0),
+          jnp.zeros(1, jnp.int32), jnp.zeros((1, LENGTH), jnp.int32))
+      if tiny.model.insertion_layer else masking.unmasked(ids)))["params"]
+  rng = np.random.default_rng(seed)
+  return model.config, jax.tree.map(
+      lambda s: 0.2 * rng.standard_normal(s.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(packed_dir):
+  return tokenizer_lib.load(packed_dir / "tokenizer.model")
+
+
+def _rows(vocab_size):
+  """Returns rows of one document, some padded."""
+  ids_BxS = conftest.random_rows(8, LENGTH, vocab_size)[[1, 2, 3, 5, 6]]
+  assert (ids_BxS == tokenizer_lib.PAD).any(1).sum() in range(1, 5)
+  return ids_BxS
+
+
+def _stock(model, ids_BxS):
+  with torch.no_grad():
+    return model.eval()(
+        input_ids=torch.tensor(ids_BxS, dtype=torch.long),
+        attention_mask=torch.tensor(ids_BxS != tokenizer_lib.PAD))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("seed, keep_layers", [(0, None), (1, 3), (2, 4)])
+def test_hidden_states_of_stock_classes(
+    tiny, tokenizer, tmp_path, architecture, seed, keep_layers):
+  config, params = _pretrained(tiny, tokenizer, architecture, seed)
+  name = hf.export(config, params, tokenizer, tmp_path / "out", keep_layers)
+  assert name.endswith("Model")
+  model, found = transformers.AutoModel.from_pretrained(
+      tmp_path / "out", output_loading_info=True)
+  assert not found["unexpected_keys"] and not found["mismatched_keys"]
+  assert all("pooler" in key for key in found["missing_keys"])
+  ids_BxS = _rows(config.vocab_size)
+  cut_config, encoder = classifier.cut(config, params, keep_layers)
+  assert cut_config.layers == (keep_layers or config.insertion_layer)
+  hidden = np.asarray(jax.jit(lambda p: classifier.encode(
+      cut_config, p, jnp.asarray(ids_BxS)))(encoder))
+  real = ids_BxS != tokenizer_lib.PAD
+  expected = _stock(model, ids_BxS).last_hidden_state.numpy()
+  assert expected[real].std() > 0.1
+  np.testing.assert_allclose(hidden[real], expected[real], atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_mlm_logits_of_stock_classes(tiny, tokenizer, tmp_path, architecture):
+  """<mask> at the input is our mask vector, and the output is not tied."""
+  config, params = _pretrained(
+      tiny, tokenizer, architecture, insertion_layer=0)
+  name = hf.export(config, params, tokenizer, tmp_path / "out")
+  assert name.endswith("ForMaskedLM")
+  model, found = transformers.AutoModelForMaskedLM.from_pretrained(
+      tmp_path / "out", output_loading_info=True)
+  assert not any(found[k] for k in (
+      "missing_keys", "unexpected_keys", "mismatched_keys"))
+  ids_BxL = _rows(config.vocab_size)
+  tiny.data.length = LENGTH
+  plan = masking.make_plan(tiny, config.vocab_size)
+  masked = jax.jit(lambda: masking.mask_batch(
+      plan, jax.random.key(1), jnp.arange(5), jnp.asarray(ids_BxL)))()
+  hidden_BxTxD = jax.jit(lambda p: model_lib.LateMaskModel(config).apply(
+      {"params": p}, masked))(params)
+  logits = (np.einsum("btd,vd->btv", hidden_BxTxD, params["embedding"])
+            + params["output_bias"])[..., :config.vocab_size]
+  real = np.asarray(masked.target_weights_BxT) > 0
+  written = ids_BxL.copy()
+  for row in range(5):
+    written[row, masked.target_index_BxT[row][real[row]]] = tokenizer_lib.MASK
+  expected = np.take_along_axis(
+      _stock(model, written).logits.numpy(),
+      np.asarray(masked.target_index_BxT)[..., None], axis=1)
+  assert expected[real].std() > 0.3
+  np.testing.assert_allclose(logits[real], expected[real], atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_class_logits_of_stock_classes(
+    tiny, tokenizer, tmp_path, architecture, num_labels):
+  config, params = _pretrained(tiny, tokenizer, architecture)
+  config, encoder = classifier.cut(config, params)
+  head = jax.tree.map(
+      lambda x: x + 0.3, classifier.init_head(
+          config, num_labels, jax.random.key(0)))
+  hf.export(config, encoder, tokenizer, tmp_path / "out", class_head=head)
+  model, found = (
+      transformers.AutoModelForSequenceClassification.from_pretrained(
+          tmp_path / "out", output_loading_info=True))
+  assert not any(found[k] for k in (
+      "missing_keys", "unexpected_keys", "mismatched_keys"))
+  ids_BxS = _rows(config.vocab_size)
+  logits = jax.jit(lambda p: classifier.logits(
+      config, p, jnp.asarray(ids_BxS), num_labels))(
+          {"encoder": encoder, "head": head})
+  np.testing.assert_allclose(
+      logits, _stock(model, ids_BxS).logits.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("keys, keep_layers", [
+    ({}, None), ({}, 4), ({"insertion_layer": 0}, None),
+    ({"insertion_layer": 0}, 2), ({"decoder": "cross"}, None)])
+def test_the_way_back_is_bit_equal(
+    tiny, tokenizer, tmp_path, architecture, keys, keep_layers):
+  config, params = _pretrained(tiny, tokenizer, architecture, **keys)
+  hf.export(config, params, tokenizer, tmp_path / "out", keep_layers)
+  back_config, back, back_tokenizer = hf.load(tmp_path / "out")
+  assert back_config == config
+  assert back_tokenizer.proto == tokenizer.proto
+  assert jax.tree.structure(back) == jax.tree.structure(params)
+  jax.tree.map(np.testing.assert_array_equal, back, params)
+  if keep_layers is None and architecture != "modern" and not keys:
+    # What stock holds is not stored twice.
+    rest = safetensors.numpy.load_file(
+        tmp_path / "out" / "latemask.safetensors")
+    assert {k.split("/")[0] for k in rest} == {
+        "late", "head", "mask_vector", "output_bias", "embedding.padding"}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_folder_that_stock_wrote(tiny, tokenizer, tmp_path, architecture):
+  """As a published encoder comes: no file of ours but the tokenizer."""
+  config, params = _pretrained(
+      tiny, tokenizer, architecture, insertion_layer=0)
+  hf.export(config, params, tokenizer, tmp_path / "ours")
+  model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "ours")
+  model.save_pretrained(tmp_path / "stock")
+  tokenizer.save(tmp_path / "stock" / "tokenizer.model")
+  back_config, back, _ = hf.load(tmp_path / "stock")
+  assert back_config.layers == config.layers
+  for path, array in flax.traverse_util.flatten_dict(params, sep="/").items():
+    found = flax.traverse_util.flatten_dict(back, sep="/")[path]
+    if architecture == "modern" and path == "late/layers/attention_norm/scale":
+      array, found = array[1:], found[1:]
+    rows = slice(config.vocab_size if len(array) > 300 else None)
+    np.testing.assert_array_equal(found[rows], array[rows], path)
+
+
+def _lines():
+  """Returns 2,000 varied lines."""
+  rng = random.Random(0)
+  words = conftest.make_text(40).split()
+  letters = ("".join(map(chr, range(32, 127))) + "äöüßéèñçøåœ" + "ЖяюЩ"
+             + "你好世界日本語한국어" + "😀👩‍👩‍👧🏳️‍🌈🤦🏽" + "\t\u00a0\u2003\u200b\u0301\ufeff"
+             + "\x00\x01\x07\x0b\x1b\x7f\u2028" + "عربىעברית" + "▁")
+  lines = ["", " ", "  ", "\t", "a", " a", "a ", "a  b", "a\tb\r\n", "▁",
+           "a▁b", "\u00a0", "é", unicodedata.normalize("NFD", "é")]
+  while len(lines) < 2000:
+    kind = rng.randrange(3)
+    if kind == 0:
+      lines.append(" ".join(rng.choices(words, k=rng.randrange(12))))
+    elif kind == 1:
+      lines.append("".join(rng.choices(letters, k=rng.randrange(40))))
+    else:
+      lines.append("".join(
+          rng.choice(words) + rng.choice([" ", "  ", ", ", rng.choice(letters)])
+          for _ in range(rng.randrange(10))))
+  return lines
+
+
+def test_tokenizer_json_encodes_as_sentencepiece(tiny, tokenizer, tmp_path):
+  config, params = _pretrained(tiny, tokenizer, "roberta")
+  hf.export(config, params, tokenizer, tmp_path / "out")
+  stock = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+  assert stock.mask_token_id == tokenizer_lib.MASK
+  assert stock.pad_token_id == tokenizer_lib.PAD
+  wrong = [(line, list(ids), found) for line, ids, found in zip(
+      _lines(), tokenizer.encode(_lines()),
+      stock(_lines(), add_special_tokens=False)["input_ids"])
+           if list(ids) != found]
+  assert not wrong, (len(wrong), wrong[:3])
+  one, two = "the man", "it was"
+  pair = stock(one, two)["input_ids"]
+  a, b = (list(map(int, ids)) for ids in tokenizer.encode([one, two]))
+  assert pair == [0, *a, 2, 2, *b, 2]
+  assert stock.decode(a) == one
+
+
+def test_refusals(tiny, tokenizer, tmp_path):
+  config, params = _pretrained(tiny, tokenizer, "roberta", decoder="cross")
+  out = tmp_path / "out"
+  with pytest.raises(errors.InputError, match="cross-attention"):
+    hf.export(config, params, tokenizer, out, keep_layers=4)
+  with pytest.raises(errors.InputError, match="has 4 layers"):
+    hf.export(config, params, tokenizer, out, keep_layers=5)
+  assert not out.exists()
+  hf.export(config, params, tokenizer, out)
+  with pytest.raises(errors.InputError, match="exists"):
+    hf.export(config, params, tokenizer, out)
+  weights = safetensors.numpy.load_file(out / "model.safetensors")
+  name = "encoder.layer.1.output.dense.bias"
+  for change, message in [
+      (lambda w: w.pop(name), f"weight {name} is missing"),
+      (lambda w: w.update(odd=w[name]), "nothing here reads the weight odd"),
+      (lambda w: w.update({name: w[name][:3]}), f"weight {name} has 3")]:
+    changed = dict(weights)
+    change(changed)
+    safetensors.numpy.save_file(changed, out / "model.safetensors")
+    with pytest.raises(errors.InputError, match=message):
+      hf.load(out)
+  (out / "model.safetensors").write_bytes(b"nothing")
+  with pytest.raises(errors.InputError, match="cannot be read"):
+    hf.load(out)
+  (out / "latemask.json").unlink()
+  stock = json.loads((out / "config.json").read_text())
+  for key, value in [("model_type", "bert"), ("hidden_act", "relu")]:
+    (out / "config.json").write_text(json.dumps(stock | {key: value}))
+    with pytest.raises(errors.InputError, match=value):
+      hf.load(out)
+  (out / "tokenizer.model").unlink()
+  with pytest.raises(errors.InputError, match="no tokenizer.model"):
+    hf.load(out)

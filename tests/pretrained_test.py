@@ -1,0 +1,229 @@
+"""Runs that begin with the parameters of another; fill_mask on both ends."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+
+from latemask import errors
+from latemask import hf
+from latemask import pretrained
+from latemask import step as step_lib
+from latemask import train
+from latemask.data import tokenizer as tokenizer_lib
+from latemask.tools import fill_mask
+from tests import conftest
+
+TEXTS = ["the man <mask> was", "he <mask> to <mask> in <mask>.",
+         "<mask>", "un<mask> " * 10]
+
+
+@pytest.fixture(scope="module")
+def run(packed_dir, corpus, tmp_path_factory):
+  """A finished run of four steps, (workdir, state)."""
+  config = conftest.tiny_config(f"text:{corpus}/*.txt")
+  config.data.dir = str(packed_dir)
+  config.train.num_steps = 4
+  workdir = tmp_path_factory.mktemp("run")
+  state, _ = train.train(config, workdir)
+  return workdir, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
+  """The run, exported."""
+  loaded = pretrained.load(run[0])
+  path = tmp_path_factory.mktemp("out") / "folder"
+  hf.export(loaded.config, loaded.params, loaded.tokenizer, path)
+  return path
+
+
+def _flat(params):
+  return flax.traverse_util.flatten_dict(jax.device_get(params), sep="/")
+
+
+def test_loads_what_was_trained(run, folder):
+  workdir, state = run
+  for path in (workdir, workdir / "checkpoints" / "4", folder):
+    loaded = pretrained.load(path)
+    assert loaded.config.layers == 4
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, state.params)
+
+
+@pytest.mark.parametrize("keys, fresh", [
+    ({}, ()),
+    # Two late layers more than there are, and another place for the masks.
+    ({"layers": 6}, {"late[1:]"}),
+    ({"insertion_layer": 2}, ()),
+    ({"insertion_layer": 0}, ()),
+    ({"decoder": "cross", "insertion_layer": 4, "layers": 5},
+     {"late", "decoder_norm"}),
+])
+def test_begins_with_it(tiny_run, run, keys, fresh, capsys):
+  workdir, state = run
+  tiny_run.model.update(keys)
+  tokenizer = pretrained.load(workdir).tokenizer
+  program = step_lib.build(tiny_run, tokenizer.vocab_size)
+  begun = pretrained.begin(str(workdir), program.model.config, tokenizer,
+                           program.init_state().params)
+  said = capsys.readouterr().out.split("as initialised: ")[1].strip()
+  names = {("[" in n and n[:4] + n[n.index("["):]) or n.split("/")[0]
+           for n in said.split(", ")} - {"none"}
+  assert names == set(fresh)
+  there, here = _flat(state.params), _flat(begun)
+  for path, array in here.items():
+    stack, _, inside = path.partition("/layers/")
+    if not inside:
+      if path in there:
+        np.testing.assert_array_equal(array, there[path], path)
+      continue
+    if stack == "late" and program.model.config.decoder == "cross":
+      continue
+    source = np.concatenate([there[f"{s}/layers/{inside}"]
+                             for s in ("early", "late")])
+    first = program.model.config.insertion_layer if stack == "late" else 0
+    source = source[first:first + len(array)]
+    np.testing.assert_array_equal(array[:len(source)], source, path)
+
+
+def test_a_run_begins_with_a_folder(tiny_run, folder, run, tmp_path):
+  """Its first loss is where the other run stood, not where it began."""
+  tiny_run.train.init_from = str(folder)
+  tiny_run.data.tokenizer = str(folder / "tokenizer.model")
+  tiny_run.data.dir = str(tmp_path / "data")
+  tiny_run.train.num_steps = 1
+  tiny_run.optimizer.warmup_steps = 0
+  train.train(tiny_run, tmp_path / "next")
+
+  def first_eval(workdir):
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["eval/loss"] for line in lines
+            if "eval/loss" in line]
+  losses = first_eval(run[0])
+  assert losses[0] - losses[-1] > 0.001
+  assert abs(first_eval(tmp_path / "next")[0] - losses[-1]) < (
+      losses[0] - losses[-1]) / 2
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda c: c.model.update(dict(width=32)), "model.width is 32"),
+    (lambda c: c.model.update(dict(architecture="modern")),
+     "model.architecture is modern"),
+    (lambda c: c.model.update(dict(max_length=65)), "model.max_length is 65"),
+    (lambda c: c.model.update(dict(layers=3, insertion_layer=2)),
+     "4 layers, more than the 3"),
+    (lambda c: c.train.update(dict(init_from="nowhere")), "nowhere is no run"),
+])
+def test_what_cannot_begin(tiny_run, run, tmp_path, change, message):
+  tiny_run.train.init_from = str(run[0])
+  change(tiny_run)
+  with pytest.raises(errors.InputError, match=message):
+    train.train(tiny_run, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_tokenizer_of_another(tiny_run, run):
+  loaded = pretrained.load(run[0])
+  other = tokenizer_lib.train([conftest.make_text(300, seed=5)], 330)
+  with pytest.raises(errors.InputError, match="not that of train.init_from"):
+    pretrained.check(loaded, loaded.config, other)
+
+
+def test_damaged_checkpoint(run, tmp_path):
+  step = tmp_path / "4"
+  (step / "state").mkdir(parents=True)
+  (step / "run").mkdir()
+  with pytest.raises(errors.InputError, match="no whole checkpoint"):
+    pretrained.load(step)
+  (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+  with pytest.raises(errors.InputError, match="without a checkpoint"):
+    pretrained.load(tmp_path / "empty")
+
+
+def test_fill_mask_is_the_same_from_run_and_folder(run, folder):
+  one, two = (fill_mask.Filler(pretrained.load(p)) for p in (run[0], folder))
+  for text in TEXTS:
+    best = one.fill(text)
+    assert best == two.fill(text)
+    assert len(best) == text.count("<mask>")
+    for words in best:
+      assert len(words) == 5
+      probabilities = [p for _, p in words]
+      assert probabilities == sorted(probabilities, reverse=True)
+      assert 0 < sum(probabilities) < 1
+
+
+def test_fill_mask_is_the_model_in_training(run):
+  """The masks of a real step, by hand: the same probabilities."""
+  loaded = pretrained.load(run[0])
+  filler = fill_mask.Filler(loaded)
+  ids = filler.ids("he was <mask> the <mask> of it")
+  whole = list(map(int, loaded.tokenizer.encode(
+      ["he was it the it of it"])[0]))
+  it = int(loaded.tokenizer.encode(["it"])[0][0])
+  assert [i for i in ids if i != tokenizer_lib.MASK] == [0] + [
+      i for n, i in enumerate(whole) if n not in [
+          k for k, w in enumerate(whole) if w == it][:2]] + [2]
+  # Padding to another length changes nothing.
+  first = filler.fill("he was <mask> the <mask> of it")
+  old = fill_mask._LENGTH_MULTIPLE, fill_mask._MASKS_MULTIPLE
+  fill_mask._LENGTH_MULTIPLE, fill_mask._MASKS_MULTIPLE = 48, 2
+  second = filler.fill("he was <mask> the <mask> of it")
+  fill_mask._LENGTH_MULTIPLE, fill_mask._MASKS_MULTIPLE = old
+  for a, b in zip(first, second):
+    assert [w for w, _ in a] == [w for w, _ in b]
+    np.testing.assert_allclose(
+        [p for _, p in a], [p for _, p in b], rtol=1e-5)
+
+
+def test_masks_keep_the_text_around_them(run):
+  """What stands around a mask is cut up as in running text."""
+  filler = fill_mask.Filler(pretrained.load(run[0]))
+  tokenizer = pretrained.load(run[0]).tokenizer
+  pieces = tokenizer.processor.id_to_piece(
+      [int(i) for i in filler.ids("it <mask>s un<mask> <mask>")])
+  assert pieces[-1] == "</s>"
+  text = "".join(pieces[1:-1])
+  assert text == "\u2581it<mask>s\u2581un<mask><mask>"
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--workdir", "nowhere", "a <mask>"], "nowhere is no run"),
+    (["--workdir", "RUN", "no mask here"], "no <mask>"),
+    (["--workdir", "RUN", "it " * 80 + "<mask>"], "--truncate"),
+    (["--workdir", "RUN", "--truncate", "it " * 80 + "<mask>"],
+     "cut every <mask>"),
+    (["--workdir", "RUN", "--top", "0", "<mask>"], "--top"),
+])
+def test_bad_commands(run, arguments, message):
+  done = subprocess.run(
+      [sys.executable, "-m", "latemask.tools.fill_mask",
+       *[str(run[0]) if a == "RUN" else a for a in arguments]],
+      capture_output=True, text=True)
+  assert done.returncode == 2
+  assert message in done.stderr.splitlines()[-1]
+  assert "Traceback" not in done.stderr
+
+
+def test_commands(run, tmp_path):
+  """export, then fill_mask of the folder from standard input."""
+  out = tmp_path / "out"
+  for code in (0, 2):  # The second finds the folder there.
+    done = subprocess.run(
+        [sys.executable, "-m", "latemask.tools.export", "--init_from",
+         str(run[0]), "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+  assert "exists" in done.stderr
+  done = subprocess.run(
+      [sys.executable, "-m", "latemask.tools.fill_mask", "--workdir",
+       str(out), "--json", "--top", "2"], input="it <mask>\n<mask> a <mask>\n",
+      capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  one, two = map(json.loads, done.stdout.splitlines())
+  assert one["text"] == "it <mask>"
+  assert [len(m) for m in two["masks"]] == [2, 2]
