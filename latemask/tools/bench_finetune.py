@@ -1,0 +1,190 @@
+"""Fine-tunes by latemask and by stock Hugging Face PyTorch, in turn.
+
+  python -m latemask.tools.bench_finetune --init_from runs/demo \\
+      --data_dir glue --task rte --task mrpc --seeds 5
+
+Both get the same weights (head included), rows, batches, padding, learning
+rates and epochs; what differs is the framework and its random dropout. Prints
+a JSON line a task and framework: median, mean and standard deviation of the
+dev score over the seeds, rows trained on per second (compiling left out: the
+first epoch does not count where there are more), and the ratio. --only ours
+or peer runs one of them, to see its memory.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from latemask import config_file
+from latemask import errors
+from latemask import finetune
+from latemask import hf
+from latemask.data import glue
+from latemask.data import tokenizer as tokenizer_lib
+
+
+class Peer:
+  """RobertaForSequenceClassification or the like, trained by PyTorch."""
+
+  def __init__(self, config, program, tokenizer):
+    """Takes the sizes and weights of a `finetune_step.Program`."""
+    import torch
+    import transformers
+    self._torch, self._config = torch, config
+    self._program, self._tokenizer = program, tokenizer
+    self._stock = transformers.AutoModelForSequenceClassification
+
+  def train(self, data, cell):
+    """Returns a result as `finetune.train_cell` does."""
+    torch = self._torch
+    torch.manual_seed(cell.seed)
+    params = jax.device_get(self._program.init_state(
+        np.uint32(cell.seed)).params)
+    with tempfile.TemporaryDirectory() as folder:
+      hf.export(self._program.model, params["encoder"], self._tokenizer,
+                f"{folder}/model", class_head=params["head"])
+      model = self._stock.from_pretrained(f"{folder}/model")
+    o = self._config.optimizer
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": o.weight_decay},
+         {"params": others, "weight_decay": 0.0}],
+        lr=cell.learning_rate, betas=(o.b1, o.b2), eps=o.eps, fused=True)
+    num_steps = data.num_epochs * -(-len(data.train) // cell.batch_size)
+    warmup = int(o.warmup_fraction * num_steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (step + 1) / warmup if step < warmup else (
+            num_steps - step) / (num_steps - warmup))
+    loss_of = (torch.nn.MSELoss() if data.task.num_outputs == 1
+               else torch.nn.CrossEntropyLoss())
+    epochs = []
+    for epoch in range(data.num_epochs):
+      start_secs = time.monotonic()
+      model.train()
+      for rows in glue.shuffled(data.train.lengths_R, cell.batch_size,
+                                cell.seed, epoch):
+        ids_BxS, labels_B, _ = glue.collate(
+            data.train, rows, len(rows), data.lengths)
+        logits_BxC = self._logits(model, ids_BxS)
+        loss = loss_of(logits_BxC.squeeze(-1) if (
+            data.task.num_outputs == 1) else logits_BxC,
+                       torch.tensor(labels_B).to(
+                           torch.float32 if data.task.num_outputs == 1
+                           else torch.long))
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+      train_secs = time.monotonic() - start_secs
+      found = {}
+      for part, encoded in data.dev.items():
+        found |= glue.score(data.name, part, encoded.labels_R,
+                            self._predict(model, encoded, data.lengths))
+      epochs.append({"score": statistics.mean(found.values()),
+                     "train_secs": train_secs})
+    return {"score": max(e["score"] for e in epochs), "epochs": epochs}
+
+  def _logits(self, model, ids_BxS):
+    ids = self._torch.tensor(ids_BxS, dtype=self._torch.long)
+    return model(input_ids=ids, attention_mask=ids != tokenizer_lib.PAD).logits
+
+  def _predict(self, model, encoded, lengths):
+    model.eval()
+    logits_RxC = [None] * len(encoded)
+    with self._torch.no_grad():
+      for rows in glue.in_order(
+          np.arange(len(encoded)), encoded.lengths_R, 64):
+        found = self._logits(model, glue.pad(
+            encoded, rows, len(rows), lengths)).numpy()
+        for row, logits_C in zip(rows, found):
+          logits_RxC[row] = logits_C
+    return np.stack(logits_RxC)
+
+
+def _report(task, name, results, num_rows):
+  scores = [result["score"] for result in results]
+  secs = [epoch["train_secs"] for result in results
+          for epoch in result["epochs"][len(result["epochs"]) > 1:]]
+  return {"task": task, "name": name, "seeds": len(scores),
+          "median": statistics.median(scores),
+          "mean": statistics.mean(scores), "std": statistics.pstdev(scores),
+          "rows_per_sec": num_rows / statistics.median(secs)}
+
+
+def _run(args):
+  config = config_file.load("configs/glue.py")
+  config.unlock()
+  config.init_from, config.data_dir = args.init_from, args.data_dir
+  config.from_scratch = args.from_scratch
+  config.grid.learning_rates = (args.learning_rate,)
+  config.grid.batch_sizes = (args.batch_size,)
+  config.grid.seeds = tuple(range(args.seeds))
+  config.grid.num_epochs = args.num_epochs
+  cells = [finetune.Cell(args.batch_size, args.learning_rate, seed)
+           for seed in range(args.seeds)]
+  for task in args.task:
+    config.task = task
+    finetune.check(config)
+    model, encoder, tokenizer = finetune.load(config)
+    data, = finetune.read(config, encoder, tokenizer, model.max_length)
+    program = finetune.make_program(
+        config, model, jax.device_put(encoder), data, args.batch_size)
+    contenders = {"latemask": lambda cell: finetune.train_cell(
+        program, data, cell)[0]}
+    if args.only != "ours":
+      contenders["hf"] = lambda cell: Peer(
+          config, program, tokenizer).train(data, cell)
+    if args.only == "peer":
+      del contenders["latemask"]
+    results = {name: [] for name in contenders}
+    for cell in cells:
+      for name, train in contenders.items():
+        results[name].append(train(cell))
+        print(f"{task} {name} {cell}: {results[name][-1]['score']:.4f}",
+              file=sys.stderr, flush=True)
+    lines = [_report(task, name, found, len(data.train))
+             for name, found in results.items()]
+    for line in lines:
+      line["speed_to_last"] = line["rows_per_sec"] / lines[-1]["rows_per_sec"]
+      print(json.dumps({k: round(v, 4) if isinstance(v, float) else v
+                        for k, v in line.items()}), flush=True)
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+      prog="python -m latemask.tools.bench_finetune", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--init_from", required=True,
+                      help="run, checkpoint or Hugging Face folder")
+  parser.add_argument("--data_dir", help="official TSV files; default: TFDS")
+  parser.add_argument("--task", action="append", required=True,
+                      choices=tuple(glue.TASKS))
+  parser.add_argument("--from_scratch", action="store_true",
+                      help="fresh weights of the same sizes")
+  parser.add_argument("--seeds", type=int, default=5)
+  parser.add_argument("--learning_rate", type=float, default=5e-5)
+  parser.add_argument("--batch_size", type=int, default=32)
+  parser.add_argument("--num_epochs", type=int)
+  parser.add_argument("--only", choices=("ours", "peer"))
+  return parser
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  try:
+    _run(args)
+  except errors.InputError as error:
+    print(f"latemask: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+  main()
