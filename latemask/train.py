@@ -73,7 +73,7 @@ def train(config, workdir):
                            tokenizer.word_start_V)
   loader = loader_lib.Loader(packed, config, config.seed)
   evaluator = evaluate.Evaluator(program, loader)
-  _write_config(config, workdir)
+  write_config(config, workdir)
   checkpoints = checkpoint.Checkpoints(workdir, config, packed)
   state = checkpoints.restore(program.state_shapes)
   if state is None:
@@ -119,7 +119,7 @@ def check(config, workdir):
         f"metrics.profile_step is {first}; it must lie in 0 to "
         f"train.num_steps - 1, or be None")
   packing.check(config)
-  _compare_config(config, epath.Path(workdir))
+  compare_config(config, epath.Path(workdir), _FREE_KEYS)
   # A tokenizer still to be trained may come out smaller, never larger.
   vocab_size = config.data.vocab_size
   word_start_V = None
@@ -324,8 +324,15 @@ def flatten(config):
   return flat
 
 
-def _compare_config(config, workdir):
-  """Raises InputError where the workdir was begun with another config."""
+def compare_config(config, workdir, free_keys):
+  """Refuses a workdir that was begun with another config.
+
+  Args:
+    free_keys: pattern of the keys that may differ.
+
+  Raises:
+    InputError: others differ; the message names them.
+  """
   path = workdir / "config.json"
   if not path.exists():
     return
@@ -338,14 +345,14 @@ def _compare_config(config, workdir):
   differing = [
       f"{key} {begun.get(key)!r} (now {now.get(key)!r})"
       for key in sorted(begun | now)
-      if begun.get(key) != now.get(key) and not _FREE_KEYS.match(key)]
+      if begun.get(key) != now.get(key) and not free_keys.match(key)]
   if differing:
     raise errors.InputError(
         f"{workdir} was begun with {', '.join(differing)}; give the same "
         "config, or another --workdir")
 
 
-def _write_config(config, workdir):
+def write_config(config, workdir):
   """Writes config.json on process 0, unless it is there."""
   path = workdir / "config.json"
   if jax.process_index() == 0 and not path.exists():

@@ -13,10 +13,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 # or before it in its row.
 ORDER = [
     ["errors", "config_file", "hlo"],
-    ["data.tokenizer", "data.rows", "data.sources", "data.packing"],
+    ["data.tokenizer", "data.rows", "data.sources", "data.packing",
+     "data.glue"],
     ["sharding", "keys", "layers", "loss", "masking", "optimizer", "flops",
      "metrics", "data.loader", "checkpoint"],
-    ["stack", "model", "classifier", "pretrained"], ["step"], ["evaluate"], ["train"], ["main"],
+    ["stack", "model", "classifier", "pretrained"], ["step"], ["evaluate"],
+    ["finetune_step", "results"], ["train"], ["finetune"], ["main"],
     ["tools.aot", "tools.torch_peer", "tools.bench"]]
 FLAT = [name for row in ORDER for name in row]
 
