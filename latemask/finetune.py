@@ -1,4 +1,4 @@
-"""Fine-tuning on GLUE: build -> (for each cell: train, dev each epoch) -> table.
+"""Fine-tuning on GLUE: build -> (each cell: train, dev each epoch) -> table.
 
 A cell is a learning rate, a batch size and a seed. What a workdir promises:
   1. Nothing on disk changes before config, weights and data have been checked.
@@ -108,7 +108,8 @@ def finetune(config, workdir):
           for data in datas}
   train.write_config(config, workdir)
   metrics.say(
-      f"{model.architecture}: {model.layers} layers of width {model.width}; "
+      f"{model.architecture}: {model.layers} "
+      f"layer{'s' * (model.layers > 1)} of width {model.width}; "
       f"{len(cells)} cells a task, to train: "
       + ", ".join(f"{name} {len(left)}" for name, left in todo.items()))
   clock = _Clock(sum(len(todo[data.name]) * data.num_epochs * len(data.train)
@@ -266,7 +267,8 @@ def _train(program, data, cell, clock=None, stop_after=None):
   Returns:
     (result, final parameters).
   """
-  learning_rate, seed = np.float32(cell.learning_rate), np.uint32(cell.seed)
+  learning_rate = np.float32(cell.learning_rate)
+  seed = np.uint32(cell.seed)
   state = program.init_state(seed)
   epochs = []
   for epoch in range(stop_after or data.num_epochs):

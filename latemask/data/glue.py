@@ -8,6 +8,7 @@ about equal length, padded to one of a few. Source of tasks and metrics: GLUE
 """
 
 import dataclasses
+import warnings
 
 from etils import epath
 import numpy as np
@@ -358,8 +359,9 @@ def score(name, part, labels_R, logits_RxC):
   """Returns the task's metrics of a dev split, {name: 0 to 1}."""
   found_R = predictions(name, logits_RxC)
   suffix = part.replace("_", "/")
-  with np.errstate(invalid="ignore"):
-    # Predictions that are all the same correlate with nothing.
+  with warnings.catch_warnings():
+    # Predictions that are all the same correlate with nothing: NaN, here 0.
+    warnings.simplefilter("ignore", stats.ConstantInputWarning)
     return {metric + suffix: float(np.nan_to_num(
         METRICS[metric](labels_R, found_R)))
             for metric in TASKS[name].metrics}
