@@ -59,13 +59,14 @@ def cut(config, params, keep_layers=None):
       config, layers=keep, insertion_layer=0, decoder="self"), encoder
 
 
-def encode(config, encoder, ids_BxS, key_drop=None):
-  """Returns the final hidden states, [B, S, D].
+def encode(config, encoder, ids_BxS, key_drop=None, target_BxT=None):
+  """Returns the final hidden states, [B, S, D], or those of targets alone.
 
   Args:
     config, encoder: of `cut`.
     ids_BxS: rows that begin with <s>; <pad> at the end.
     key_drop: for dropout while training; None for none.
+    target_BxT: the tokens that are wanted; None for all.
   """
   # Flax wants these of a model, whether or not they are read.
   unread = {"mask_vector": jnp.zeros(config.width),
@@ -73,7 +74,7 @@ def encode(config, encoder, ids_BxS, key_drop=None):
   rngs = {} if key_drop is None else {"dropout": key_drop}
   return model_lib.LateMaskModel(config).apply(
       {"params": encoder | unread}, masking.unmasked(ids_BxS),
-      key_drop is not None, rngs=rngs, method="encode")
+      key_drop is not None, target_BxT, rngs=rngs, method="encode")
 
 
 class ClassificationHead(nn.Module):
@@ -117,8 +118,11 @@ def logits(config, params, ids_BxS, num_labels, key_drop=None):
     ids_BxS, key_drop: as for `encode`.
   """
   keys = (None, None) if key_drop is None else jax.random.split(key_drop)
-  hidden_BxSxD = encode(config, params["encoder"], ids_BxS, keys[0])
+  # The last layer computes the state of <s> alone: the head reads no other.
+  first_Bx1 = jnp.zeros((len(ids_BxS), 1), jnp.int32)
+  hidden_Bx1xD = encode(
+      config, params["encoder"], ids_BxS, keys[0], first_Bx1)
   rngs = {} if key_drop is None else {"dropout": keys[1]}
   return ClassificationHead(config, num_labels).apply(
-      {"params": params["head"]}, hidden_BxSxD[:, 0], key_drop is not None,
+      {"params": params["head"]}, hidden_Bx1xD[:, 0], key_drop is not None,
       rngs=rngs)

@@ -3,6 +3,10 @@
   python -m latemask.main --config configs/demo.py --workdir runs/demo
   python -m latemask.main --config configs/base.py:small --workdir runs/small \\
       --config.data.source='text:/data/*.txt' --config.masking.rate=0.4
+  python -m latemask.main --config configs/glue.py --workdir runs/small-glue \\
+      --config.init_from=runs/small --config.task=cola
+
+A config that has the key `task` fine-tunes; others pre-train.
 
 Options:
   --config FILE[:SIZE]   a config of configs/; every key of it can be set as
@@ -44,6 +48,7 @@ def main(argv):
     _refuse(f"--config: there is no file {_config_path()}")
   # Imported here: packing starts processes that import this module anew.
   import jax
+  from latemask import finetune
   from latemask import train
   logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save.
   # Two programs under way at once on several host devices can wait for each
@@ -52,7 +57,8 @@ def main(argv):
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   try:
-    train.train(_CONFIG.value, _WORKDIR.value)
+    run = finetune.finetune if "task" in _CONFIG.value else train.train
+    run(_CONFIG.value, _WORKDIR.value)
   except errors.InputError as error:
     _refuse(error)
   except train.NonFiniteError as error:

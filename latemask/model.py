@@ -172,14 +172,16 @@ class LateMaskModel(nn.Module):
     """Returns the head's hidden states of final ones, [B, S, D]."""
     return self.head(hidden_BxSxD)
 
-  def encode(self, masked, train=False):
+  def encode(self, masked, train=False, target_BxT=None):
     """Returns what fine-tuning reads: the encoder's output, [B, K, D].
 
-    The early layers and the final norm; with insertion_layer 0 all layers.
+    The early layers and the final norm; with insertion_layer 0 all layers,
+    and then `target_BxT` asks for some of the tokens only, [B, T, D].
     """
     kept_BxKxD, kept_place = self._early(masked, train)
     if not self.config.insertion_layer:
-      kept_BxKxD = self.late(kept_BxKxD, kept_place, train=train)
+      kept_BxKxD = self.late(
+          kept_BxKxD, kept_place, target_BxT, train=train)
     return self._end(kept_BxKxD)
 
   def _embed(self, vector, position_BxS, train):

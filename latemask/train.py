@@ -13,14 +13,12 @@ What a run promises, in order of precedence:
      Several processes agree on that every 10 steps.
 """
 
-import json
 import re
 import signal
 
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
-import ml_collections
 import numpy as np
 
 from latemask import checkpoint
@@ -31,6 +29,7 @@ from latemask import masking
 from latemask import metrics
 from latemask import pretrained
 from latemask import step as step_lib
+from latemask import workdir as workdir_lib
 from latemask.data import loader as loader_lib
 from latemask.data import packing
 from latemask.data import tokenizer as tokenizer_lib
@@ -74,7 +73,7 @@ def train(config, workdir):
                            tokenizer.word_start_V)
   loader = loader_lib.Loader(packed, config, config.seed)
   evaluator = evaluate.Evaluator(program, loader)
-  _write_config(config, workdir)
+  workdir_lib.write_config(config, workdir)
   checkpoints = checkpoint.Checkpoints(workdir, config, packed)
   state = checkpoints.restore(program.state_shapes)
   if state is None:
@@ -124,7 +123,7 @@ def check(config, workdir):
         f"metrics.profile_step is {first}; it must lie in 0 to "
         f"train.num_steps - 1, or be None")
   packing.check(config)
-  _compare_config(config, epath.Path(workdir))
+  workdir_lib.compare_config(config, epath.Path(workdir), _FREE_KEYS)
   # A tokenizer still to be trained may come out smaller, never larger.
   vocab_size = config.data.vocab_size
   word_start_V = None
@@ -319,48 +318,6 @@ def _prepare(config, workdir):
           f"process {jax.process_index()} sees no packed rows in {directory}; "
           "data.dir must lie where all hosts see it")
   return packed
-
-
-def flatten(config):
-  """Returns a config as {dotted key: JSON value}."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, (dict, ml_collections.ConfigDict)):
-      flat |= {f"{key}.{k}": v for k, v in flatten(value).items()}
-    else:
-      flat[key] = json.loads(json.dumps(value))
-  return flat
-
-
-def _compare_config(config, workdir):
-  """Raises InputError where the workdir was begun with another config."""
-  path = workdir / "config.json"
-  if not path.exists():
-    return
-  try:
-    begun = flatten(json.loads(path.read_text()))
-  except json.JSONDecodeError as error:
-    raise errors.InputError(
-        f"{path} is not JSON ({error}); choose another --workdir") from error
-  now = flatten(config.to_dict())
-  differing = [
-      f"{key} {begun.get(key)!r} (now {now.get(key)!r})"
-      for key in sorted(begun | now)
-      if begun.get(key) != now.get(key) and not _FREE_KEYS.match(key)]
-  if differing:
-    raise errors.InputError(
-        f"{workdir} was begun with {', '.join(differing)}; give the same "
-        "config, or another --workdir")
-
-
-def _write_config(config, workdir):
-  """Writes config.json on process 0, unless it is there."""
-  path = workdir / "config.json"
-  if jax.process_index() == 0 and not path.exists():
-    workdir.mkdir(parents=True, exist_ok=True)
-    part = workdir / "config.json.part"
-    part.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
-    part.replace(path)
 
 
 class _Signals:

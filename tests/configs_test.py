@@ -11,10 +11,13 @@ import pytest
 from configs import base
 from latemask import sharding
 from latemask import step as step_lib
-from latemask import train
+from latemask import workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZED = ("base", "paper", "cross", "modern", "lean", "vanilla")
+# Each with all its keys; the others are base plus a delta. glue has keys of
+# its own, and finetune_test.py runs it.
+WHOLE = {"base": "## Every key", "glue": "### Keys of fine-tuning"}
 
 
 def _config(name, size):
@@ -27,7 +30,7 @@ ALL = [(n, s) for n in SIZED for s in base.SIZES] + [("demo", None)]
 
 def test_every_file_is_listed():
   files = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__"}
-  assert files == {name for name, _ in ALL}
+  assert files == {name for name, _ in ALL} | {"glue"}
 
 
 @pytest.mark.parametrize("name, size", ALL)
@@ -37,8 +40,8 @@ def test_config_builds(name, size):
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
   program = step_lib.build(config, config.data.vocab_size, mesh=mesh)
   assert program.state_shapes.step.shape == ()
-  base_keys = set(train.flatten(base.get_config().to_dict()))
-  assert set(train.flatten(config.to_dict())) == base_keys
+  base_keys = set(workdir.flatten(base.get_config().to_dict()))
+  assert set(workdir.flatten(config.to_dict())) == base_keys
 
 
 @pytest.mark.parametrize("name, size, kept, targets, layers, insertion", [
@@ -65,7 +68,8 @@ def test_base_is_the_recipe_of_the_paper():
   assert 138e6 < count < 141e6
 
 
-def test_every_key_is_read():
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_key_is_read(name):
   """A key is read where it stands as an attribute or an index."""
   read = set()
   for path in (ROOT / "latemask").rglob("*.py"):
@@ -74,14 +78,15 @@ def test_every_key_is_read():
         read.add(node.attr)
       elif isinstance(node, ast.Constant) and isinstance(node.value, str):
         read.add(node.value)
-  unread = [key for key in train.flatten(base.get_config().to_dict())
+  unread = [key for key in workdir.flatten(_config(name, None).to_dict())
             if key.split(".")[-1] not in read
             and not key.startswith("mesh.")]
   assert not unread
 
 
-def test_every_key_has_one_comment():
-  lines = (ROOT / "configs" / "base.py").read_text().splitlines()
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_key_has_one_comment(name):
+  lines = (ROOT / "configs" / f"{name}.py").read_text().splitlines()
   groups = set()
   for index, line in enumerate(lines):
     found = re.match(r"  (\w+)\.(\w+) = ", line)
@@ -92,10 +97,12 @@ def test_every_key_has_one_comment():
     while re.match(r"  \w+\.\w+ = ", lines[above]):
       above -= 1  # One comment may serve a few keys of a kind.
     assert lines[above].startswith("  # "), line
-  assert len(groups) == len(train.flatten(base.get_config().to_dict()))
+  assert len(groups) == len(workdir.flatten(_config(name, None).to_dict()))
 
 
-def test_readme_lists_every_key():
-  readme = (ROOT / "README.md").read_text().split("## Every key")[1]
-  rows = re.findall(r"^\| `([\w.]+)` \|", readme, re.MULTILINE)
-  assert rows == list(train.flatten(base.get_config().to_dict()))
+@pytest.mark.parametrize("name, heading", WHOLE.items())
+def test_readme_lists_every_key(name, heading):
+  readme = (ROOT / "README.md").read_text().split(f"{heading}\n")[1]
+  rows = re.findall(r"^\| `([\w.]+)` \|", readme.split("\n#")[0],
+                    re.MULTILINE)
+  assert rows == list(workdir.flatten(_config(name, None).to_dict()))

@@ -13,13 +13,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 # or before it in its row.
 ORDER = [
     ["errors", "config_file", "hlo"],
-    ["data.tokenizer", "data.rows", "data.sources", "data.packing"],
+    ["data.tokenizer", "data.rows", "data.sources", "data.packing",
+     "data.glue"],
     ["sharding", "keys", "layers", "loss", "masking", "optimizer", "flops",
-     "metrics", "data.loader", "checkpoint"],
-    ["stack", "model", "classifier", "hf_tokenizer",
-     "hf_weights", "hf", "pretrained"], ["step"], ["evaluate"], ["train"], ["main"],
-    ["tools.aot", "tools.torch_peer", "tools.bench", "tools.export",
-     "tools.fill_mask"]]
+     "metrics", "workdir", "data.loader", "checkpoint"],
+    ["stack", "model", "classifier", "hf_tokenizer", "hf_weights", "hf",
+     "pretrained"], ["step"], ["evaluate"], ["finetune_step", "results"],
+    ["train"], ["finetune"], ["main"],
+    ["tools.aot", "tools.torch_peer", "tools.bench", "tools.bench_finetune",
+     "tools.export", "tools.fill_mask"]]
 FLAT = [name for row in ORDER for name in row]
 
 

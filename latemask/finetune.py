@@ -1,0 +1,383 @@
+"""Fine-tuning on GLUE: build -> (each cell: train, dev each epoch) -> table.
+
+A cell is a learning rate, a batch size and a seed. What a workdir promises:
+  1. Nothing on disk changes before config, weights and data have been checked.
+  2. It belongs to one config; task and grid may grow, other keys may not.
+  3. A cell's result is written whole or not at all; a cell that has one is
+     not trained again, and one of other weights or other rows is refused.
+  4. Learning rate and batch size are chosen by the median over seeds of the
+     best epoch's dev score (the mean of the task's metrics).
+Runs on one device. One program serves all cells of a batch size: learning
+rate and seed are arguments of the step. Source of the protocol: RoBERTa
+(arXiv 1907.11692, section 5.1).
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+import signal
+import statistics
+import time
+
+from etils import epath
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+
+from latemask import classifier
+from latemask import errors
+from latemask import finetune_step
+from latemask import metrics
+from latemask import optimizer as optimizer_lib
+from latemask import pretrained as pretrained_lib
+from latemask import results as results_lib
+from latemask import train
+from latemask import workdir as workdir_lib
+from latemask.data import glue
+
+# What may change between two stretches: what there is to do and where it is.
+_FREE_KEYS = re.compile(
+    r"task$|predict_test$|(data|tfds)_dir$"
+    r"|grid\.(learning_rates|batch_sizes|seeds)$")
+_DTYPES = dict.fromkeys(("float32", "bfloat16"))
+_SCHEDULES = dict.fromkeys(("linear", "cosine"))
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Cell:
+  """A point of the grid."""
+
+  batch_size: int
+  learning_rate: float
+  seed: int
+
+  def __str__(self):
+    return (f"lr{self.learning_rate}-batch{self.batch_size}"
+            f"-seed{self.seed}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+  """A task ready to train on.
+
+  Fields:
+    name: a key of `glue.TASKS`.
+    train: `glue.Encoded`.
+    dev, test: by the task's part.
+    num_epochs: of a cell.
+    lengths: what rows are padded to.
+    digest: of weights, tokenizer and rows; a finished cell must agree.
+  """
+
+  name: str
+  train: glue.Encoded
+  dev: dict
+  test: dict
+  num_epochs: int
+  lengths: list[int]
+  digest: str
+
+  @property
+  def task(self):
+    """The row of `glue.TASKS`."""
+    return glue.TASKS[self.name]
+
+
+def finetune(config, workdir):
+  """Trains every cell that has no result yet.
+
+  Returns:
+    {task: [result of each cell on disk]}.
+
+  Raises:
+    InputError: the config or what it names cannot be used.
+    train.Stopped: SIGINT; finished cells are kept.
+  """
+  workdir = epath.Path(workdir)
+  check(config)
+  workdir_lib.compare_config(config, workdir, _FREE_KEYS)
+  model, encoder, tokenizer = load(config)
+  datas = read(config, encoder, tokenizer, model.max_length)
+  cells = sorted(itertools.starmap(Cell, itertools.product(
+      config.grid.batch_sizes, config.grid.learning_rates,
+      config.grid.seeds)))
+  todo = {data.name: [cell for cell in cells
+                      if not _is_finished(workdir, data, cell)]
+          for data in datas}
+  workdir_lib.write_config(config, workdir)
+  metrics.say(
+      f"{model.architecture}: {model.layers} "
+      f"layer{'s' * (model.layers > 1)} of width {model.width}; "
+      f"{len(cells)} cells a task, to train: "
+      + ", ".join(f"{name} {len(left)}" for name, left in todo.items()))
+  clock = _Clock(sum(len(todo[data.name]) * data.num_epochs * len(data.train)
+                     for data in datas))
+  encoder = jax.device_put(encoder)
+  try:
+    for data in datas:
+      programs = {size: make_program(config, model, encoder, data, size)
+                  for size in config.grid.batch_sizes}
+      for cell in todo[data.name]:
+        result, _ = train_cell(programs[cell.batch_size], data, cell, clock)
+        _write_json(_path(workdir, data.name, cell), result)
+      if config.predict_test:
+        _submit(config, model, encoder, data, workdir)
+  except KeyboardInterrupt as error:
+    metrics.say("stopped; the same command goes on with the cell begun last")
+    raise train.Stopped(signal.SIGINT) from error
+  results = _results(workdir)
+  table = results_lib.tabulate(results)
+  (workdir / "results.md").write_text(table)
+  metrics.say("\n" + table)
+  return results
+
+
+def check(config):
+  """Checks the config alone.
+
+  Raises:
+    InputError: the first thing found that cannot be.
+  """
+  errors.choose(glue.TASKS | {"all": None}, config.task, "task")
+  errors.choose(_DTYPES, config.dtype, "dtype")
+  errors.choose(_SCHEDULES, config.optimizer.schedule, "optimizer.schedule")
+  if not config.init_from:
+    raise errors.InputError(
+        "init_from is missing; give the workdir of a pre-training run")
+  for key, least in (("learning_rates", 0.0), ("batch_sizes", 1),
+                     ("seeds", 0)):
+    values = config.grid[key]
+    if not values or len(set(values)) < len(values):
+      raise errors.InputError(
+          f"grid.{key} is {values}; it must name at least one, each once")
+    for value in values:
+      if value < least or (key == "learning_rates" and not value):
+        raise errors.InputError(
+            f"grid.{key} has {value}; it must be "
+            + ("at least 0" if key == "seeds" else "positive"))
+      if key != "learning_rates" and value != int(value):
+        raise errors.InputError(f"grid.{key} has {value}; it must be whole")
+  if max(config.grid.seeds) >= 1 << 32:
+    raise errors.InputError("grid.seeds must lie in 0 to 2**32 - 1")
+  for key, value in (("grid.num_epochs", config.grid.num_epochs),
+                     ("keep_layers", config.keep_layers)):
+    if value is not None and value < 1:
+      raise errors.InputError(f"{key} is {value}; it must be positive")
+  for key, value in (
+      ("dropout", config.dropout),
+      ("optimizer.warmup_fraction", config.optimizer.warmup_fraction)):
+    if not 0 <= value < 1:
+      raise errors.InputError(f"{key} is {value}; it must lie in [0, 1)")
+  _make_optimizer(config, 1)
+
+
+def load(config):
+  """Returns (ModelConfig, encoder parameters, tokenizer) of `init_from`."""
+  loaded = pretrained_lib.load(config.init_from)
+  model, encoder = classifier.cut(
+      loaded.config, loaded.params, config.keep_layers)
+  if config.max_length is not None and not (
+      glue.MIN_LENGTH <= config.max_length <= model.max_length):
+    raise errors.InputError(
+        f"max_length is {config.max_length}; it must lie in "
+        f"{glue.MIN_LENGTH} to {model.max_length}, the positions that "
+        f"{config.init_from} has")
+  return dataclasses.replace(
+      model, dropout=config.dropout, attention_dropout=config.dropout,
+      dtype=config.dtype, remat=None), encoder, loaded.tokenizer
+
+
+def read(config, encoder, tokenizer, max_length):
+  """Returns the `Data` of every task asked for."""
+  names = list(glue.TASKS) if config.task == "all" else [config.task]
+  weights = hashlib.sha256(tokenizer.digest.encode())
+  for leaf in jax.tree.leaves(encoder):
+    weights.update(np.asarray(leaf))
+  datas = []
+  for name in names:
+    try:
+      datas.append(_read_task(config, name, tokenizer, max_length,
+                              weights.copy()))
+    except glue.NotThere as error:
+      if config.task != "all":
+        raise
+      metrics.say(f"{name} is left out: {error}")
+  if not datas:
+    raise errors.InputError(
+        "there is data for none of the tasks; name the folder of the "
+        "official TSV files in data_dir, or prepare TFDS glue/*")
+  return datas
+
+
+def _read_task(config, name, tokenizer, max_length, digest):
+  task = glue.TASKS[name]
+  splits = ["train"] + [f"dev{part}" for part in task.parts]
+  if config.predict_test:
+    splits += [f"test{part}" for part in task.parts]
+  max_length = config.max_length or max_length
+  encoded = {}
+  for split in splits:
+    rows = glue.read(name, split, config.data_dir, config.tfds_dir)
+    encoded[split] = glue.encode(tokenizer, rows, max_length)
+    if rows.num_dropped:
+      metrics.say(f"{name}, {split}: warning: {rows.num_dropped:,} broken "
+                  "lines are left out")
+    if encoded[split].num_cut:
+      metrics.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} of "
+                  f"{len(rows):,} rows are cut to {max_length} tokens")
+    if not split.startswith("test"):
+      for array in (*encoded[split].ids, rows.labels_R):
+        digest.update(array)
+  longest = max(e.lengths_R.max() for e in encoded.values())
+  return Data(
+      name, encoded["train"],
+      *({part: encoded[kind + part] for part in task.parts
+         if kind + part in encoded} for kind in ("dev", "test")),
+      config.grid.num_epochs or task.num_epochs,
+      glue.buckets(max_length, longest), digest.hexdigest())
+
+
+def _make_optimizer(config, num_steps):
+  """Returns the optimizer of pre-training, for learning rate 1."""
+  options = config.optimizer.to_dict()
+  fraction = options.pop("warmup_fraction")
+  return optimizer_lib.make_optimizer(ml_collections.ConfigDict({
+      "optimizer": options | {
+          "learning_rate": 1.0, "final_learning_rate": 0.0,
+          "warmup_steps": int(fraction * num_steps)},
+      "train": {"num_steps": num_steps}}))
+
+
+def make_program(config, model, encoder, data, batch_size):
+  num_steps = -(-len(data.train) // batch_size) * data.num_epochs
+  return finetune_step.Program(
+      model, encoder, config.from_scratch, data.task.num_outputs,
+      _make_optimizer(config, num_steps))
+
+
+def train_cell(program, data, cell, clock=None, stop_after=None):
+  """Trains a cell.
+
+  Args:
+    clock: tells how long is left; None says nothing.
+    stop_after: epochs after which to end; None for all of them.
+
+  Returns:
+    (result, final parameters).
+  """
+  learning_rate = np.float32(cell.learning_rate)
+  seed = np.uint32(cell.seed)
+  state = program.init_state(seed)
+  epochs = []
+  for epoch in range(stop_after or data.num_epochs):
+    start_secs = time.monotonic()
+    batches = glue.shuffled(
+        data.train.lengths_R, cell.batch_size, cell.seed, epoch)
+    losses = []  # Read at the end: no step waits for the host.
+    for rows in tqdm.tqdm(batches, f"{data.name} {cell}, epoch {epoch + 1}",
+                          leave=False, disable=None):
+      state, loss = program.train_step(
+          state, glue.collate(data.train, rows, cell.batch_size,
+                              data.lengths), learning_rate, seed)
+      losses.append(loss)
+    loss = float(np.mean(jax.device_get(losses)))
+    train_secs = time.monotonic() - start_secs
+    found = {}
+    for part, encoded in data.dev.items():
+      found |= glue.score(data.name, part, encoded.labels_R, program.predict(
+          state.params, encoded, data.lengths))
+    epochs.append({"loss": loss if np.isfinite(loss) else None,
+                   "score": statistics.mean(found.values()),
+                   "metrics": found, "train_secs": round(train_secs, 2),
+                   "secs": round(time.monotonic() - start_secs, 2)})
+    if clock:
+      left = clock.left(len(data.train))
+      metrics.say(
+          f"{data.name} {cell}: epoch {epoch + 1}/{data.num_epochs}  loss "
+          f"{loss:.4f}  "
+          + "  ".join(f"{k} {100 * v:.2f}" for k, v in found.items())
+          + f"  {epochs[-1]['secs']:.1f} s  {metrics.duration(left)} left")
+  best = max(range(len(epochs)), key=lambda e: epochs[e]["score"])
+  return {"task": data.name, **dataclasses.asdict(cell),
+          "score": epochs[best]["score"], "metrics": epochs[best]["metrics"],
+          "best_epoch": best + 1, "epochs": epochs,
+          "digest": data.digest}, state.params
+
+
+def _submit(config, model, encoder, data, workdir):
+  """Trains the best cell anew up to its best epoch and writes predictions.
+
+  Cheaper than keeping the weights of every cell.
+  """
+  chosen = results_lib.choose(_results(workdir)[data.name])
+  best = max(chosen, key=lambda result: result["score"])
+  record = workdir / "test" / f"{data.name}.json"
+  if record.exists() and json.loads(record.read_text()) == best:
+    return
+  cell = Cell(best["batch_size"], best["learning_rate"], best["seed"])
+  metrics.say(f"{data.name}: training {cell} anew for its predictions")
+  program = make_program(config, model, encoder, data, cell.batch_size)
+  again, params = train_cell(program, data, cell, stop_after=best["best_epoch"])
+  for part, encoded in data.test.items():
+    path = glue.write_submission(
+        data.name, part, program.predict(params, encoded, data.lengths),
+        workdir / "test")
+    metrics.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "
+                f"(in the grid {best['score']:.4f})")
+  _write_json(record, best)
+
+
+class _Clock:
+  """Tells the time left from the rows trained on so far."""
+
+  def __init__(self, num_rows):
+    self._num_rows, self._done = num_rows, 0
+    self._start_secs = time.monotonic()
+
+  def left(self, num_rows):
+    """Counts rows as done; returns the seconds that the others will take."""
+    self._done += num_rows
+    return ((time.monotonic() - self._start_secs) / self._done
+            * (self._num_rows - self._done))
+
+
+def _path(workdir, name, cell):
+  return workdir / "cells" / name / f"{cell}.json"
+
+
+def _write_json(path, value):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(path.name + ".part")
+  part.write_text(json.dumps(value, indent=1) + "\n")
+  part.replace(path)
+
+
+def _is_finished(workdir, data, cell):
+  """Whether a cell has a result, of the same weights and rows."""
+  path = _path(workdir, data.name, cell)
+  if not path.exists():
+    return False
+  if _read_json(path)["digest"] != data.digest:
+    raise errors.InputError(
+        f"{path} is of other weights or other rows than init_from and the "
+        "data have now; choose another --workdir")
+  return True
+
+
+def _read_json(path):
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise errors.InputError(
+        f"{path} is not JSON ({error}); delete it, and it is made anew"
+    ) from error
+
+
+def _results(workdir):
+  """Returns {task: results of its cells on disk}, tasks in GLUE's order."""
+  found = {name: [_read_json(path) for path in sorted(
+      (workdir / "cells" / name).glob("*.json"))] for name in glue.TASKS}
+  return {name: results for name, results in found.items() if results}

@@ -1,0 +1,57 @@
+"""The config that a workdir belongs to: WORKDIR/config.json."""
+
+import json
+
+import jax
+import ml_collections
+
+from latemask import errors
+
+
+def flatten(config):
+  """Returns a config as {dotted key: JSON value}."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, (dict, ml_collections.ConfigDict)):
+      flat |= {f"{key}.{k}": v for k, v in flatten(value).items()}
+    else:
+      flat[key] = json.loads(json.dumps(value))
+  return flat
+
+
+def compare_config(config, workdir, free_keys):
+  """Refuses a workdir that was begun with another config.
+
+  Args:
+    free_keys: pattern of the keys that may differ.
+
+  Raises:
+    InputError: others differ; the message names them.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    return
+  try:
+    begun = flatten(json.loads(path.read_text()))
+  except json.JSONDecodeError as error:
+    raise errors.InputError(
+        f"{path} is not JSON ({error}); choose another --workdir") from error
+  now = flatten(config.to_dict())
+  differing = [
+      f"{key} {begun.get(key)!r} (now {now.get(key)!r})"
+      for key in sorted(begun | now)
+      if begun.get(key) != now.get(key) and not free_keys.match(key)]
+  if differing:
+    raise errors.InputError(
+        f"{workdir} was begun with {', '.join(differing)}; give the same "
+        "config, or another --workdir")
+
+
+def write_config(config, workdir):
+  """Writes config.json on process 0, unless it is there."""
+  path = workdir / "config.json"
+  if jax.process_index() == 0 and not path.exists():
+    workdir.mkdir(parents=True, exist_ok=True)
+    part = workdir / "config.json.part"
+    part.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    part.replace(path)
