@@ -89,7 +89,8 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
                                           data_dir):
   trained = []
   train_cell = finetune.train_cell
-  monkeypatch.setattr(finetune, "train_cell", lambda program, data, cell, *a, **k:
+  monkeypatch.setattr(
+      finetune, "train_cell", lambda program, data, cell, *a, **k:
                       trained.append(cell) or train_cell(
                           program, data, cell, *a, **k))
   results = finetune.finetune(config, tmp_path)
