@@ -40,6 +40,8 @@ def get_config():
   config.dtype = "float32"
   # Write the best cell's predictions on the test sets, for gluebenchmark.com.
   config.predict_test = False
+  # Write the best cell's model for stock transformers, WORKDIR/export/TASK.
+  config.export = False
 
   config.grid = grid = ml_collections.ConfigDict()
   # Peak learning rates.

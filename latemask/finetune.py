@@ -7,9 +7,9 @@ A cell is a learning rate, a batch size and a seed. What a workdir promises:
      not trained again, and one of other weights or other rows is refused.
   4. Learning rate and batch size are chosen by the median over seeds of the
      best epoch's dev score (the mean of the task's metrics).
-Runs on one device. One program serves all cells of a batch size: learning
-rate and seed are arguments of the step. Source of the protocol: RoBERTa
-(arXiv 1907.11692, section 5.1).
+Runs on one device. One program serves all tasks of as many outputs, compiled
+for each batch size and length: learning rate and seed are arguments. Source
+of the protocol: RoBERTa (arXiv 1907.11692, section 5.1).
 """
 
 import dataclasses
@@ -23,15 +23,14 @@ import time
 
 from etils import epath
 import jax
-import ml_collections
 import numpy as np
 import tqdm
 
 from latemask import classifier
 from latemask import errors
 from latemask import finetune_step
+from latemask import hf
 from latemask import metrics
-from latemask import optimizer as optimizer_lib
 from latemask import pretrained as pretrained_lib
 from latemask import results as results_lib
 from latemask import train
@@ -40,7 +39,7 @@ from latemask.data import glue
 
 # What may change between two stretches: what there is to do and where it is.
 _FREE_KEYS = re.compile(
-    r"task$|predict_test$|(data|tfds)_dir$"
+    r"(task|predict_test|export)$|(data|tfds)_dir$"
     r"|grid\.(learning_rates|batch_sizes|seeds)$")
 _DTYPES = dict.fromkeys(("float32", "bfloat16"))
 _SCHEDULES = dict.fromkeys(("linear", "cosine"))
@@ -116,15 +115,16 @@ def finetune(config, workdir):
   clock = _Clock(sum(len(todo[data.name]) * data.num_epochs * len(data.train)
                      for data in datas))
   encoder = jax.device_put(encoder)
+  programs = {num: make_program(config, model, encoder, num)
+              for num in {data.task.num_outputs for data in datas}}
   try:
     for data in datas:
-      programs = {size: make_program(config, model, encoder, data, size)
-                  for size in config.grid.batch_sizes}
+      program = programs[data.task.num_outputs]
       for cell in todo[data.name]:
-        result, _ = train_cell(programs[cell.batch_size], data, cell, clock)
+        result, _ = train_cell(config, program, data, cell, clock)
         _write_json(_path(workdir, data.name, cell), result)
-      if config.predict_test:
-        _submit(config, model, encoder, data, workdir)
+      if config.predict_test or config.export:
+        _use_best(config, program, data, tokenizer, workdir)
   except KeyboardInterrupt as error:
     metrics.say("stopped; the same command goes on with the cell begun last")
     raise train.Stopped(signal.SIGINT) from error
@@ -171,7 +171,7 @@ def check(config):
       ("optimizer.warmup_fraction", config.optimizer.warmup_fraction)):
     if not 0 <= value < 1:
       raise errors.InputError(f"{key} is {value}; it must lie in [0, 1)")
-  _make_optimizer(config, 1)
+  finetune_step.make_optimizer(config)
 
 
 def load(config):
@@ -240,35 +240,31 @@ def _read_task(config, name, tokenizer, max_length, digest):
       glue.buckets(max_length, longest), digest.hexdigest())
 
 
-def _make_optimizer(config, num_steps):
-  """Returns the optimizer of pre-training, for learning rate 1."""
-  options = config.optimizer.to_dict()
-  fraction = options.pop("warmup_fraction")
-  return optimizer_lib.make_optimizer(ml_collections.ConfigDict({
-      "optimizer": options | {
-          "learning_rate": 1.0, "final_learning_rate": 0.0,
-          "warmup_steps": int(fraction * num_steps)},
-      "train": {"num_steps": num_steps}}))
+def learning_rates(config, data, cell):
+  """Returns the learning rate of each step of a cell."""
+  num_steps = -(-len(data.train) // cell.batch_size) * data.num_epochs
+  return cell.learning_rate * finetune_step.schedule(config, num_steps)
 
 
-def make_program(config, model, encoder, data, batch_size):
-  num_steps = -(-len(data.train) // batch_size) * data.num_epochs
+def make_program(config, model, encoder, num_outputs):
+  """Returns what trains all tasks of so many outputs."""
   return finetune_step.Program(
-      model, encoder, config.from_scratch, data.task.num_outputs,
-      _make_optimizer(config, num_steps))
+      model, encoder, config.from_scratch, num_outputs,
+      finetune_step.make_optimizer(config))
 
 
-def train_cell(program, data, cell, clock=None, stop_after=None):
+def train_cell(config, program, data, cell, clock=None, stop_after=None):
   """Trains a cell.
 
   Args:
+    program: of `make_program`, for the task's outputs.
     clock: tells how long is left; None says nothing.
     stop_after: epochs after which to end; None for all of them.
 
   Returns:
     (result, final parameters).
   """
-  learning_rate = np.float32(cell.learning_rate)
+  rates = iter(learning_rates(config, data, cell))
   seed = np.uint32(cell.seed)
   state = program.init_state(seed)
   epochs = []
@@ -281,7 +277,7 @@ def train_cell(program, data, cell, clock=None, stop_after=None):
                           leave=False, disable=None):
       state, loss = program.train_step(
           state, glue.collate(data.train, rows, cell.batch_size,
-                              data.lengths), learning_rate, seed)
+                              data.lengths), next(rates), seed)
       losses.append(loss)
     loss = float(np.mean(jax.device_get(losses)))
     train_secs = time.monotonic() - start_secs
@@ -307,27 +303,35 @@ def train_cell(program, data, cell, clock=None, stop_after=None):
           "digest": data.digest}, state.params
 
 
-def _submit(config, model, encoder, data, workdir):
-  """Trains the best cell anew up to its best epoch and writes predictions.
+def _use_best(config, program, data, tokenizer, workdir):
+  """Trains the best cell anew up to its best epoch; predicts and exports.
 
   Cheaper than keeping the weights of every cell.
   """
   chosen = results_lib.choose(_results(workdir)[data.name])
   best = max(chosen, key=lambda result: result["score"])
-  record = workdir / "test" / f"{data.name}.json"
-  if record.exists() and json.loads(record.read_text()) == best:
+  wanted = {**best, "predict_test": config.predict_test,
+            "export": config.export}
+  record = workdir / "best" / f"{data.name}.json"
+  if record.exists() and json.loads(record.read_text()) == wanted:
     return
   cell = Cell(best["batch_size"], best["learning_rate"], best["seed"])
-  metrics.say(f"{data.name}: training {cell} anew for its predictions")
-  program = make_program(config, model, encoder, data, cell.batch_size)
-  again, params = train_cell(program, data, cell, stop_after=best["best_epoch"])
+  metrics.say(f"{data.name}: training {cell}, the best, anew")
+  again, params = train_cell(
+      config, program, data, cell, stop_after=best["best_epoch"])
   for part, encoded in data.test.items():
     path = glue.write_submission(
         data.name, part, program.predict(params, encoded, data.lengths),
         workdir / "test")
     metrics.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "
                 f"(in the grid {best['score']:.4f})")
-  _write_json(record, best)
+  if config.export:
+    folder = workdir / "export" / data.name
+    hf.export(program.model, params["encoder"], tokenizer, folder,
+              class_head=params["head"], labels=data.task.labels,
+              overwrite=True)
+    metrics.say(f"wrote {folder}: {cell}")
+  _write_json(record, wanted)
 
 
 class _Clock:

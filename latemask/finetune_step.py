@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 
@@ -17,6 +18,7 @@ from latemask import classifier
 from latemask import keys
 from latemask import masking
 from latemask import model as model_lib
+from latemask import optimizer as optimizer_lib
 from latemask import step as step_lib
 from latemask.data import glue
 
@@ -40,6 +42,29 @@ _LOSSES = {False: _cross_entropy, True: _squared_error}
 def _key(seed, stream, kind="threefry2x32"):
   return jax.random.fold_in(
       jax.random.key(seed, impl=keys.KINDS[kind]), stream)
+
+
+def _pretraining_keys(config, num_steps):
+  """Returns the keys of pre-training that optimizer.py reads; rate 1."""
+  options = config.optimizer.to_dict()
+  fraction = options.pop("warmup_fraction")
+  return ml_collections.ConfigDict({
+      "optimizer": options | {
+          "learning_rate": 1.0, "final_learning_rate": 0.0,
+          "warmup_steps": int(fraction * num_steps)},
+      "train": {"num_steps": num_steps}})
+
+
+def make_optimizer(config):
+  """Returns AdamW at a constant rate of 1: the step is told the rate."""
+  return optimizer_lib.make_optimizer(
+      _pretraining_keys(config, 1), lambda step: 1.0)
+
+
+def schedule(config, num_steps):
+  """Returns the learning rate of each step, relative to its peak."""
+  return np.asarray(optimizer_lib.make_schedule(_pretraining_keys(
+      config, num_steps))(np.arange(num_steps)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ _UNREAD = ("pooler.", "embeddings.position_ids", "rotary_emb.", "lm_head.",
 
 
 def export(config, params, tokenizer, folder, keep_layers=None,
-           class_head=None, overwrite=False):
+           class_head=None, labels=(), overwrite=False):
   """Writes a folder that stock transformers loads.
 
   Args:
@@ -54,6 +54,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     keep_layers: see `classifier.cut`.
     class_head: parameters of a `classifier.ClassificationHead`; params are
       then those of a cut encoder.
+    labels: names of its classes; () for a regression, or no names.
     overwrite: replace what lies at `folder`.
 
   Returns:
@@ -90,10 +91,10 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     head = flax.traverse_util.flatten_dict(class_head, sep="/")
     for path, weight in hf_weights.CLASS_HEADS[config.architecture].items():
       tensors |= weight.to_stock(np.asarray(head[path], np.float32), config)
-    num_labels = len(np.asarray(head["out_bias"]))
-    stock["id2label"] = {i: f"LABEL_{i}" for i in range(num_labels)}
-    stock["label2id"] = {f"LABEL_{i}": i for i in range(num_labels)}
-    if num_labels == 1:
+    labels = labels or [f"LABEL_{i}" for i in range(len(head["out_bias"]))]
+    stock["id2label"] = dict(enumerate(labels))
+    stock["label2id"] = {label: i for i, label in enumerate(labels)}
+    if len(labels) == 1:
       stock["problem_type"] = "regression"
   rest = _what_stock_lacks(config, params, cut_config, tensors, prefix)
   about = {"format": 1, "model": dataclasses.asdict(config),

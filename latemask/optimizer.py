@@ -74,14 +74,17 @@ _DECAYS = {"linear": _linear, "cosine": _cosine,
            "inverse_sqrt": _inverse_sqrt}
 
 
-def make_optimizer(config):
+def make_optimizer(config, schedule=None):
   """Returns the optax transformation; it takes the mean gradient.
+
+  Args:
+    schedule: None makes that of the config.
 
   Raises:
     InputError: see `make_schedule`; betas or a clip norm out of range.
   """
   o = config.optimizer
-  schedule = make_schedule(config)
+  schedule = schedule or make_schedule(config)
   if not (0 <= o.b1 < 1 and 0 <= o.b2 < 1 and o.eps > 0
           and o.weight_decay >= 0):
     raise errors.InputError(

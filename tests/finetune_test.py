@@ -90,9 +90,9 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
   trained = []
   train_cell = finetune.train_cell
   monkeypatch.setattr(
-      finetune, "train_cell", lambda program, data, cell, *a, **k:
-                      trained.append(cell) or train_cell(
-                          program, data, cell, *a, **k))
+      finetune, "train_cell", lambda config, program, data, cell, *a, **k:
+      trained.append(cell) or train_cell(
+          config, program, data, cell, *a, **k))
   results = finetune.finetune(config, tmp_path)
   # Chance is 0.
   assert all(r["score"] > 0.9 for r in results["cola"])
@@ -110,7 +110,7 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
   was = json.loads(lost.read_text())
   lost.unlink()
   config.grid.seeds = (0, 1, 2)
-  config.predict_test = True
+  config.predict_test = config.export = True
   finetune.finetune(config, tmp_path)
   assert [cell.seed for cell in trained[2:4]] == [1, 2]
   now = json.loads(lost.read_text())
@@ -121,6 +121,10 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
 
   # The best one was trained anew for its predictions, once.
   assert len(trained) == 5
+  exported = json.loads(
+      (tmp_path / "export" / "cola" / "config.json").read_text())
+  assert exported["id2label"] == {"0": "0", "1": "1"}
+  assert exported["architectures"][0].endswith("ForSequenceClassification")
   assert (tmp_path / "test" / "CoLA.tsv").read_text().splitlines() == [
       "index\tprediction", "0\t1", "1\t0", "2\t1"]
   finetune.finetune(config, tmp_path)
@@ -168,7 +172,7 @@ def _program(config):
   model, encoder, tokenizer = finetune.load(config)
   data, = finetune.read(config, encoder, tokenizer, model.max_length)
   return finetune.make_program(
-      config, model, jax.tree.map(jax.numpy.asarray, encoder), data, 16), data
+      config, model, jax.tree.map(jax.numpy.asarray, encoder), 2), data
 
 
 def test_padding_and_filler_rows_change_nothing(config):

@@ -56,12 +56,8 @@ class Peer:
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": o.weight_decay},
          {"params": others, "weight_decay": 0.0}],
-        lr=cell.learning_rate, betas=(o.b1, o.b2), eps=o.eps, fused=True)
-    num_steps = data.num_epochs * -(-len(data.train) // cell.batch_size)
-    warmup = int(o.warmup_fraction * num_steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: (step + 1) / warmup if step < warmup else (
-            num_steps - step) / (num_steps - warmup))
+        betas=(o.b1, o.b2), eps=o.eps, fused=True)
+    rates = iter(finetune.learning_rates(self._config, data, cell))
     loss_of = (torch.nn.MSELoss() if data.task.num_outputs == 1
                else torch.nn.CrossEntropyLoss())
     epochs = []
@@ -79,8 +75,9 @@ class Peer:
                            torch.float32 if data.task.num_outputs == 1
                            else torch.long))
         loss.backward()
+        for group, rate in zip(optimizer.param_groups, [next(rates)] * 2):
+          group["lr"] = float(rate)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad(set_to_none=True)
       train_secs = time.monotonic() - start_secs
       found = {}
@@ -122,7 +119,7 @@ def _run(args):
   config = config_file.load("configs/glue.py")
   config.unlock()
   config.init_from, config.data_dir = args.init_from, args.data_dir
-  config.from_scratch = args.from_scratch
+  config.from_scratch, config.dropout = args.from_scratch, args.dropout
   config.grid.learning_rates = (args.learning_rate,)
   config.grid.batch_sizes = (args.batch_size,)
   config.grid.seeds = tuple(range(args.seeds))
@@ -135,9 +132,9 @@ def _run(args):
     model, encoder, tokenizer = finetune.load(config)
     data, = finetune.read(config, encoder, tokenizer, model.max_length)
     program = finetune.make_program(
-        config, model, jax.device_put(encoder), data, args.batch_size)
+        config, model, jax.device_put(encoder), data.task.num_outputs)
     contenders = {"latemask": lambda cell: finetune.train_cell(
-        program, data, cell)[0]}
+        config, program, data, cell)[0]}
     if args.only != "ours":
       contenders["hf"] = lambda cell: Peer(
           config, program, tokenizer).train(data, cell)
@@ -172,6 +169,7 @@ def _parser():
   parser.add_argument("--learning_rate", type=float, default=5e-5)
   parser.add_argument("--batch_size", type=int, default=32)
   parser.add_argument("--num_epochs", type=int)
+  parser.add_argument("--dropout", type=float, default=0.1)
   parser.add_argument("--only", choices=("ours", "peer"))
   return parser
 
