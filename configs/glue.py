@@ -21,7 +21,7 @@ def get_config():
 
   # cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte; all: those there is data for.
   config.task = "all"
-  # What is fine-tuned: a run's workdir or one of its checkpoints.
+  # What is fine-tuned: a run, a checkpoint of it or a Hugging Face folder.
   config.init_from = text()
   # Take only sizes and tokenizer from there, and fresh weights: a baseline.
   config.from_scratch = False
