@@ -142,13 +142,10 @@ def load(folder):
   prefix = hf_weights.CLASSES[config.architecture][2]
   params = _from_stock(config, cut_config, tensors, prefix, folder)
   if about is not None:
-    params |= {k: v for k, v in _read(folder / "latemask.safetensors").items()
-               if not k.endswith(".padding")}
-    for path, padding in _read(folder / "latemask.safetensors").items():
-      if path.endswith(".padding"):
-        path = path.removesuffix(".padding")
-        params[path] = np.concatenate(
-            [params[path][:config.vocab_size], padding])
+    for name, array in _read(folder / "latemask.safetensors").items():
+      path = name.removesuffix(".padding")
+      params[path] = array if path == name else np.concatenate(
+          [params[path][:config.vocab_size], array])
   return config, flax.traverse_util.unflatten_dict(params, sep="/"), tokenizer
 
 

@@ -120,23 +120,23 @@ def begin(path, config, tokenizer, fresh):
   ours = flax.traverse_util.flatten_dict(fresh, sep="/")
   same_late = loaded.config.decoder == config.decoder == "cross"
   stays = []
-  for path, old in ours.items():
-    stack, _, inside = path.partition("/layers/")
+  for name, old in ours.items():
+    stack, _, inside = name.partition("/layers/")
     if inside and not (same_late and stack == "late"):
       if stack == "late" and config.decoder == "cross":
-        stays.append(path)
+        stays.append(name)
         continue
       first = config.insertion_layer if stack == "late" else 0
       new = _layers(theirs, loaded.config, inside)[first:first + len(old)]
-    elif path not in theirs:
-      stays.append(path)
+    elif name not in theirs:
+      stays.append(name)
       continue
     else:
-      new = theirs[path][:len(old)]
+      new = theirs[name][:len(old)]
     if len(new) < len(old):
-      stays.append(f"{path}[{len(new)}:]")
+      stays.append(f"{name}[{len(new)}:]")
     if len(new):
-      ours[path] = jax.device_put(
+      ours[name] = jax.device_put(
           old.at[:len(new)].set(new), old.sharding)
   print(f"parameters of {path}; as initialised: "
         f"{', '.join(stays) or 'none'}", flush=True)
