@@ -233,25 +233,28 @@ def _say(text):
   print(text, file=sys.stderr, flush=True)
 
 
+def _run(args):
+  if args.rows_per_chip is not None and args.rows_per_chip < 1:
+    raise errors.InputError("--rows_per_chip must be positive")
+  config = config_file.load(args.config)
+  devices = devices_of(args.topology)
+  _say(f"compiling the {args.step} step for {len(devices)} x "
+       f"{devices[0].device_kind}: one to three minutes")
+  result = {"config": args.config, "topology": args.topology} | describe(
+      *compile_step(config, devices, args.rows_per_chip, args.step),
+      args.step)
+  if args.fit:
+    result["largest_rows_per_chip"] = largest_rows(config, devices, _say)
+  return result
+
+
 def main():
   """Runs the command."""
   args = _parser().parse_args()
   jax.config.update("jax_platforms", "cpu")
   try:
-    if args.rows_per_chip is not None and args.rows_per_chip < 1:
-      raise errors.InputError("--rows_per_chip must be positive")
-    config = config_file.load(args.config)
-    devices = devices_of(args.topology)
-    _say(f"compiling the {args.step} step for {len(devices)} x "
-         f"{devices[0].device_kind}: one to three minutes")
-    result = {"config": args.config, "topology": args.topology} | describe(
-        *compile_step(config, devices, args.rows_per_chip, args.step),
-        args.step)
-    if args.fit:
-      result["largest_rows_per_chip"] = largest_rows(config, devices, _say)
-  except errors.InputError as error:
-    _say(f"latemask: {error}")
-    sys.exit(2)
+    with errors.one_line_exit():
+      result = _run(args)
   except DoesNotFit as error:
     _say(f"latemask: does not fit: {error}")
     sys.exit(1)

@@ -259,11 +259,8 @@ def _run(args):
 def main():
   """Runs the command."""
   args = _parser().parse_args()
-  try:
+  with errors.one_line_exit():
     _run(args)
-  except errors.InputError as error:
-    print(f"latemask: {error}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

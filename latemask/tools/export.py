@@ -10,7 +10,6 @@ be read back here in full (fill_mask, fine-tuning).
 """
 
 import argparse
-import sys
 
 from absl import logging
 
@@ -38,13 +37,10 @@ def main():
   """Runs the command."""
   args = _parser().parse_args()
   logging.set_verbosity(logging.ERROR)  # Orbax warns of its older formats.
-  try:
+  with errors.one_line_exit():
     loaded = pretrained.load(args.init_from)
     name = hf.export(loaded.config, loaded.params, loaded.tokenizer, args.out,
                      args.keep_layers, overwrite=args.overwrite)
-  except errors.InputError as error:
-    print(f"latemask: {error}", file=sys.stderr)
-    sys.exit(2)
   print(f"{args.out}: {name}")
 
 

@@ -173,15 +173,12 @@ def main():
   """Runs the command."""
   args = _parser().parse_args()
   logging.set_verbosity(logging.ERROR)  # Orbax warns of its older formats.
-  try:
+  with errors.one_line_exit():
     if args.top < 1:
       raise errors.InputError("--top must be positive")
     filler = Filler(pretrained.load(args.workdir))
     for text in args.texts or map(str.strip, sys.stdin):
       _print(text, filler.fill(text, args.top, args.truncate), args.json)
-  except errors.InputError as error:
-    print(f"latemask: {error}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":
