@@ -132,6 +132,11 @@ def get_config(size="base"):
   train.num_steps = num_steps
   # Micro-batches of an update.
   train.accumulation = 1
+  # When loss or gradient is no longer finite: stop, or rollback (go on from
+  # the newest checkpoint without the rows from there to the failure).
+  train.on_nonfinite = "stop"
+  # Rollbacks of a run, at most.
+  train.max_rollbacks = 3
   # Generator of dropout: hash, threefry2x32, rbg or unsafe_rbg (keys.py).
   # Masks always use threefry2x32.
   train.dropout_rng = "hash"
@@ -168,6 +173,8 @@ def get_config(size="base"):
   checkpoint.every_steps = min(num_steps, 1000)
   # Checkpoints kept, the newest ones.
   checkpoint.keep = 3
+  # Saves that may fail in a row (a full disk) before the run ends.
+  checkpoint.max_failed_saves = 3
 
   config.metrics = metrics = ml_collections.ConfigDict()
   # Between lines of metrics.jsonl and of the console.

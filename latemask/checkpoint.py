@@ -1,19 +1,49 @@
 """Checkpoints: one unit of everything a run needs to go on, by Orbax.
 
 WORKDIR/checkpoints/STEP/ holds `state` (step, parameters, optimizer) and
-`run` (config, digest of the packed rows, tokenizer). Saves run beside
-training and are committed by a rename at the end, so that a save that was cut
-off is never taken for a checkpoint.
+`run` (config, digest of the packed rows, tokenizer, rows skipped, digests).
+What holds, in order:
+  1. A save runs beside training and is committed by a rename at its end: one
+     that was cut off is never taken for a checkpoint.
+  2. A save that fails (a full disk) is counted and training goes on; too many
+     in a row, or a failed last one, end the run.
+  3. What is read back must have the digests taken from the devices before the
+     save. A damaged checkpoint is set aside as STEP.damaged and the one
+     before is used; where all are damaged nothing is touched and the run does
+     not start: never a silent restart from step 0.
 """
 
 import base64
+import dataclasses
+import hashlib
+import itertools
+import json
 
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from latemask import errors
+from latemask import keys
+from latemask import sharding
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """How far a run has come.
+
+  Fields:
+    state: its `step.TrainState`.
+    skipped_steps: batches passed over by rollbacks: the next step reads the
+      rows of step `state.step + skipped_steps`.
+    num_rollbacks: how often that was.
+  """
+
+  state: object
+  skipped_steps: int = 0
+  num_rollbacks: int = 0
 
 
 class Checkpoints:
@@ -30,6 +60,9 @@ class Checkpoints:
         "manifest": packed.digest,
         "tokenizer": base64.b64encode(packed.tokenizer.proto).decode(),
     }
+    self._max_failed = config.checkpoint.max_failed_saves
+    self._num_failed = 0
+    self._saving = None  # The step of the save that runs beside training.
     self._manager = ocp.CheckpointManager(
         epath.Path(workdir).absolute() / "checkpoints",
         options=ocp.CheckpointManagerOptions(
@@ -41,43 +74,127 @@ class Checkpoints:
     """The newest checkpoint's step, None where there is none."""
     return self._manager.latest_step()
 
-  def save(self, step, state):
+  def save(self, step, progress):
     """Starts saving; waits for the save before, if that still runs.
 
     A step that is already there is left alone.
-    """
-    if step in self._manager.all_steps():
-      return
-    self._manager.save(step, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        run=ocp.args.JsonSave(self._run)), force=True)
-
-  def restore(self, state_shapes):
-    """Returns the newest state laid out as `state_shapes`; None without one.
 
     Raises:
-      InputError: the checkpoint belongs to other packed rows.
+      SaveError: too many saves have failed in a row.
     """
-    step = self.latest_step
-    if step is None:
-      return None
-    run = self._manager.restore(
-        step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+    self._finish()
+    if step in self._manager.all_steps():
+      return
+    run = self._run | {
+        "skipped_steps": progress.skipped_steps,
+        "num_rollbacks": progress.num_rollbacks,
+        "digests": digests(progress.state)}
+    self._saving = step
+    try:
+      self._manager.save(step, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(progress.state),
+          run=ocp.args.JsonSave(run | {"sha256": _sha256(run)})), force=True)
+    except (OSError, ValueError) as error:
+      self._fail(error)
+
+  def restore(self, state_shapes):
+    """Returns the newest `Progress`, laid out as `state_shapes`; or None.
+
+    Raises:
+      InputError: all checkpoints are damaged, or they belong to other packed
+        rows.
+    """
+    damaged = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        progress, error = self._restore(step, state_shapes), None
+      except errors.InputError:
+        raise
+      # On damaged files Orbax raises anything, a bare Exception included.
+      except Exception as found:
+        progress, error = None, found
+      if _everywhere(progress is not None):
+        for bad in damaged:
+          self._set_aside(bad)
+        return progress
+      damaged.append(step)
+      print(f"checkpoint {step} of {self._manager.directory} is damaged: "
+            f"{_line(error)}", flush=True)
+    if damaged:
+      raise errors.InputError(
+          f"all checkpoints of {self._manager.directory} are damaged "
+          f"({', '.join(map(str, damaged))}); nothing was changed. Put a "
+          "whole one back, or begin anew in another --workdir")
+    return None
+
+  def _restore(self, step, state_shapes):
+    """Returns the `Progress` of a step."""
+    run = _checked(self._manager.restore(step, args=ocp.args.Composite(
+        run=ocp.args.JsonRestore()))["run"])
     if run["manifest"] != self._run["manifest"]:
       raise errors.InputError(
           f"checkpoint {step} of {self._manager.directory} was trained on "
           "other packed rows; give the data.dir it had, or another --workdir")
-    return self._manager.restore(step, args=ocp.args.Composite(
+    state = self._manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(state_shapes)))["state"]
+    _compare(digests(state), run["digests"])
+    return Progress(state, run["skipped_steps"], run["num_rollbacks"])
+
+  def _set_aside(self, step):
+    if jax.process_index() == 0:
+      path = epath.Path(self._manager.directory) / str(step)
+      names = (path.with_name(f"{step}.damaged{'-' * n}{n or ''}")
+               for n in itertools.count())
+      path.rename(next(name for name in names if not name.exists()))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f"set aside {step}")
+    self._manager.reload()
 
   def wait(self):
-    """Returns once all saves are on disk."""
-    self._manager.wait_until_finished()
+    """Returns once the last save is on disk.
+
+    Raises:
+      SaveError: it failed.
+    """
+    self._finish()
+    if self._num_failed:
+      raise errors.SaveError(
+          "the last state could not be saved; the same command goes on from "
+          f"step {self.latest_step or 0:,}")
 
   def close(self):
     """Waits, and frees Orbax's threads."""
-    self._manager.wait_until_finished()
+    try:
+      self._manager.wait_until_finished()
+    except (OSError, ValueError):
+      pass  # What `wait` would tell; something else ends the run already.
     self._manager.close()
+
+  def _finish(self):
+    """Waits for the save under way, and counts it if it failed."""
+    try:
+      self._manager.wait_until_finished()
+    except (OSError, ValueError) as error:
+      self._fail(error)
+    else:
+      if self._saving is not None:
+        self._num_failed = 0
+    self._saving = None
+
+  def _fail(self, error):
+    """Counts a failed save, and gives back the room that it took."""
+    self._num_failed += 1
+    print(f"step {self._saving:,}: the save failed ({self._num_failed} in a "
+          f"row): {_line(error)[-200:]}", flush=True)
+    if jax.process_index() == 0:
+      folder = epath.Path(self._manager.directory)
+      for path in folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+        path.rmtree(missing_ok=True)
+    self._saving = None
+    if self._num_failed > self._max_failed:
+      raise errors.SaveError(
+          f"{self._num_failed} saves in a row have failed; make room, and the "
+          f"same command goes on from step {self.latest_step or 0:,}")
 
 
 def read(path):
@@ -94,7 +211,8 @@ def read(path):
   """
   path = epath.Path(path).absolute()
   try:
-    run = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path / "run")
+    run = _checked(ocp.Checkpointer(
+        ocp.JsonCheckpointHandler()).restore(path / "run"))
     state = ocp.PyTreeCheckpointer()
     params = state.metadata(path / "state").item_metadata.tree["params"]
     # The parameters alone: the optimizer's state is twice as large.
@@ -102,9 +220,71 @@ def read(path):
         item={"params": params}, partial_restore=True,
         restore_args={"params": jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)}))
-  except (OSError, ValueError, KeyError) as error:
+    found = digests(params)
+    _compare(found, {name: run["digests"][name] for name in found})
+  except Exception as error:  # As in `restore`.
     raise errors.InputError(
-        f"{path} is no whole checkpoint: {str(error).splitlines()[0]}"
-    ) from error
+        f"{path} is no whole checkpoint: {_line(error)}") from error
   return (run["config"], base64.b64decode(run["tokenizer"]),
           params["params"])
+
+
+def digests(tree):
+  """Returns {path: 16 hex digits} of a tree of arrays, wherever they lie.
+
+  Two sums of hashes of each element's bits and place, computed where the
+  elements are: a changed bit always changes them, the mesh never does.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  sums_Nx2 = jax.device_get(_digest([leaf for _, leaf in leaves]))
+  return {sharding.path_name(path): f"{high:08x}{low:08x}"
+          for (path, _), (high, low) in zip(leaves, sums_Nx2)}
+
+
+@jax.jit
+def _digest(leaves):
+  return jnp.stack([_digest_one(jnp.asarray(leaf)) for leaf in leaves])
+
+
+def _digest_one(x):
+  width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
+  index = keys.index(x.shape)
+  # Every step of the mixer can be undone, so other bits are another hash.
+  return jnp.stack([
+      jnp.sum(keys.mix(bits ^ keys.mix(index, salt), salt), dtype=jnp.uint32)
+      for salt in (np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B))])
+
+
+def _compare(found, wanted):
+  """Raises ValueError, naming them, where digests differ."""
+  differing = [name for name in sorted(found | wanted)
+               if found.get(name) != wanted.get(name)]
+  if differing:
+    raise ValueError("other bits than were saved in " + ", ".join(
+        differing[:3]) + (", ..." if len(differing) > 3 else ""))
+
+
+def _sha256(run):
+  # Through JSON once: what is read back has lists where tuples were.
+  text = json.dumps(json.loads(json.dumps(run)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checked(run):
+  """Returns the `run` of a checkpoint without its SHA-256, if that holds."""
+  run = dict(run)
+  if run.pop("sha256", None) != _sha256(run):
+    raise ValueError("`run` is not what was saved")
+  return run
+
+
+def _line(error):
+  return (str(error).strip().splitlines() or [repr(error)])[0][:300]
+
+
+def _everywhere(holds):
+  """Returns whether something holds on all processes."""
+  if jax.process_count() == 1:
+    return holds
+  return bool(np.all(multihost_utils.process_allgather(np.bool_(holds))))

@@ -17,23 +17,32 @@ import numpy as np
 _THREEFRY = extend_random.threefry_prng_impl
 
 
-def _random_bits(key_2, bit_width, shape):
-  """Returns unsigned integers of the shape; their index repeats at 2**32."""
-  # Else XLA fuses the making of the key into every element's arithmetic.
-  key_2 = jax.lax.optimization_barrier(key_2)
-  index = jnp.zeros(shape, jnp.uint32)
+def index(shape):
+  """Returns the place of every element, uint32; it repeats at 2**32."""
+  found = jnp.zeros(shape, jnp.uint32)
   stride = 1
   for axis in reversed(range(len(shape))):
-    index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(
+    found += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(
         stride % (1 << 32))
     stride *= shape[axis]
+  return found
+
+
+def mix(x, salt):
+  """Returns uint32 mixed up: one to one for every salt."""
+  x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+  x = (x ^ (x >> np.uint32(15))) + salt
+  x *= np.uint32(0x846CA68B)
+  return x ^ (x >> np.uint32(16))
+
+
+def _random_bits(key_2, bit_width, shape):
+  """Returns unsigned integers of the shape; they repeat at 2**32."""
+  # Else XLA fuses the making of the key into every element's arithmetic.
+  key_2 = jax.lax.optimization_barrier(key_2)
   # The second half of the key enters between the rounds: else two keys would
   # give the same numbers in another order.
-  x = index ^ key_2[0]
-  x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-  x = (x ^ (x >> np.uint32(15))) + key_2[1]
-  x *= np.uint32(0x846CA68B)
-  return (x ^ (x >> np.uint32(16))).astype(f"uint{bit_width}")
+  return mix(index(shape) ^ key_2[0], key_2[1]).astype(f"uint{bit_width}")
 
 
 _HASH = extend_random.define_prng_impl(

@@ -12,12 +12,15 @@ Options:
   --config FILE[:SIZE]   a config of configs/; every key of it can be set as
                          --config.group.key=value
   --workdir DIR          where the run lives; the same command goes on with it
-  --[no]distributed      several processes (a TPU pod slice): call
-                         jax.distributed.initialize() first
+  --distributed WHO      off (one process), tpu (a pod slice: from metadata),
+                         or HOST:PORT of process 0, with the next two
+  --num_processes P      how many processes there are
+  --process_id I         which of them this is, 0 to P - 1
+  --start_secs S         how long they wait for each other (300)
 
 Exit codes: 0 done; 2 what was given cannot be used (one line on stderr says
-why); 3 the loss is no longer finite; 143 / 130 stopped by SIGTERM / SIGINT
-after a save.
+why); 3 the loss is no longer finite; 4 processes are missing; 5 nothing can
+be saved any more; 143 / 130 stopped by SIGTERM / SIGINT after a save.
 """
 
 import re
@@ -33,7 +36,10 @@ from latemask import errors
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see above")
 _WORKDIR = flags.DEFINE_string("workdir", None, "see above")
-_DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "see above")
+_DISTRIBUTED = flags.DEFINE_string("distributed", "off", "see above")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "see above")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "see above")
+_START_SECS = flags.DEFINE_integer("start_secs", 300, "see above")
 
 
 def main(argv):
@@ -48,24 +54,21 @@ def main(argv):
     _refuse(f"--config: there is no file {_config_path()}")
   # Imported here: packing starts processes that import this module anew.
   import jax
+  from latemask import distributed
   from latemask import finetune
   from latemask import train
   logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save.
   # Two programs under way at once on several host devices can wait for each
   # other's threads for ever; elsewhere this flag means nothing.
   jax.config.update("jax_cpu_enable_async_dispatch", False)
-  if _DISTRIBUTED.value:
-    jax.distributed.initialize()
-  try:
-    run = finetune.finetune if "task" in _CONFIG.value else train.train
-    run(_CONFIG.value, _WORKDIR.value)
-  except errors.InputError as error:
-    _refuse(error)
-  except train.NonFiniteError as error:
-    print(f"latemask: {error}", file=sys.stderr)
-    sys.exit(3)
-  except train.Stopped as stopped:
-    sys.exit(stopped.code)
+  run = finetune.finetune if "task" in _CONFIG.value else train.train
+  with errors.one_line_exit(), distributed.together(
+      _DISTRIBUTED.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
+      _START_SECS.value):
+    try:
+      run(_CONFIG.value, _WORKDIR.value)
+    except train.Stopped as stopped:
+      sys.exit(stopped.code)
 
 
 def _config_path():

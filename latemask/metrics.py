@@ -15,6 +15,8 @@ from etils import epath
 import jax
 from jax.experimental import multihost_utils
 
+from latemask import errors
+
 
 class Writer:
   """Writes metrics on process 0; the others only know what is on record."""
@@ -23,13 +25,18 @@ class Writer:
     """Opens the files, cutting metrics.jsonl to `start_step`."""
     self._path = epath.Path(workdir) / "metrics.jsonl"
     self._is_active = jax.process_index() == 0
+    self._file = None
+    self._summary = _summary_writer(workdir) if self._is_active else None
+    self.cut(start_step)
+
+  def cut(self, step):
+    """Takes all that stands after `step` off the record."""
     self._evaluated = set()
-    self._file = self._summary = None
     kept = []
     if self._path.exists():
       for line in self._path.read_text().splitlines():
         record = _parse(line)
-        if record and record["step"] <= start_step:
+        if record and record["step"] <= step:
           kept.append(line + "\n")
           if "eval/loss" in record:
             self._evaluated.add(record["step"])
@@ -39,25 +46,32 @@ class Writer:
       multihost_utils.sync_global_devices("metrics read")
     if not self._is_active:
       return
-    if self._path.exists():
-      part = self._path.with_name("metrics.jsonl.part")
-      part.write_text("".join(kept))
-      part.replace(self._path)
-    self._file = self._path.open("a")
-    self._summary = _summary_writer(workdir)
+    with _full_disk(self._path):
+      if self._file:
+        self._file.close()
+      if self._path.exists():
+        part = self._path.with_name("metrics.jsonl.part")
+        part.write_text("".join(kept))
+        part.replace(self._path)
+      self._file = self._path.open("a")
 
   def has_eval(self, step):
     """Returns whether the step's evaluation is already on record."""
     return step in self._evaluated
 
   def write(self, step, scalars):
-    """Appends one line; non-finite numbers become strings, as JSON wants."""
+    """Appends one line; non-finite numbers become strings, as JSON wants.
+
+    Raises:
+      SaveError: it cannot be written.
+    """
     if not self._is_active:
       return
-    self._file.write(json.dumps({"step": step} | {
-        k: v if abs(v) < float("inf") else str(v)
-        for k, v in scalars.items()}) + "\n")
-    self._file.flush()
+    with _full_disk(self._path):
+      self._file.write(json.dumps({"step": step} | {
+          k: v if abs(v) < float("inf") else str(v)
+          for k, v in scalars.items()}) + "\n")
+      self._file.flush()
     if self._summary:
       self._summary.write_scalars(step, scalars)
       self._summary.flush()
@@ -65,7 +79,9 @@ class Writer:
   def close(self):
     """Closes the files."""
     if self._is_active:
-      self._file.close()
+      # A line that would not go to a full disk would not go now either.
+      with contextlib.suppress(OSError):
+        self._file.close()
       if self._summary:
         self._summary.close()
 
@@ -153,6 +169,17 @@ def _parse(line):
   except json.JSONDecodeError:
     return None
   return record if isinstance(record, dict) and "step" in record else None
+
+
+@contextlib.contextmanager
+def _full_disk(path):
+  """Its body writes; half a line that it leaves is dropped on resume."""
+  try:
+    yield
+  except OSError as error:
+    raise errors.SaveError(
+        f"{path} cannot be written ({error.strerror}); make room, and the "
+        "same command goes on from the newest checkpoint") from error
 
 
 def _summary_writer(workdir):

@@ -13,6 +13,8 @@ What a run promises, in order of precedence:
      Several processes agree on that every 10 steps.
 """
 
+import contextlib
+import dataclasses
 import re
 import signal
 
@@ -28,6 +30,7 @@ from latemask import flops
 from latemask import masking
 from latemask import metrics
 from latemask import pretrained
+from latemask import signals as signals_lib
 from latemask import step as step_lib
 from latemask import workdir as workdir_lib
 from latemask.data import loader as loader_lib
@@ -37,13 +40,20 @@ from latemask.data import tokenizer as tokenizer_lib
 # What may change between two stretches of one run: where and on what it runs,
 # and what it tells. Everything else changes the result.
 _FREE_KEYS = re.compile(
-    r"(mesh|metrics|checkpoint)\.|data\.(workers|dir|tfds_dir)$")
+    r"(mesh|metrics|checkpoint)\.|data\.(workers|dir|tfds_dir)$"
+    r"|train\.(on_nonfinite|max_rollbacks)$")
 
-_ASK_EVERY_STEPS = 10
+_ON_NONFINITE = dict.fromkeys(("stop", "rollback"))
 
 
-class NonFiniteError(RuntimeError):
-  """The loss or the gradient is no longer a number."""
+class NonFiniteError(errors.Ending):
+  """The loss or the gradient is no longer a number after `step` updates."""
+
+  code = 3
+
+  def __init__(self, step, message):
+    super().__init__(message)
+    self.step = step
 
 
 class Stopped(Exception):
@@ -63,6 +73,7 @@ def train(config, workdir):
   Raises:
     InputError: the config or what it names cannot be used.
     NonFiniteError: the loss or gradient became NaN or infinite.
+    SaveError: neither checkpoints nor metrics can be written any more.
     Stopped: a signal asked for the end.
   """
   workdir = epath.Path(workdir)
@@ -75,25 +86,67 @@ def train(config, workdir):
   evaluator = evaluate.Evaluator(program, loader)
   workdir_lib.write_config(config, workdir)
   checkpoints = checkpoint.Checkpoints(workdir, config, packed)
-  state = checkpoints.restore(program.state_shapes)
-  if state is None:
+  def begin():
+    return _begin(program, tokenizer, checkpoints)
+
+  progress = begin()
+  _introduce(program, loader, progress)
+  writer = metrics.Writer(workdir, int(progress.state.step))
+  try:
+    with signals_lib.Signals() as signals:
+      while True:
+        try:
+          with contextlib.closing(_Profiler(config, workdir)) as profiler:
+            return _loop(config, program, loader, evaluator, checkpoints,
+                         writer, signals, profiler, progress)
+        except NonFiniteError as error:
+          # Its frames hold the state's memory, which the next one needs.
+          cause = error.with_traceback(None)
+        if (config.train.on_nonfinite == "stop"
+            or progress.num_rollbacks >= config.train.max_rollbacks):
+          raise cause
+        metrics.say(f"{cause}: rolling back")
+        progress = _roll_back(config, cause.step, progress, begin(), writer)
+  finally:
+    writer.close()
+    checkpoints.close()
+
+
+def _begin(program, tokenizer, checkpoints):
+  """Returns the newest checkpoint's `Progress`, or that of step 0."""
+  progress = checkpoints.restore(program.state_shapes)
+  if progress is None:
     state = program.init_state()
-    if config.train.init_from:
+    init_from = program.config.train.init_from
+    if init_from:
       state = state.replace(params=pretrained.begin(
-          config.train.init_from, program.model.config, tokenizer,
-          state.params))
-  start = int(state.step)
-  _introduce(program, loader, start)
-  with _Signals() as signals:
-    writer = metrics.Writer(workdir, start)
-    profiler = _Profiler(config, workdir)
-    try:
-      return _loop(config, program, loader, evaluator, checkpoints, writer,
-                   signals, profiler, state, start)
-    finally:
-      profiler.close()
-      writer.close()
-      checkpoints.close()
+          init_from, program.model.config, tokenizer, state.params))
+    progress = checkpoint.Progress(state)
+  return progress
+
+
+def _roll_back(config, failed_step, lost, good, writer):
+  """Returns the `Progress` after which the rows up to a failure are skipped.
+
+  Args:
+    failed_step: updates after which the loss was not finite.
+    lost, good: the `Progress` that the loop began with, and the one restored.
+  """
+  step = int(good.state.step)
+  first = step + good.skipped_steps
+  stop = failed_step + lost.skipped_steps
+  batch_size = config.train.batch_size
+  progress = checkpoint.Progress(
+      good.state, stop - step, lost.num_rollbacks + 1)
+  writer.cut(step)
+  writer.write(step + 1, {
+      "rollback": progress.num_rollbacks, "skipped_first_row":
+      first * batch_size, "skipped_rows": (stop - first) * batch_size})
+  metrics.say(
+      f"rollback {progress.num_rollbacks} of {config.train.max_rollbacks}: "
+      f"on from step {step:,}, without the rows {first * batch_size:,} to "
+      f"{stop * batch_size - 1:,} of the training order")
+  return progress
 
 
 def check(config, workdir):
@@ -110,6 +163,13 @@ def check(config, workdir):
       if config[group][key] < 1:
         raise errors.InputError(
             f"{group}.{key} is {config[group][key]}; it must be positive")
+  errors.choose(_ON_NONFINITE, config.train.on_nonfinite,
+                "train.on_nonfinite")
+  for group, key in (("train", "max_rollbacks"),
+                     ("checkpoint", "max_failed_saves")):
+    if config[group][key] < 0:
+      raise errors.InputError(
+          f"{group}.{key} is {config[group][key]}; it must not be negative")
   if not 0 <= config.seed < 1 << 32:
     raise errors.InputError(
         f"seed is {config.seed}; it must lie in 0 to 2**32 - 1")
@@ -141,11 +201,13 @@ def check(config, workdir):
 
 
 def _loop(config, program, loader, evaluator, checkpoints, writer, signals,
-          profiler, state, start):
+          profiler, progress):
   """The loop proper; see `train`."""
+  state, start = progress.state, int(progress.state.step)
   num_steps = config.train.num_steps
   batches = loader.train_batches(
-      program.batch_sharding, config.train.batch_size, start, num_steps)
+      program.batch_sharding, config.train.batch_size,
+      start + progress.skipped_steps, num_steps + progress.skipped_steps)
   clock = metrics.Clock(
       config.train.batch_size * config.data.length,
       config.train.batch_size * sum(flops.train_step_flops(
@@ -173,7 +235,8 @@ def _loop(config, program, loader, evaluator, checkpoints, writer, signals,
     if step != saved and (is_last or stop or is_due):
       pending = _report(config, pending, clock, writer)
       with clock.pause():
-        checkpoints.save(step, state)
+        checkpoints.save(
+            step, dataclasses.replace(progress, state=state))
       saved = step
     if stop:
       checkpoints.wait()
@@ -217,7 +280,7 @@ def _report(config, pending, clock, writer):
   if not np.all(np.isfinite(list(scalars.values()))):
     writer.write(step, scalars)
     raise NonFiniteError(
-        f"step {step}: loss {scalars['loss']}, gradient norm "
+        step, f"step {step}: loss {scalars['loss']}, gradient norm "
         f"{scalars['grad_norm']}; the checkpoint before is kept. A lower "
         "optimizer.learning_rate, more warmup_steps or a clip_norm may help")
   num_steps = config.train.num_steps
@@ -275,7 +338,8 @@ def _peak_flops():
   return peak and peak * jax.device_count()
 
 
-def _introduce(program, loader, start):
+def _introduce(program, loader, progress):
+  start = int(progress.state.step)
   c, config = program.model.config, program.config
   count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
   devices = jax.devices()
@@ -293,6 +357,9 @@ def _introduce(program, loader, start):
       f"{batch_size:,} rows = {epochs:.1f} epochs")
   if start:
     metrics.say(f"going on from the checkpoint at step {start:,}")
+  if progress.skipped_steps:
+    metrics.say(f"{progress.skipped_steps:,} batches are skipped, after "
+                f"{progress.num_rollbacks} rollbacks")
   metrics.say("compiling: the first evaluation and the first step take long")
 
 
@@ -318,40 +385,3 @@ def _prepare(config, workdir):
           f"process {jax.process_index()} sees no packed rows in {directory}; "
           "data.dir must lie where all hosts see it")
   return packed
-
-
-class _Signals:
-  """Remembers the first SIGTERM or SIGINT; leaves the second its effect."""
-
-  def __enter__(self):
-    self._signum = 0
-    self._before = {s: signal.signal(s, self._remember)
-                    for s in (signal.SIGTERM, signal.SIGINT)}
-    return self
-
-  def __exit__(self, *exception):
-    for signum, handler in self._before.items():
-      signal.signal(signum, handler)
-
-  def _remember(self, signum, frame):
-    del frame
-    self._signum = signum
-    for s in self._before:
-      signal.signal(s, signal.SIG_DFL)
-
-  def asked(self):
-    """Returns whether this process was told to stop."""
-    # One host alone must not leave an evaluation that the others are in.
-    return bool(self._signum) and jax.process_count() == 1
-
-  def agreed(self, step):
-    """Returns the signal on which all processes stop at this step, or 0.
-
-    Several processes ask each other only now and then: it costs a round trip.
-    """
-    if jax.process_count() == 1:
-      return self._signum
-    if step % _ASK_EVERY_STEPS:
-      return 0
-    return int(np.max(multihost_utils.process_allgather(
-        np.int32(self._signum))))

@@ -16,12 +16,13 @@ ORDER = [
     ["data.tokenizer", "data.rows", "data.sources", "data.packing",
      "data.glue"],
     ["sharding", "keys", "layers", "loss", "masking", "optimizer", "flops",
-     "metrics", "workdir", "data.loader", "checkpoint"],
+     "metrics", "workdir", "data.loader", "checkpoint", "signals",
+     "distributed"],
     ["stack", "model", "classifier", "hf_tokenizer", "hf_weights", "hf",
      "pretrained"], ["step"], ["evaluate"], ["finetune_step", "results"],
     ["train"], ["finetune"], ["main"],
     ["tools.aot", "tools.torch_peer", "tools.bench", "tools.bench_finetune",
-     "tools.export", "tools.fill_mask"]]
+     "tools.export", "tools.fill_mask", "tools.faults", "tools.soak"]]
 FLAT = [name for row in ORDER for name in row]
 
 

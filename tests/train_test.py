@@ -15,6 +15,7 @@ from latemask import checkpoint
 from latemask import errors
 from latemask import metrics
 from latemask import sharding
+from latemask import signals as signals_lib
 from latemask import step as step_lib
 from latemask import train
 from latemask.data import loader as loader_lib
@@ -155,9 +156,9 @@ def test_a_save_holds_the_state_of_its_step(tiny_run, tmp_path, monkeypatch):
   tiny_run.checkpoint.keep = 10
   seen = {}
   save = checkpoint.Checkpoints.save
-  def record(self, step, state):
-    seen[step] = jax.tree.map(np.array, jax.device_get(state))
-    save(self, step, state)
+  def record(self, step, progress):
+    seen[step] = jax.tree.map(np.array, jax.device_get(progress.state))
+    save(self, step, progress)
   monkeypatch.setattr(checkpoint.Checkpoints, "save", record)
   train.train(tiny_run, tmp_path)
   assert sorted(seen) == [3, 6, 9, 12, 15, 18, 20]
@@ -191,7 +192,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
 
 def test_second_signal_is_not_held_back():
   before = signal.getsignal(signal.SIGTERM)
-  with train._Signals() as signals:
+  with signals_lib.Signals() as signals:
     os.kill(os.getpid(), signal.SIGTERM)
     assert signals.asked() and signals.agreed(3) == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

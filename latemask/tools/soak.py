@@ -1,0 +1,273 @@
+"""Breaks runs at random for as long as one likes, and prints what survived.
+
+  python -m latemask.tools.soak --minutes 30
+  python -m latemask.tools.soak --faults 20 --out /tmp/soak --seed 7
+
+A small run is trained once, unbroken. Then the same command is started again
+and again in fresh workdirs; each start meets one fault (see faults.py), until
+the run is done. A fault has survived if the exit code is one that it may have,
+the start after it goes on from the newest whole checkpoint, and, once the run
+is done, parameters, optimizer state, metrics and rows of every step are those
+of the unbroken run, bit for bit. Exit code 1 if any has not. What failed stays
+under --out, with the output of every start.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import numpy as np
+import tqdm
+
+from latemask import checkpoint
+from latemask import errors
+from latemask.tools import faults
+
+_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
+_NUM_STEPS, _SAVE_EVERY = 40, 5
+# A start that takes longer hangs.
+_HANG_SECS = 300
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  with errors.one_line_exit():
+    sys.exit(_soak(args))
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+      prog="python -m latemask.tools.soak", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--minutes", type=float, default=30,
+                      help="no run is begun later (30)")
+  parser.add_argument("--faults", type=int,
+                      help="no run is begun after so many")
+  parser.add_argument("--only", action="append", choices=faults.FAULTS,
+                      help="these kinds alone; default: all")
+  parser.add_argument("--workers", type=int, default=2,
+                      help="runs at a time (2)")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--out", help="a folder that is not there yet; default: "
+                      "a temporary one, removed if all survive")
+  return parser
+
+
+def _soak(args):
+  """Breaks runs until time is up; returns the exit code."""
+  out = pathlib.Path(args.out or tempfile.mkdtemp(prefix="latemask_soak_"))
+  if args.out and out.exists():
+    raise errors.InputError(f"--out {out} is there already; choose another")
+  out.mkdir(parents=True, exist_ok=True)
+  corpus = make_corpus(out)
+  print(f"{out}: training unbroken", flush=True)
+  reference = Run(out / "unbroken", corpus)
+  reference.start(None)
+  if reference.code:
+    raise errors.InputError(
+        f"the unbroken run ended with {reference.code}; see {reference.log}")
+  deadline = time.monotonic() + 60 * args.minutes
+  kinds = args.only or list(faults.FAULTS)
+  outcomes, numbers, lock = [], iter(range(10**9)), threading.Lock()
+  bar = tqdm.tqdm(total=args.faults, unit=" faults", desc="soak")
+
+  def work():
+    while time.monotonic() < deadline and (
+        args.faults is None or len(outcomes) < args.faults):
+      with lock:
+        number = next(numbers)
+      found = break_run(out / f"run{number}", corpus, reference, kinds,
+                        random.Random(f"{args.seed} {number}"))
+      with lock:
+        outcomes.extend(found)
+        bar.update(len(found))
+
+  start_secs = time.monotonic()
+  with concurrent.futures.ThreadPoolExecutor(args.workers) as pool:
+    for future in [pool.submit(work) for _ in range(args.workers)]:
+      future.result()
+  bar.close()
+  table, all_survived = tabulate(
+      outcomes, (time.monotonic() - start_secs) / 60)
+  print(table)
+  if all_survived and not args.out:
+    shutil.rmtree(out)
+  return int(not all_survived)
+
+
+def tabulate(outcomes, minutes):
+  """Returns (table by kind of fault as Markdown, whether all survived)."""
+  lines = ["| fault | injected | survived | bit-equal | exit codes |",
+           "|---|---|---|---|---|"]
+  met = [n for n in faults.FAULTS if any(o[0] == n for o in outcomes)]
+  for name in met + [None]:
+    rows = [o for o in outcomes if name in (None, o[0])]
+    codes = sorted({o[1] for o in rows})
+    lines.append(
+        f"| {name or f'all, in {minutes:.0f} min'} | {len(rows)} | "
+        f"{sum(not o[2] for o in rows)} | {sum(o[3] for o in rows)} | "
+        f"{', '.join(map(str, codes))} |")
+  failed = [f"- {o[0]} ({o[4]}): {o[2] or 'the result differs'}"
+            for o in outcomes if o[2] or not o[3]]
+  return "\n".join(lines + failed), not failed
+
+
+def break_run(workdir, corpus, reference, kinds, rng, max_starts=40):
+  """Trains a run to its end under faults.
+
+  Returns:
+    A list of (fault, exit code, what is wrong or "", whether the end was
+    bit-equal, workdir), one for each fault.
+  """
+  run, met = Run(workdir, corpus), []
+  names = None
+  for start in range(max_starts):
+    if names is None or start >= max_starts - 3:
+      possible = [n for n in kinds
+                  if faults.FAULTS[n].needs <= len(run.checkpoints())]
+    name = rng.choice(possible) if possible and (
+        start < max_starts - 3) else None
+    problem = run.start(name, rng)
+    if name:
+      met.append((name, run.code, problem))
+    elif problem:
+      met.append(("none", run.code, problem))
+    if run.code == 0:
+      break
+  differing = "" if run.code == 0 and run.result() == reference.result() else (
+      "the end differs from that of the unbroken run")
+  if not differing and not any(problem for *_, problem in met):
+    shutil.rmtree(workdir)
+  return [(name, code, problem, not differing, str(workdir))
+          for name, code, problem in met]
+
+
+def make_corpus(folder):
+  """Writes a small text of random words; returns its path."""
+  rng = np.random.default_rng(0)
+  words = ["".join(rng.choice(list("abcdefgh"), rng.integers(2, 6)))
+           for _ in range(60)]
+  path = folder / "corpus.txt"
+  path.write_text("".join(
+      " ".join(rng.choice(words, rng.integers(10, 60))) + "\n"
+      for _ in range(400)))
+  return path
+
+
+class Run:
+  """A run in a workdir of its own, with packed rows of its own."""
+
+  def __init__(self, workdir, corpus):
+    self.workdir = pathlib.Path(workdir)
+    self.workdir.parent.mkdir(parents=True, exist_ok=True)
+    self.log = self.workdir.with_suffix(".log")
+    self.rows = self.workdir.with_suffix(".rows")
+    self.code = None
+    self._flags = [
+        "--config=configs/base.py:tiny", f"--workdir={workdir}",
+        f"--config.data.source=text:{corpus}", "--config.data.vocab_size=300",
+        "--config.data.length=32", "--config.data.workers=1",
+        "--config.data.eval_fraction=0.1", "--config.model.width=16",
+        "--config.model.dtype=float32", "--config.train.batch_size=16",
+        f"--config.train.num_steps={_NUM_STEPS}",
+        "--config.optimizer.warmup_steps=2", "--config.eval.rates=()",
+        "--config.eval.every_steps=10", "--config.metrics.every_steps=1",
+        f"--config.checkpoint.every_steps={_SAVE_EVERY}",
+        "--config.checkpoint.max_failed_saves=1"]
+
+  def checkpoints(self):
+    """Returns the steps of the checkpoints, the newest first."""
+    return sorted((int(p.name) for p in self.workdir.glob("checkpoints/*")
+                   if p.name.isdigit()), reverse=True)
+
+  def start(self, name, rng=random):
+    """Runs the command under a fault; returns what went wrong, or ""."""
+    fault = faults.FAULTS[name] if name else faults.Fault(())
+    before = self.checkpoints()
+    undo = faults.damage(name, self.workdir, rng) if name and not (
+        fault.phase) else None
+    processes = 2 if name == "one process of two killed" else 1
+    # Of two processes each reads its share of a step's rows, so that their
+    # digests would be others.
+    rows = str(self.rows) if processes == 1 else os.devnull
+    command = {"name": name, "phase": fault.phase, "rows": rows, "count": rng.randrange(1, 2 * _SAVE_EVERY),
+               "secs": rng.uniform(0, faults.PHASE_SECS.get(fault.phase, 0))}
+    port = str(20000 + int.from_bytes(os.urandom(2)) // 2)
+    started = []
+    with self.log.open("a") as log:
+      place = log.tell()
+      # Through a pipe: files of the child may be forbidden to grow.
+      pipe = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
+      for process in range(processes):
+        mine = command | ({"phase": None} if process else {})
+        several = [f"--distributed=127.0.0.1:{port}", "--num_processes=2",
+                   f"--process_id={process}"] if processes > 1 else []
+        devices = 2 // processes
+        started.append(subprocess.Popen(
+            [sys.executable, "-m", "latemask.tools.faults",
+             json.dumps(mine), *self._flags, *several],
+            stdout=pipe.stdin, stderr=subprocess.STDOUT, env=os.environ | {
+                "JAX_PLATFORMS": "cpu", "XLA_FLAGS":
+                f"--xla_force_host_platform_device_count={devices} "
+                "--xla_backend_optimization_level=0"}))
+      ended = []
+      for process in started:
+        try:
+          ended.append(process.wait(_HANG_SECS))
+        except subprocess.TimeoutExpired:
+          process.kill()
+          ended.append("hangs")
+      pipe.stdin.close()
+      pipe.wait()
+    self.code = next((code for code in ended if code), 0)
+    told = self.log.read_text()[place:]
+    if undo:
+      undo()
+    return self._judge(name, fault, before, ended, told)
+
+  def _judge(self, name, fault, before, ended, told):
+    """Returns what is wrong with a start, or ""."""
+    wrong = [c for c in ended if c and c not in fault.codes]
+    if wrong:
+      return f"exit code {wrong[0]}"
+    found = re.search(r"from the checkpoint at step ([\d,]+)", told)
+    begun = int(found[1].replace(",", "")) if found else 0
+    has_begun = "compiling:" in told
+    damaged = told.count("is damaged:")
+    if has_begun and before and begun != before[damaged]:
+      return f"began at {begun}; there were checkpoints {before}"
+    if damaged and not (name or "").startswith("checkpoint"):
+      return "a checkpoint was taken for damaged"
+    if self.code == 2 and len(re.findall("^latemask: ", told, re.M)) != 1:
+      return "bad input without its line"
+    return ""
+
+  def result(self):
+    """Returns what two runs must agree in, once they are done."""
+    _, _, params = checkpoint.read(
+        self.workdir / "checkpoints" / str(_NUM_STEPS))
+    run = json.loads((self.workdir / "checkpoints" / str(_NUM_STEPS) / "run" /
+                      "metadata").read_text())
+    del params  # Read, and so verified: the digests are those of the arrays.
+    lines = [json.loads(line) for line in
+             (self.workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = {}
+    for line in self.rows.read_text().splitlines():
+      step, digest = line.split()
+      rows[int(step)] = rows.get(int(step), set()) | {digest}
+    return (run["digests"], [{k: v for k, v in line.items()
+                              if k not in _TIMES} for line in lines], rows)
+
+
+if __name__ == "__main__":
+  main()
