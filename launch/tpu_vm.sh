@@ -245,6 +245,7 @@ look() {
 # Waits until the slice stands; fails where that will not come.
 await() {
   local told="" wait_secs=$((first_wait_secs / 2))
+  [ -z "$dry_run" ] || { describe_both; return; }
   while look; do
     [ "$state" = "$told" ] || { say "$name: $state"; told=$state; }
     case "$condition" in
@@ -390,7 +391,7 @@ plan() {
   delete
   create
   echo "# Then, and again until it stands:"
-  describe_both
+  await
   setup
   ask start "${arguments[@]}"
   echo "# Every $poll_secs s, with the two lines above that describe it:"
@@ -411,7 +412,7 @@ main() {
   case "$action" in
     create)
       create
-      [ -n "$dry_run" ] || await || { say "$name: cannot be had"; exit 1; };;
+      await || { say "$name: cannot be had"; exit 1; };;
     run)
       if [ -z "$keep" ]; then ask start "${arguments[@]}"
       elif [ -n "$dry_run" ]; then plan

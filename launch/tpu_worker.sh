@@ -62,7 +62,7 @@ start() {
   rm -f "$run/exit"
   echo "$line" > "$run/command"
   # A session of its own: no terminal and no ssh to be hung up with.
-  setsid bash "${BASH_SOURCE[0]}" supervise "$@" \
+  setsid bash "$root/launch/tpu_worker.sh" supervise "$@" \
     < /dev/null >> "$run/log" 2>&1 &
   say started
 }
