@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -114,7 +115,7 @@ class Cloud:
       shutil.copy(ROOT / "launch" / name, self.repository / "launch")
     (self.repository / "launch" / "local.sh").write_text(LOCAL)
     (self.repository / "requirements.txt").write_text("# nothing\n")
-    for command in (["init", "-q"], ["add", "."],
+    for command in (["init", "-q", "--template="], ["add", "."],
                     ["-c", "user.name=n", "-c", "user.email=e", "commit",
                      "-qm", "all"]):
       subprocess.run(["git", *command], cwd=self.repository, check=True)
@@ -171,7 +172,14 @@ class Cloud:
 
 @pytest.fixture
 def cloud(tmp_path):
-  return Cloud(tmp_path)
+  cloud = Cloud(tmp_path)
+  yield cloud
+  # Commands that run on, on machines that were deleted or in tests that failed.
+  for path in cloud.fake.glob("**/runs/worker/pid"):
+    pid = int(path.read_text())
+    line = pathlib.Path(f"/proc/{pid}/cmdline")
+    if line.exists() and str(tmp_path) in line.read_text():
+      os.killpg(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -490,10 +498,49 @@ def test_keep_does_not_restart_what_no_restart_mends(cloud, code):
   assert cloud.wait(0) == "143"
 
 
-def test_keep_prefers_the_reason_to_what_came_of_it(cloud):
+# Answers as a list of them says, one a poll.
+ANSWER = """
+case "$1" in poll)
+  answers="$FAKE/answers-${HOSTNAME##*-}"
+  echo "worker $HOSTNAME: $(head -n 1 "$answers")"
+  sed -i 1d "$answers";;
+esac
+"""
+
+
+@pytest.mark.parametrize("polls, code", [
+    # One that falls may take others with it before the culprit has said why.
+    ((["exit 134", "exit 134"], ["running", "exit 3"]), 3),
+    ((["exit 134", "exit 134"], ["running", "running"]), 134),
+    ((["exit 134"], ["exit 3"]), 3),
+    ((["exit 2"], ["running"]), 2),
+    ((["exit 0", "exit 0", "exit 0"], ["running", "running", "exit 0"]), 0),
+    ((["exit 0", "exit 0", "exit 0"], ["running", "running", "exit 9"]), 9),
+    ((["running", "running"], ["gone", "gone"]), 1),
+    ((["gone"], ["gone"]), 1),
+], ids=str)
+def test_keep_judges_by_all_workers(cloud, polls, code):
+  for worker, answers in enumerate(polls):
+    script = cloud.worker(worker) / "launch" / "tpu_worker.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text(ANSWER)
+    (cloud.fake / f"answers-{worker}").write_text("\n".join(answers) + "\n")
+  done = cloud(*KEEP, "--restarts", "0", "--", "true")
+  assert done.returncode == code, done.stderr
+  assert cloud.verbs().count("ssh poll") == len(polls[0])
+  assert cloud.verbs()[-1] == "ssh stop"
+
+
+def test_keep_replaces_a_slice_that_does_not_answer(cloud):
   cloud.set_up()
-  done = _keep(cloud, "134", "3")
-  assert done.returncode == 3, done.stderr
+  script = cloud.worker(1) / "launch" / "tpu_worker.sh"
+  script.write_text('[ "$1" != poll ] || exit 255\n')
+  done = _keep(cloud, "hang 0", "0")
+  assert done.returncode == 0, done.stderr
+  verbs = cloud.verbs()
+  assert verbs[:12] == ["ssh start", *["ssh poll"] * 10, "delete"]
+  assert [v for v in verbs[12:] if v != "ssh poll"] == [
+      "create", *LIFE, "ssh stop"]
 
 
 def test_keep_restarts_other_failures_so_often(cloud):
