@@ -37,7 +37,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 poll_secs=30       # Between looks at a slice that works.
 first_wait_secs=30 # Before a second try; doubled with each that follows,
 last_wait_secs=600 # up to this; a life longer than it begins anew.
-most_misses=10     # Polls in a row that a slice may leave unanswered.
+most_misses=5      # Polls in a row that a slice may leave unanswered.
 
 usage() { sed -n '2,38s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 say() { echo "launch/tpu_vm.sh: $*" >&2; }

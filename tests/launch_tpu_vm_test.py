@@ -538,8 +538,8 @@ def test_keep_replaces_a_slice_that_does_not_answer(cloud):
   done = _keep(cloud, "hang 0", "0")
   assert done.returncode == 0, done.stderr
   verbs = cloud.verbs()
-  assert verbs[:12] == ["ssh start", *["ssh poll"] * 10, "delete"]
-  assert [v for v in verbs[12:] if v != "ssh poll"] == [
+  assert verbs[:7] == ["ssh start", *["ssh poll"] * 5, "delete"]
+  assert [v for v in verbs[7:] if v != "ssh poll"] == [
       "create", *LIFE, "ssh stop"]
 
 
