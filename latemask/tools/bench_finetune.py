@@ -5,10 +5,12 @@
 
 Both get the same weights (head included), rows, batches, padding, learning
 rates and epochs; what differs is the framework and its random dropout. Prints
-a JSON line a task and framework: median, mean and standard deviation of the
-dev score over the seeds, rows trained on per second (compiling left out: the
-first epoch does not count where there are more), and the ratio. --only ours
-or peer runs one of them, to see its memory.
+a JSON line a task, learning rate and framework: median, mean and standard
+deviation of the dev score over the seeds, rows trained on per second (compiling
+left out: the first epoch does not count where there are more), and what is
+relative to the last framework: speed, and the difference of the means in the
+standard deviations of both (pooled). --only ours or peer runs one of them, to
+see its memory.
 """
 
 import argparse
@@ -105,11 +107,11 @@ class Peer:
     return np.stack(logits_RxC)
 
 
-def _report(task, name, results, num_rows):
+def _report(task, rate, name, results, num_rows):
   scores = [result["score"] for result in results]
   secs = [epoch["train_secs"] for result in results
           for epoch in result["epochs"][len(result["epochs"]) > 1:]]
-  return {"task": task, "name": name, "seeds": len(scores),
+  return {"task": task, "learning_rate": rate, "name": name, "seeds": len(scores),
           "median": statistics.median(scores),
           "mean": statistics.mean(scores), "std": statistics.pstdev(scores),
           "rows_per_sec": num_rows / statistics.median(secs)}
@@ -120,12 +122,11 @@ def _run(args):
   config.unlock()
   config.init_from, config.data_dir = args.init_from, args.data_dir
   config.from_scratch, config.dropout = args.from_scratch, args.dropout
-  config.grid.learning_rates = (args.learning_rate,)
+  rates = args.learning_rate or [5e-5]
+  config.grid.learning_rates = tuple(rates)
   config.grid.batch_sizes = (args.batch_size,)
   config.grid.seeds = tuple(range(args.seeds))
   config.grid.num_epochs = args.num_epochs
-  cells = [finetune.Cell(args.batch_size, args.learning_rate, seed)
-           for seed in range(args.seeds)]
   for task in args.task:
     config.task = task
     finetune.check(config)
@@ -140,18 +141,29 @@ def _run(args):
           config, program, tokenizer).train(data, cell)
     if args.only == "peer":
       del contenders["latemask"]
-    results = {name: [] for name in contenders}
-    for cell in cells:
-      for name, train in contenders.items():
-        results[name].append(train(cell))
-        print(f"{task} {name} {cell}: {results[name][-1]['score']:.4f}",
-              file=sys.stderr, flush=True)
-    lines = [_report(task, name, found, len(data.train))
-             for name, found in results.items()]
-    for line in lines:
-      line["speed_to_last"] = line["rows_per_sec"] / lines[-1]["rows_per_sec"]
-      print(json.dumps({k: round(v, 4) if isinstance(v, float) else v
-                        for k, v in line.items()}), flush=True)
+    for rate in rates:
+      _compare(task, contenders, rate, args, len(data.train))
+
+
+def _compare(task, contenders, rate, args, num_rows):
+  """Trains all seeds by each contender in turn; prints their lines."""
+  results = {name: [] for name in contenders}
+  for seed in range(args.seeds):
+    cell = finetune.Cell(args.batch_size, rate, seed)
+    for name, train in contenders.items():
+      results[name].append(train(cell))
+      print(f"{task} {name} {cell}: {results[name][-1]['score']:.4f}",
+            file=sys.stderr, flush=True)
+  lines = [_report(task, rate, name, found, num_rows)
+           for name, found in results.items()]
+  last = lines[-1]
+  for line in lines:
+    line["speed_to_last"] = line["rows_per_sec"] / last["rows_per_sec"]
+    pooled = ((line["std"]**2 + last["std"]**2) / 2) ** 0.5
+    line["stds_to_last"] = (
+        (line["mean"] - last["mean"]) / pooled if pooled else 0.0)
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) and (
+        k != "learning_rate") else v for k, v in line.items()}), flush=True)
 
 
 def _parser():
@@ -166,7 +178,8 @@ def _parser():
   parser.add_argument("--from_scratch", action="store_true",
                       help="fresh weights of the same sizes")
   parser.add_argument("--seeds", type=int, default=5)
-  parser.add_argument("--learning_rate", type=float, default=5e-5)
+  parser.add_argument("--learning_rate", type=float, action="append",
+                      help="may be given several times (5e-5)")
   parser.add_argument("--batch_size", type=int, default=32)
   parser.add_argument("--num_epochs", type=int)
   parser.add_argument("--dropout", type=float, default=0.1)

@@ -161,8 +161,11 @@ def main():
           file.write(f"{step} {digest}\n")
       yield ids_BxL
 
+  saves = iter(range(10))
+
   def save(self, *args):
-    if name == "disk full":  # No file may grow beyond this: the same errors.
+    # No file may grow beyond this: it meets the same errors.
+    if name == "disk full" and next(saves) == count % 4:
       resource.setrlimit(resource.RLIMIT_FSIZE, (
           4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     return real_save(self, *args)

@@ -200,7 +200,8 @@ class Run:
     # Of two processes each reads its share of a step's rows, so that their
     # digests would be others.
     rows = str(self.rows) if processes == 1 else os.devnull
-    command = {"name": name, "phase": fault.phase, "rows": rows, "count": rng.randrange(1, 2 * _SAVE_EVERY),
+    command = {"name": name, "phase": fault.phase, "rows": rows,
+               "count": rng.randrange(1, 2 * _SAVE_EVERY),
                "secs": rng.uniform(0, faults.PHASE_SECS.get(fault.phase, 0))}
     port = str(20000 + int.from_bytes(os.urandom(2)) // 2)
     started = []

@@ -1,0 +1,218 @@
+"""Several processes: who is there, and the same run on any number of them."""
+
+import concurrent.futures
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from latemask import distributed
+from latemask import errors
+from tests import conftest
+
+
+def _port():
+  with socket.socket() as found:
+    found.bind(("127.0.0.1", 0))
+    return found.getsockname()[1]
+
+
+def _call(present, num_processes, secs=2, names=(), expected=None):
+  """Calls the roll in threads; returns hosts or error of each."""
+  port = _port()
+  def one(process_id):
+    team = distributed.Team(
+        "127.0.0.1", port, (expected or {}).get(process_id, num_processes),
+        process_id, names)
+    try:
+      return distributed.roll_call(team, secs)
+    except errors.MissingError as error:
+      assert error.code == 4
+      return str(error)
+  with concurrent.futures.ThreadPoolExecutor(len(present)) as pool:
+    return list(pool.map(one, present))
+
+
+def test_all_are_there():
+  found = _call((2, 0, 1), 3, secs=20)
+  assert found == [[socket.gethostname()] * 3] * 3
+
+
+def test_the_missing_are_named_to_everybody():
+  found = _call((3, 0), 4, names=("a", "b", "c", "d"))
+  assert found == [
+      "2 of 4 processes are here; missing: 1 (b), 2 (c)"] * 2
+  found = _call((1, 2), 3, secs=1)
+  for text, process in zip(found, (1, 2)):
+    assert f"process 0 at 127.0.0.1:" in text and "is missing" in text
+    assert f"process {process} of 3 could not reach it" in text
+
+
+def test_a_number_twice_and_another_count():
+  assert all("two processes have the number 1" in text
+             for text in _call((0, 1, 1), 3, secs=5))
+  found = _call((0, 1), 2, secs=5, expected={1: 4})
+  assert all("process 1 on" in text and "expects 4 processes, process 0 2"
+             in text for text in found)
+
+
+def test_strangers_at_the_port_do_no_harm():
+  port = _port()
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    zero = pool.submit(distributed.roll_call, distributed.Team(
+        "127.0.0.1", port, 2, 0), 20)
+    time.sleep(0.3)
+    for text in (b"GET / HTTP/1.1\r\n\r\n", b"", b"[1]\n"):
+      with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(text)
+    distributed.roll_call(distributed.Team("127.0.0.1", port, 2, 1), 20)
+    assert len(zero.result()) == 2
+
+
+@pytest.mark.parametrize("environment, team", [
+    ({"TPU_WORKER_HOSTNAMES": "t-0,t-1", "TPU_WORKER_ID": "1"},
+     distributed.Team("t-0", 8476, 2, 1, ("t-0", "t-1"))),
+    ({"TPU_WORKER_HOSTNAMES": "t-0,t-1", "TPU_WORKER_ID": "0",
+      "MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2",
+      "MEGASCALE_COORDINATOR_ADDRESS": "first:8080"},
+     distributed.Team("first", 8476, 6, 4)),
+])
+def test_team_of_gke(monkeypatch, environment, team):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  assert distributed._team("tpu", None, None) == team
+
+
+@pytest.mark.parametrize("endpoints", ["10.0.0.1,10.0.0.2",
+                                       "x:0:10.0.0.1,x:1:10.0.0.2"])
+def test_team_of_a_tpu_vm(monkeypatch, endpoints):
+  monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
+  answers = {"attributes/worker-network-endpoints": endpoints,
+             "attributes/agent-worker-number": "1"}
+  monkeypatch.setattr(distributed, "_metadata", answers.__getitem__)
+  assert distributed._team("tpu", None, None) == distributed.Team(
+      "10.0.0.1", 8476, 2, 1, ("10.0.0.1", "10.0.0.2"))
+
+
+@pytest.mark.parametrize("spec, num_processes, process_id, message", [
+    ("on", None, None, "off, tpu or HOST:PORT"),
+    ("host:port", 2, 0, "off, tpu or HOST:PORT"),
+    ("host:80", None, 0, "needs --num_processes and --process_id"),
+    ("host:80", 2, 2, "must be one of 0 to 1"),
+])
+def test_flags_that_cannot_be(spec, num_processes, process_id, message):
+  with pytest.raises(errors.InputError, match=message):
+    distributed._team(spec, num_processes, process_id)
+
+
+def _start(workdir, corpus, data, process, num_processes, port, *flags):
+  devices = 4 // num_processes
+  several = [f"--distributed=127.0.0.1:{port}", "--start_secs=60",
+             f"--num_processes={num_processes}", f"--process_id={process}"]
+  config = conftest.tiny_config(f"text:{corpus}/*.txt").to_dict()
+  config["data"]["dir"] = str(data)
+  config["model"]["dropout"] = 0.1
+  config["train"]["num_steps"] = 12
+  config["checkpoint"]["every_steps"] = 4
+  overrides = [f"--config.{group}.{key}={value}"
+               for group, keys in config.items() if isinstance(keys, dict)
+               for key, value in keys.items() if value is not None]
+  return subprocess.Popen(
+      [sys.executable, "-m", "latemask.main", "--config=configs/base.py:tiny",
+       f"--workdir={workdir}", *overrides,
+       *(several if num_processes > 1 else []), *flags],
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+      env=os.environ | {"XLA_FLAGS": (
+          f"--xla_force_host_platform_device_count={devices} "
+          "--xla_backend_optimization_level=0")})
+
+
+def _run(workdir, corpus, data, num_processes, *flags):
+  """Runs all processes to their end; returns [(exit code, output)]."""
+  port = _port()
+  started = [_start(workdir, corpus, data, process, num_processes, port,
+                    *flags) for process in range(num_processes)]
+  outputs = [process.communicate(timeout=200)[0] for process in started]
+  return [(process.returncode, output)
+          for process, output in zip(started, outputs)]
+
+
+def _losses(workdir):
+  records = [json.loads(line) for line in
+             (workdir / "metrics.jsonl").read_text().splitlines()]
+  return {(r["step"], key): r[key] for r in records
+          for key in ("loss", "grad_norm", "eval/loss") if key in r}
+
+
+def test_same_run_on_1_2_4_processes(corpus, packed_dir, tmp_path):
+  """Four devices, fsdp and tensor among them; and on from one to the other."""
+  mesh = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+  for count in (1, 2, 4):
+    ended = _run(tmp_path / str(count), corpus, packed_dir, count, *mesh)
+    assert [code for code, _ in ended] == [0] * count, ended[0][1][-3000:]
+    if count > 1:
+      assert f"{count} of {count} processes are here" in ended[0][1]
+      assert all("eval loss" not in text for _, text in ended[1:])
+  one = _losses(tmp_path / "1")
+  assert len(one) == 12 * 2 + 3
+  for count in (2, 4):
+    other = _losses(tmp_path / str(count))
+    assert other.keys() == one.keys()
+    np.testing.assert_allclose(list(one.values()), list(other.values()),
+                               rtol=1e-5)
+
+
+def test_goes_on_with_another_number_of_processes(
+    corpus, packed_dir, tmp_path):
+  counts = {"one": 1, "two": 2}
+  for name, count in counts.items():
+    assert {code for code, _ in _run(
+        tmp_path / name, corpus, packed_dir, count)} == {0}
+  unbroken = _losses(tmp_path / "one")
+  for name, count in counts.items():
+    for step in ("8", "12"):
+      shutil.rmtree(tmp_path / name / "checkpoints" / step)
+    ended = _run(tmp_path / name, corpus, packed_dir, 3 - count)
+    assert {code for code, _ in ended} == {0}
+    assert "going on from the checkpoint at step 4" in ended[0][1]
+    found = _losses(tmp_path / name)
+    assert found.keys() == unbroken.keys()
+    np.testing.assert_allclose(
+        list(found.values()), list(unbroken.values()), rtol=1e-5)
+
+
+def test_one_of_several_is_killed(corpus, packed_dir, tmp_path):
+  """The others end, soon and not with 0."""
+  port = _port()
+  two = [_start(tmp_path / "run", corpus, packed_dir, process, 2, port,
+                "--config.train.num_steps=100000") for process in range(2)]
+  deadline = time.monotonic() + 120
+  while not (tmp_path / "run" / "checkpoints" / "8").exists():
+    assert time.monotonic() < deadline and two[0].poll() is None
+    time.sleep(0.05)
+  two[1].send_signal(signal.SIGKILL)
+  told = [process.communicate(timeout=100)[0] for process in two]
+  assert two[1].returncode == -signal.SIGKILL
+  assert two[0].returncode not in (0, None), told[0][-2000:]
+
+
+def test_stop_is_agreed_on(corpus, packed_dir, tmp_path):
+  """One is told; both save the same step and end alike."""
+  port = _port()
+  two = [_start(tmp_path / "run", corpus, packed_dir, process, 2, port,
+                "--config.train.num_steps=100000") for process in range(2)]
+  deadline = time.monotonic() + 120
+  while not (tmp_path / "run" / "checkpoints" / "8").exists():
+    assert time.monotonic() < deadline and two[0].poll() is None
+    time.sleep(0.05)
+  two[1].send_signal(signal.SIGTERM)
+  told = [process.communicate(timeout=100)[0] for process in two]
+  assert [process.returncode for process in two] == [143, 143], told
+  assert "saved on SIGTERM" in told[0]
