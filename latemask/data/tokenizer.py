@@ -122,20 +122,21 @@ def train(documents, vocab_size):
       may give fewer.
 
   Raises:
-    InputError: the documents do not suffice to train a model of that size.
+    InputError: the documents do not suffice to train a model of that size, or
+      what `documents` itself raises.
   """
   least = NUM_SPECIALS + _BYTE_PIECES + 1
   if vocab_size < least:
     raise errors.InputError(
         f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
         f"take {least - 1}, so at least {least} is needed")
-  model = io.BytesIO()
+  model, refusals = io.BytesIO(), []
   with tempfile.NamedTemporaryFile("w", suffix=".tsv") as charsmap:
     charsmap.write(_CHARSMAP)
     charsmap.flush()
     try:
       sentencepiece.SentencePieceTrainer.train(
-          sentence_iterator=_sentences(documents),
+          sentence_iterator=_sentences(documents, refusals),
           model_writer=model,
           model_type="unigram",
           vocab_size=vocab_size,
@@ -150,6 +151,8 @@ def train(documents, vocab_size):
           num_threads=_TRAIN_THREADS,
           minloglevel=2)
     except RuntimeError as error:
+      if refusals:
+        raise refusals[0]
       raise errors.InputError(
           "the documents do not suffice to train a tokenizer of "
           f"data.vocab_size {vocab_size}: {str(error).splitlines()[-1]}"
@@ -160,12 +163,25 @@ def train(documents, vocab_size):
   return Tokenizer(proto.SerializeToString(deterministic=True))
 
 
-def _sentences(documents):
-  """Yields the lines of the documents, cut to the trainer's limit."""
-  for document in documents:
+def _sentences(documents, refusals):
+  """Yields the lines of the documents, cut to the trainer's limit.
+
+  Args:
+    refusals: list that takes an InputError, which the trainer hides in one of
+      its own.
+  """
+  for document in _kept_refusals(documents, refusals):
     for line in document.splitlines():
       # At most 4 bytes a character.
       for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
         piece = line[start:start + _MAX_SENTENCE_BYTES // 4].strip()
         if piece:
           yield piece
+
+
+def _kept_refusals(documents, refusals):
+  try:
+    yield from documents
+  except errors.InputError as error:
+    refusals.append(error)
+    raise
