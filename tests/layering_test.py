@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
     ["errors", "config_file", "hlo"],
     ["data.tokenizer", "data.rows", "data.tfds_source", "data.sources",
-     "data.packing", "data.glue"],
+     "data.processes", "data.packing", "data.glue"],
     ["sharding", "keys", "layers", "loss", "masking", "optimizer", "flops",
      "metrics", "workdir", "data.loader", "checkpoint"],
     ["stack", "model", "classifier", "hf_tokenizer", "hf_weights", "hf",
@@ -59,7 +59,7 @@ def test_files_are_short_and_say_what_they_are():
 @pytest.mark.parametrize("blocked, modules", [
     (("tensorflow", "tensorflow_datasets", "tensorboard"), FLAT),
     (("jax",), ["errors", "data.tokenizer", "data.rows", "data.tfds_source",
-                "data.sources", "data.packing", "main"])])
+                "data.sources", "data.processes", "data.packing", "main"])])
 def test_imports_without(blocked, modules):
   """All rooms without TensorFlow; the packer's processes without JAX."""
   code = (f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "

@@ -115,7 +115,7 @@ def test_damaged_shards_are_named(config, tmp_path):
   before = _bytes(tmp_path)
   shard = tmp_path / packed.manifest["shards"][1]["file"]
   whole = shard.read_bytes()
-  message = (f"{shard.name} is missing or cut off; delete it and "
+  message = (f"{shard.name} is missing or cut off; delete {shard.name} and "
              f"{shard.with_suffix('.json').name}, and the same command")
   shard.write_bytes(whole[:-100])
   with pytest.raises(errors.InputError, match=message):

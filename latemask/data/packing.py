@@ -9,15 +9,12 @@ and the result does not depend on the number of workers. In order:
   3. manifest.json, with the counts and SHA-256 of all shards, is replaced.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import gc
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 import time
 import uuid
 
@@ -27,6 +24,7 @@ import ml_collections
 import tqdm
 
 from latemask import errors
+from latemask.data import processes
 from latemask.data import rows
 from latemask.data import sources as sources_lib
 from latemask.data import tokenizer as tokenizer_lib
@@ -53,6 +51,11 @@ class Packed:
             for s in self.manifest["shards"] if s["rows"]]
 
   @property
+  def num_rows(self):
+    """Rows by file of `paths`."""
+    return [s["rows"] for s in self.manifest["shards"] if s["rows"]]
+
+  @property
   def digest(self):
     """SHA-256 of the manifest: equal digests are equal rows."""
     text = json.dumps(self.manifest, sort_keys=True)
@@ -66,8 +69,8 @@ class Job:
   Fields:
     config: the run's config; its group `data` is read.
     directory: where the tokenizer lies and the shards are written.
-    num_shards: shards of the whole set.
-    todo: those to be packed.
+    num_shards: of the whole set.
+    todo: the shards to be packed.
     size_bytes: of their text, about.
   """
 
@@ -128,8 +131,8 @@ def load(config, directory):
 def advice(path):
   """Returns what to do about a shard that is damaged."""
   path = epath.Path(path)
-  return (f"delete it and {path.with_suffix('.json').name}, and the same "
-          "command packs it again")
+  return (f"delete {path.name} and {path.with_suffix('.json').name}, and the "
+          "same command packs that shard again")
 
 
 def prepare(config, directory, pack=None):
@@ -319,48 +322,12 @@ def _continue_or_begin(directory, manifest):
 
 
 def _pack_here(job):
-  """Packs the shards of a `Job`, in parallel, under one progress bar."""
-  cores = len(os.sched_getaffinity(0))
-  workers = min(job.config.data.workers or cores, len(job.todo))
+  """Packs the shards of a `Job` in processes of this machine."""
   with tqdm.tqdm(total=job.size_bytes, desc="packing", unit="B",
                  unit_scale=True, mininterval=0.5,
                  disable=not job.todo) as bar:
-    if workers <= 1:
-      for shard in job.todo:
-        pack_shard(job, shard, bar.update)
-      return
-  # Not fork: the parent may hold threads of JAX, Grain or TensorFlow.
-    context = multiprocessing.get_context("spawn")
-    done_bytes = context.Value("q", 0)
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, context, _start_worker, (done_bytes,)) as pool:
-      pending = {pool.submit(_pack_in_worker, job, s) for s in job.todo}
-      try:
-        while pending:
-          done, pending = concurrent.futures.wait(pending, timeout=0.5)
-          for future in done:
-            future.result()
-          bar.update(done_bytes.value - bar.n)
-      finally:
-        for future in pending:
-          future.cancel()
-
-
-def _start_worker(done_bytes):
-  """Takes the shared counter; ends with the parent, killed or not."""
-  global _done_bytes
-  _done_bytes = done_bytes
-  def follow():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-  threading.Thread(target=follow, daemon=True).start()
-
-
-def _pack_in_worker(job, shard):
-  def progress(num_bytes):
-    with _done_bytes.get_lock():
-      _done_bytes.value += num_bytes
-  pack_shard(job, shard, progress)
+    processes.run(functools.partial(pack_shard, job), job.todo,
+                  job.config.data.workers, bar)
 
 
 @contextlib.contextmanager
