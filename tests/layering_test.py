@@ -21,7 +21,7 @@ ORDER = [
      "pretrained"], ["step"], ["evaluate"], ["finetune_step", "results"],
     ["train"], ["finetune"], ["main"],
     ["tools.aot", "tools.torch_peer", "tools.bench", "tools.bench_finetune",
-     "tools.export", "tools.fill_mask"]]
+     "tools.export", "tools.fill_mask", "tools.prepare"]]
 FLAT = [name for row in ORDER for name in row]
 
 
@@ -57,9 +57,10 @@ def test_files_are_short_and_say_what_they_are():
 
 
 @pytest.mark.parametrize("blocked, modules", [
-    (("tensorflow", "tensorflow_datasets", "tensorboard"), FLAT),
+    (("tensorflow", "tensorflow_datasets", "tensorboard", "apache_beam"), FLAT),
     (("jax",), ["errors", "data.tokenizer", "data.rows", "data.tfds_source",
-                "data.sources", "data.processes", "data.packing", "main"])])
+                "data.sources", "data.processes", "data.packing", "main",
+                "tools.prepare"])])
 def test_imports_without(blocked, modules):
   """All rooms without TensorFlow; the packer's processes without JAX."""
   code = (f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "

@@ -172,6 +172,10 @@ def prepare(config, directory, pack=None):
       sum(s.size_bytes for s in sources) * len(todo) // num_shards))
   pack_secs = time.monotonic() - pack_secs
   shards = done_shards(directory, num_shards)
+  if len(shards) < num_shards:
+    raise errors.InputError(
+        f"{directory} has {len(shards)} of {num_shards} shards after packing; "
+        "it must lie where all machines that pack see it")
   totals = {k: sum(s[k] for s in shards) for k in rows.COUNTS}
   if totals["bad_documents"] > config.data.max_bad_documents:
     first = next(s["first_bad_document"] for s in shards if s["bad_documents"])
