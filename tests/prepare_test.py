@@ -120,12 +120,27 @@ def test_beam_says_in_one_line_which_document_is_bad(text, tmp_path, capsys):
   text.write_bytes(good + b"\xff\n")
   flags = ("--config", _spec(text, tokenizer=tmp_path / "t.model"),
            "--out", tmp_path / "out", "--runner=DirectRunner")
-  assert f"a.txt: byte {len(good)} is not UTF-8" in _refusal(capsys, *flags)
+  message = _refusal(capsys, *flags)
+  assert f"a.txt: byte {len(good)} is not UTF-8" in message
+  assert message.endswith("iconv -t utf-8\n")  # And nothing that Beam adds.
   assert not list((tmp_path / "out").glob("*.refused"))
   # The size is part of what a stopped preparation goes on with.
   text.write_bytes(good + b".\n")
   prepare.main([str(f) for f in flags])
   assert "packed 401 documents" in capsys.readouterr().out
+
+
+def test_after_a_refusal_no_worker_begins_another_shard(text, tmp_path):
+  config = conftest.tiny_config(f"text:{text}")
+  def begin(job):
+    (tmp_path / "out" / "00002.refused").write_text("no")
+    prepare._pack_on_worker(0, job)
+    assert not list((tmp_path / "out").glob(_ROWS))
+    (tmp_path / "out" / "00002.refused").unlink()
+    prepare._pack_on_worker(0, job)
+    assert len(list((tmp_path / "out").glob(_ROWS))) == 1
+  with pytest.raises(errors.InputError, match="has 1 of 3 shards"):
+    packing.prepare(config, tmp_path / "out", begin)
 
 
 def test_beam_runner_that_is_none(text, tmp_path, capsys):
