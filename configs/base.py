@@ -61,6 +61,8 @@ def get_config(size="base"):
   data.packing = "documents"
   # Files of packed rows; None: one per 16 MiB of text.
   data.shards = integer()
+  # Documents that may be skipped because they cannot be read.
+  data.max_bad_documents = 0
   # Processes that pack; None: one a core.
   data.workers = integer()
   # Share of the rows held out for evaluation.

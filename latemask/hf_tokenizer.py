@@ -4,8 +4,6 @@ The same ids for the same text, special tokens written out in the text
 excepted: there <mask> is the mask, in SentencePiece it is six characters.
 """
 
-from sentencepiece import sentencepiece_model_pb2
-
 from latemask.data import tokenizer as tokenizer_lib
 
 _SPACE = "\u2581"
@@ -13,7 +11,7 @@ _SPACE = "\u2581"
 
 def tokenizer_json(tokenizer):
   """Returns the content of tokenizer.json, as a dict."""
-  proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.proto)
+  processor = tokenizer.processor
   bos, eos = (tokenizer_lib.SPECIALS[i] for i in (
       tokenizer_lib.BOS, tokenizer_lib.EOS))
   special = lambda token: {"SpecialToken": {"id": token, "type_id": 0}}
@@ -50,7 +48,8 @@ def tokenizer_json(tokenizer):
       "model": {
           "type": "Unigram", "unk_id": tokenizer_lib.UNK,
           "byte_fallback": True,
-          "vocab": [[p.piece, p.score] for p in proto.pieces]}}
+          "vocab": [[processor.id_to_piece(i), processor.get_score(i)]
+                    for i in range(tokenizer.vocab_size)]}}
 
 
 def tokenizer_config(max_length):

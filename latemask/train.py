@@ -40,8 +40,8 @@ from latemask.data import tokenizer as tokenizer_lib
 # What may change between two stretches of one run: where and on what it runs,
 # and what it tells. Everything else changes the result.
 _FREE_KEYS = re.compile(
-    r"(mesh|metrics|checkpoint)\.|data\.(workers|dir|tfds_dir)$"
-    r"|train\.(on_nonfinite|max_rollbacks)$")
+    r"(mesh|metrics|checkpoint)\.|train\.(on_nonfinite|max_rollbacks)$"
+    r"|data\.(workers|dir|tfds_dir|max_bad_documents)$")
 
 _ON_NONFINITE = dict.fromkeys(("stop", "rollback"))
 

@@ -246,3 +246,18 @@ def test_tfds_is_the_same(tmp_path):
   assert found.texts == (["a", "b b"],)
   assert found.labels_R.tolist() == [1, 0]
   assert glue.read("cola", "test", None, str(tmp_path)).labels_R is None
+
+
+def test_tfds_that_cannot_be_downloaded_names_the_alternative(
+    tmp_path, monkeypatch):
+  tfds = pytest.importorskip("tensorflow_datasets")
+
+  def offline(self, **options):
+    raise OSError("no network\nand more lines of it")
+  monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare",
+                      offline)
+  with pytest.raises(glue.NotThere, match=(
+      "tfds:glue/cola.* is not prepared and cannot be downloaded "
+      r"\(OSError: no network\); name the folder .* in data_dir")) as error:
+    glue.read("cola", "dev", None, str(tmp_path))
+  assert "\n" not in str(error.value)

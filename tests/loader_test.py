@@ -1,5 +1,7 @@
 """The loader: batch = f(seed, step), every row once an epoch, split apart."""
 
+import pathlib
+
 import jax
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
@@ -9,6 +11,8 @@ from latemask import errors
 from latemask import sharding as sharding_lib
 from latemask.data import loader as loader_lib
 from latemask.data import packing
+from latemask.data import sources
+from tests import conftest
 
 
 @pytest.fixture
@@ -101,3 +105,108 @@ def test_bad_fractions(tiny_run, fraction):
   packed = packing.prepare(tiny_run, tiny_run.data.dir)
   with pytest.raises(errors.InputError, match="eval_fraction"):
     loader_lib.Loader(packed, tiny_run, seed=0)
+
+
+@pytest.fixture
+def shard(tiny_run, tmp_path, monkeypatch):
+  """The middle one of three shards of a set that may be damaged."""
+  monkeypatch.setattr(sources, "_BLOCK_BYTES", 1000)
+  (tmp_path / "a.txt").write_text(conftest.make_text(400, seed=3))
+  tiny_run.data.source = f"text:{tmp_path}/a.txt"
+  tiny_run.data.dir = str(tmp_path / "rows")
+  packed = packing.prepare(tiny_run, tiny_run.data.dir)
+  assert min(packed.num_rows) > 50
+  return tmp_path / "rows" / packed.manifest["shards"][1]["file"]
+
+
+def _flip(path, place):
+  data = bytearray(path.read_bytes())
+  data[place] ^= 1
+  path.write_bytes(data)
+
+
+def _load(config):
+  packed = packing.load(config, config.data.dir)
+  return loader_lib.Loader(packed, config, seed=0), packed
+
+
+def _all_batches(loader):
+  list(loader.train_batches(_sharding(1, 1, 1), 16, 0, 70))
+  list(loader.eval_batches(_sharding(1, 1, 1), 16, loader.num_eval_rows))
+
+
+@pytest.mark.parametrize("part", ["first byte", "last byte", "header"])
+def test_damaged_record_is_named(tiny_run, shard, part):
+  loader, packed = _load(tiny_run)
+  first = packed.num_rows[0]
+  record = loader._records[first + 17]
+  start = shard.read_bytes().index(record)
+  # 3 bytes and a chunk header of 40 precede what is stored.
+  _flip(shard, {"first byte": start, "last byte": start + len(record) - 1,
+                "header": start - 30}[part])
+  message = (f"{shard}: record 17 cannot be read .*; delete {shard.name} and "
+             f"{shard.stem}.json, and the same command packs")
+  whole = loader.read([first + 16, 0, None, first + 18])
+  loader, _ = _load(tiny_run)
+  with pytest.raises(errors.InputError, match=message) as error:
+    loader.read([first + 16, 0, None, first + 17, first + 18])
+  assert "\n" not in str(error.value)
+  # The others are read as before; batches that are read ahead say the same.
+  np.testing.assert_array_equal(
+      loader.read([first + 16, 0, None, first + 18]), whole)
+  with pytest.raises(errors.InputError, match=message):
+    _all_batches(loader)
+
+
+def test_damaged_index_is_named(tiny_run, shard):
+  data = shard.read_bytes()
+  loader, packed = _load(tiny_run)
+  last = loader._records[sum(packed.num_rows[:2]) - 1]
+  # The index follows the records, and what says where it lies ends the file.
+  index = data.index(last) + len(last) + 200
+  footer = (len(data) - 1) // (1 << 16) * (1 << 16) + 100
+  for place in (index, footer):
+    assert any(data[place - 20:place + 20])
+    shard.write_bytes(data)
+    _flip(shard, place)
+    with pytest.raises(errors.InputError, match=(
+        f"{shard}: its index cannot be read .*; delete {shard.name} and")):
+      _load(tiny_run)
+
+
+def test_shard_of_another_set_is_named(tiny_run, shard):
+  """Shards are filled up to 64 kB, so the sizes may be the same."""
+  packed = packing.load(tiny_run, tiny_run.data.dir)
+  other = next(path for path, n in zip(packed.paths, packed.num_rows)
+               if n != packed.num_rows[1])
+  shard.write_bytes(pathlib.Path(other).read_bytes())
+  with pytest.raises(errors.InputError, match=(
+      rf"{shard} holds \d+ records, not \d+; delete {shard.name}")):
+    _load(tiny_run)
+
+
+def test_what_is_advised_is_true(tiny_run, shard):
+  whole, digest = shard.read_bytes(), _load(tiny_run)[1].digest
+  shard.unlink()
+  shard.with_suffix(".json").unlink()
+  assert packing.prepare(tiny_run, tiny_run.data.dir).digest == digest
+  assert shard.read_bytes() == whole
+
+
+def test_flipped_bits_never_pass_for_rows(tiny_run, shard):
+  """Wherever they lie: refused, or outside of all that is ever read."""
+  loader, packed = _load(tiny_run)
+  rows = list(range(sum(packed.num_rows)))
+  whole, data = loader.read(rows), shard.read_bytes()
+  rng = np.random.default_rng(0)
+  refused = 0
+  for place in rng.integers(0, len(data), 60):
+    shard.write_bytes(data)
+    _flip(shard, place)
+    try:
+      found = _load(tiny_run)[0].read(rows)
+    except errors.InputError:
+      refused += 1
+    else:
+      np.testing.assert_array_equal(found, whole)
+  assert refused > 5

@@ -33,7 +33,8 @@ def _expected_pieces(config, packed):
   opened = sources.open_sources(config)
   return [ids for s in range(config.data.shards)
           for ids in packed.tokenizer.encode(
-              list(sources.documents(opened, s, config.data.shards)))]
+              list(sources.documents(opened, s, config.data.shards,
+                                     sources.BadDocuments(0))))]
 
 
 def test_documents_are_whole_between_special_tokens(config, tmp_path):
@@ -111,15 +112,30 @@ def test_any_number_of_workers_and_a_stop_in_between(config, tmp_path):
 
 def test_damaged_shards_are_named(config, tmp_path):
   packed = packing.prepare(config, tmp_path)
+  before = _bytes(tmp_path)
   shard = tmp_path / packed.manifest["shards"][1]["file"]
   whole = shard.read_bytes()
+  message = (f"{shard.name} is missing or cut off; delete {shard.name} and "
+             f"{shard.with_suffix('.json').name}, and the same command")
   shard.write_bytes(whole[:-100])
-  with pytest.raises(errors.InputError, match=f"{shard.name} is missing or cu"):
+  with pytest.raises(errors.InputError, match=message):
     packing.prepare(config, tmp_path)
   shard.unlink()
-  (tmp_path / "manifest.json").unlink()
-  again = packing.prepare(config, tmp_path)
-  assert shard.read_bytes() == whole and again.digest == packed.digest
+  with pytest.raises(errors.InputError, match=message):
+    packing.prepare(config, tmp_path)
+  # What the message advises; and a stop in the midst of it.
+  shard.with_suffix(".json").unlink()
+  def stop(job):
+    assert job.todo == (1,)
+    raise KeyboardInterrupt
+  with pytest.raises(KeyboardInterrupt):
+    packing.prepare(config, tmp_path, stop)
+  assert packing.load(config, tmp_path) is None
+  assert packing.prepare(config, tmp_path).digest == packed.digest
+  assert _bytes(tmp_path) == before
+  # Files that are not needed to train are not missed.
+  shard.with_suffix(".json").unlink()
+  assert packing.load(config, tmp_path).digest == packed.digest
 
 
 def test_complete_set_is_loaded_without_its_sources(config, tmp_path, capsys):
@@ -148,6 +164,7 @@ def test_large_vocabularies_take_four_bytes():
     ({"data.vocab_size": 300}, "another vocab_size (320, not 300)"),
     ({"data.packing": "rows"}, "documents, stream"),
     ({"data.length": 9}, "at least 10"),
+    ({"data.max_bad_documents": -1}, "must be 0 or more"),
 ])
 def test_other_settings_are_refused(tiny_run, packed_dir, changes, message):
   before = _bytes(packed_dir)
@@ -195,6 +212,72 @@ def test_bad_documents_leave_no_manifest_that_looks_complete(config, tmp_path):
     assert packing.load(config, tmp_path / "rows") is None
   bad.write_text(conftest.make_text(50))
   assert packing.prepare(config, tmp_path / "rows")
+
+
+def test_bad_documents_are_skipped_and_counted(config, tmp_path, capsys):
+  good = conftest.make_text(300).splitlines(keepends=True)
+  lines = [line.encode() for line in good]
+  for place in (290, 150, 10):
+    lines.insert(place, b"\xff" * 40 + b"\n")
+  (tmp_path / "good.txt").write_text("".join(good))
+  (tmp_path / "bad.txt").write_bytes(b"".join(lines))
+  tokenizer.train(good, 320).save(tmp_path / "tokenizer.model")
+  config.data.tokenizer = str(tmp_path / "tokenizer.model")
+  config.data.shards = 1
+  config.data.source = f"text:{tmp_path}/good.txt"
+  packing.prepare(config, tmp_path / "good")
+  config.data.source = f"text:{tmp_path}/bad.txt"
+  config.data.max_bad_documents = 3
+  packed = packing.prepare(config, tmp_path / "bad")
+  name = packed.manifest["shards"][0]["file"]
+  assert _bytes(tmp_path / "bad")[name] == _bytes(tmp_path / "good")[name]
+  assert packed.manifest["totals"]["bad_documents"] == 3
+  described = json.loads((tmp_path / "bad" / name).with_suffix(
+      ".json").read_text())
+  assert described["bad_documents"] == 3
+  start = len(b"".join(lines[:10]))
+  assert f"bad.txt: byte {start} is not" in described["first_bad_document"]
+  assert "skipped 3 bad documents" in capsys.readouterr().out
+  # What is packed is packed, whatever the bound is now.
+  config.data.max_bad_documents = 0
+  assert packing.prepare(config, tmp_path / "bad").digest == packed.digest
+
+
+def test_bound_of_bad_documents_holds_over_all_shards(
+    config, tmp_path, monkeypatch):
+  monkeypatch.setattr(sources, "_BLOCK_BYTES", 1000)
+  lines = [line.encode() for line in conftest.make_text(300).splitlines(True)]
+  for place in (290, 286, 150, 10):
+    lines.insert(place, b"\xff\n")
+  (tmp_path / "a.txt").write_bytes(b"".join(lines))
+  config.data.source = f"text:{tmp_path}/a.txt"
+  config.data.shards = 20
+  config.data.max_bad_documents = 4
+  tokenizer.train([line.decode() for line in lines if len(line) > 2], 320).save(
+      tmp_path / "tokenizer.model")
+  config.data.tokenizer = str(tmp_path / "tokenizer.model")
+  whole = packing.prepare(config, tmp_path / "whole").manifest
+  per_shard = [s["bad_documents"] for s in whole["shards"]]
+  assert sum(per_shard) == 4 and max(per_shard) < 4
+  # As shards complete: the last of those with bad documents is not packed.
+  config.data.max_bad_documents = 3
+  with pytest.raises(errors.InputError, match="more than 3 documents are bad"):
+    packing.prepare(config, tmp_path / "one")
+  done = packing.done_shards(tmp_path / "one", 20)
+  assert 0 < sum(s["bad_documents"] for s in done) <= 3
+  # At the end: shards under way at the same time do not see each other.
+  def together(job):
+    raised = packing.Job(config.copy_and_resolve_references(), job.directory,
+                         20, job.todo, 0)
+    raised.config.data.max_bad_documents = 4
+    for shard in job.todo:
+      packing.pack_shard(raised, shard)
+  with pytest.raises(errors.InputError, match="a.txt: byte .*more than 3"):
+    packing.prepare(config, tmp_path / "one", together)
+  assert packing.load(config, tmp_path / "one") is None
+  config.data.max_bad_documents = 4
+  again = packing.prepare(config, tmp_path / "one")
+  assert again.manifest["totals"] == whole["totals"]
 
 
 def test_too_short_documents_are_an_error(config, tmp_path):

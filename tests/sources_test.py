@@ -9,15 +9,18 @@ from latemask import errors
 from latemask.data import sources
 from tests import conftest
 
+NONE_BAD = sources.BadDocuments(0)
+
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
   monkeypatch.setattr(sources, "_BLOCK_BYTES", 64)
 
 
-def _documents(config, num_shards):
+def _documents(config, num_shards, bound=0):
   opened = sources.open_sources(config)
-  return [list(sources.documents(opened, s, num_shards))
+  return [list(sources.documents(opened, s, num_shards,
+                                 sources.BadDocuments(bound)))
           for s in range(num_shards)]
 
 
@@ -75,25 +78,26 @@ def test_sample_is_bounded_and_even(tiny, tmp_path, monkeypatch):
   _write(tmp_path / "a.txt", [f"{i:09d}" for i in range(2000)])
   tiny.data.source = f"text:{tmp_path}/a.txt"
   opened = sources.open_sources(tiny)
-  numbers = [int(d) for d in sources.sample(opened, 5000)]
+  numbers = [int(d) for d in sources.sample(opened, 5000, NONE_BAD)]
   # 500 of 2,000 lines: about 125 of each quarter.
   assert all(80 < sum(q * 500 <= n < q * 500 + 500 for n in numbers) < 170
              for q in range(4))
-  assert list(sources.sample(opened, 10**6)) == [
+  assert list(sources.sample(opened, 10**6, NONE_BAD)) == [
       f"{i:09d}" for i in range(2000)]
 
 
 def test_sample_takes_the_beginning_of_long_documents(tiny, tmp_path):
   _write(tmp_path / "a.txt", ["x" * 100_000] * 50)
   tiny.data.source = f"text:{tmp_path}/a.txt"
-  sample = list(sources.sample(sources.open_sources(tiny), 2_500_000))
+  sample = list(sources.sample(
+      sources.open_sources(tiny), 2_500_000, NONE_BAD))
   assert 10 < len(sample) < 40 and set(map(len, sample)) == {2500}
 
 
 def test_builtin(tiny):
   opened = sources.open_sources(tiny)
   documents = [d for s in range(0, 64, 16)
-               for d in sources.documents(opened, s, 64)]
+               for d in sources.documents(opened, s, 64, NONE_BAD)]
   assert sum(map(len, documents)) > 50_000
   assert all("\n" not in d for d in documents)
 
@@ -120,6 +124,42 @@ def test_undecodable_files(tiny, tmp_path, name, data, message):
   tiny.data.source = f"text:{tmp_path}/{name}"
   with pytest.raises(errors.InputError, match=message):
     _documents(tiny, 1)
+
+
+def test_bad_documents_are_skipped_up_to_a_bound(tiny, tmp_path):
+  good = conftest.make_text(30).splitlines()
+  # A lone carriage return is part of a document, in a bad block, too.
+  good[0] += "\rand more"
+  lines = [line.encode() + b"\n" for line in good]
+  for place in (25, 9, 9, 0):
+    lines.insert(place, b"so \xff far\n")
+  (tmp_path / "a.txt").write_bytes(b"".join(lines))
+  objects = [json.dumps({"text": t}).encode() + b"\n" for t in good]
+  for place, line in ((30, b"{\n"), (20, b'{"body": "x"}\n'), (8, b'"x"\n'),
+                      (7, b'{"text": "\\ud83d"}\n'), (6, b"[" * 10**5 + b"\n"),
+                      (0, b'{"text": "\xff"}\n')):
+    objects.insert(place, line)
+  (tmp_path / "b.jsonl").write_bytes(b"".join(objects))
+  tiny.data.source = f"text:{tmp_path}/*"
+  opened = sources.open_sources(tiny)
+  for num_shards in (1, 5):
+    bad = sources.BadDocuments(10)
+    found = [d for s in range(num_shards)
+             for d in sources.documents(opened, s, num_shards, bad)]
+    assert sorted(found) == sorted(good * 2)
+    assert bad.count == 10 and "a.txt: byte 3 is not UTF-8" in bad.first
+  # The tenth is the last line.
+  last = (tmp_path / "b.jsonl").stat().st_size - 2
+  with pytest.raises(errors.InputError, match=(
+      f"b.jsonl: the line at byte {last} is not JSON.*more than 9 documents")):
+    _documents(tiny, 1, bound=9)
+  with pytest.raises(errors.InputError, match="more than 9 documents"):
+    list(sources.sample(opened, 10**7, sources.BadDocuments(9)))
+  assert sorted(sources.sample(opened, 10**7, sources.BadDocuments(10))) == (
+      sorted(good * 2))
+  # Of other shards.
+  with pytest.raises(errors.InputError, match="byte 3 .*more than 10"):
+    list(sources.documents(opened, 0, 1, sources.BadDocuments(10, before=10)))
 
 
 @pytest.mark.parametrize("source, message", [

@@ -36,7 +36,8 @@ def test_every_example_once(tiny, tmp_path, file_format):
     opened = sources.open_sources(tiny)
     for num_shards in (1, 3, 70):
       found = [d for s in range(num_shards)
-               for d in sources.documents(opened, s, num_shards)]
+               for d in sources.documents(opened, s, num_shards,
+                                          sources.BadDocuments(0))]
       assert sorted(found) == sorted(expected)
   assert opened[0].size_bytes > 1000
 

@@ -1,7 +1,9 @@
 """The tokenizer: fixed ids, nothing lost, words known, bad models refused."""
 
 import io
+import tempfile
 
+import google.protobuf.runtime_version
 import numpy as np
 import pytest
 import sentencepiece
@@ -48,6 +50,30 @@ def test_word_starts(trained):
 def test_same_text_same_model(trained):
   again = tokenizer.train(conftest.make_text(300).splitlines(), 400)
   assert again.digest == trained.digest
+
+
+def test_model_does_not_name_a_temporary_file(monkeypatch, tmp_path):
+  """Nor anything that depends on it, as the length of what it stands in."""
+  long = tmp_path / ("folder" * 30)
+  long.mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(long))
+  again = tokenizer.train(conftest.make_text(300).splitlines(), 400)
+  monkeypatch.undo()
+  first = tokenizer.train(conftest.make_text(300).splitlines(), 400)
+  assert again.proto == first.proto and b".tsv" not in first.proto
+
+
+def test_model_is_what_its_own_schema_says(trained):
+  """Checked with SentencePiece's classes, where its protobuf is installed."""
+  try:
+    from sentencepiece import sentencepiece_model_pb2
+  except (ImportError, google.protobuf.runtime_version.VersionError):
+    pytest.skip("no protobuf that these classes run with")
+  proto = sentencepiece_model_pb2.ModelProto.FromString(trained.proto)
+  assert not proto.normalizer_spec.HasField("normalization_rule_tsv")
+  assert proto.normalizer_spec.precompiled_charsmap
+  assert len(proto.pieces) == trained.vocab_size
+  assert proto.SerializeToString(deterministic=True) == trained.proto
 
 
 def test_long_lines_are_cut_not_skipped():

@@ -16,6 +16,7 @@ from scipy import stats
 from sklearn import metrics
 
 from latemask import errors
+from latemask.data import tfds_source
 from latemask.data import tokenizer as tokenizer_lib
 
 # A batch is cut from so many, sorted by length: little padding, and batches
@@ -234,26 +235,15 @@ def _rows(task, rows, labels, num_dropped=0):
 
 def _read_tfds(name, split, tfds_dir):
   """Reads `glue/NAME`, downloading and preparing it where it must be."""
-  import tensorflow as tf  # Slow, and not needed for files.
-  import tensorflow_datasets as tfds
   task = TASKS[name]
-  builder = tfds.builder(f"glue/{name}", data_dir=tfds_dir)
+  builder = tfds_source.builder(f"glue/{name}", tfds_dir)
   try:
-    if not builder.is_prepared():
-      builder.download_and_prepare(file_format="array_record")
-  # What a downloader raises without a network.
-  except (OSError, ValueError, AssertionError, RuntimeError,
-          tf.errors.OpError) as error:
-    line = (str(error).strip().splitlines() or [repr(error)])[0][:200]
-    raise NotThere(
-        f"TFDS glue/{name} is not prepared and cannot be downloaded "
-        f"({type(error).__name__}: {line}); name the folder of the official "
-        "TSV files in data_dir") from error
+    tfds_source.prepare(builder)
+  except tfds_source.NotPrepared as error:
+    raise NotThere(f"{error}; name the folder of the official TSV files in "
+                   "data_dir") from error
   split = split.replace("dev", "validation")
-  try:
-    examples = list(builder.as_data_source(split=split))
-  except NotImplementedError:  # Prepared as TFRecord: only tf.data reads it.
-    examples = list(tfds.as_numpy(builder.as_dataset(split=split)))
+  examples = list(tfds_source.examples(builder, split))
   # TFDS shuffles when it prepares; a submission is in the official order.
   examples.sort(key=lambda example: int(example["idx"]))
   rows = [[example[feature].decode() for feature in task.features]

@@ -8,9 +8,15 @@ at once, and any number of hosts sees the same batches:
     t * batch_size + j of the epochs laid end to end.
 Grain computes the permutations and reads ahead in its own threads; each
 process reads only the rows that its devices hold.
+
+ArrayRecord keeps a hash of every record and of its index, and checks it each
+time: a damaged shard is found when the damaged part is read, which costs no
+pass over all of them at the start.
 """
 
+import bisect
 import functools
+import itertools
 
 from array_record.python import array_record_data_source
 import grain
@@ -18,6 +24,7 @@ import jax
 import numpy as np
 
 from latemask import errors
+from latemask.data import packing
 from latemask.data import rows as rows_lib
 from latemask.data import tokenizer
 
@@ -36,13 +43,15 @@ class Loader:
       seed: of the order of training rows.
 
     Raises:
-      InputError: `data.eval_fraction` leaves no row to train on.
+      InputError: `data.eval_fraction` leaves no row to train on, or a shard
+        is damaged.
     """
     self._length = config.data.length
     self._dtype = rows_lib.row_dtype(packed.tokenizer.vocab_size)
     self._seed = seed
-    self._records = array_record_data_source.ArrayRecordDataSource(
-        packed.paths)
+    self._paths = packed.paths
+    self._records = _open(packed)
+    self._stops = list(itertools.accumulate(packed.num_rows))
     num_rows = len(self._records)
     fraction = config.data.eval_fraction
     self.num_eval_rows = max(1, round(num_rows * fraction))
@@ -84,14 +93,36 @@ class Loader:
     return self._split[self.num_eval_rows + order[place]]
 
   def read(self, rows):
-    """Returns ids [len(rows), L], int32; a row of None is all padding."""
+    """Returns ids [len(rows), L], int32; a row of None is all padding.
+
+    Raises:
+      InputError: one is damaged; names the shard and the record in it.
+    """
     ids_NxL = np.full((len(rows), self._length), tokenizer.PAD, np.int32)
     real = [i for i, row in enumerate(rows) if row is not None]
     if real:
-      records = self._records.__getitems__([rows[i] for i in real])
+      records = self._read([rows[i] for i in real])
       ids_NxL[real] = np.frombuffer(
           b"".join(records), self._dtype).reshape(len(real), self._length)
     return ids_NxL
+
+  def _read(self, rows):
+    """Returns the records of some rows, or names the one that is damaged."""
+    try:
+      return self._records.__getitems__(rows)
+    except RuntimeError:
+      # One by one; what a busy disk refused once may be there now.
+      return [self._read_one(row) for row in rows]
+
+  def _read_one(self, row):
+    try:
+      return self._records[row]
+    except RuntimeError as error:
+      shard = bisect.bisect_right(self._stops, row)
+      place = row - ([0] + self._stops)[shard]
+      raise _damaged(
+          self._paths[shard], f"record {place} cannot be read",
+          error) from error
 
   def _batches(self, sharding, batch_size, start, stop, row):
     """Yields global batches; this process reads what its devices hold."""
@@ -107,6 +138,32 @@ class Loader:
       yield _to_devices(
           sharding, lambda index: read[index[0].indices(batch_size)[:2]],
           shape)
+
+
+def _open(packed):
+  """Opens the shards, or names the one that is damaged."""
+  source = array_record_data_source.ArrayRecordDataSource
+  try:
+    records = source(packed.paths)
+    if len(records) == sum(packed.num_rows):
+      return records
+  except RuntimeError:
+    pass  # Which one it was is not said.
+  for path, num_rows in zip(packed.paths, packed.num_rows):
+    try:
+      found = len(source([path]))
+    except RuntimeError as error:
+      raise _damaged(path, "its index cannot be read", error) from error
+    if found != num_rows:
+      raise errors.InputError(
+          f"{path} holds {found} records, not {num_rows}; "
+          f"{packing.advice(path)}")
+  return source(packed.paths)
+
+
+def _damaged(path, what, error):
+  reason = " ".join(str(error).split())[:200]
+  return errors.InputError(f"{path}: {what} ({reason}); {packing.advice(path)}")
 
 
 def _to_devices(sharding, part, shape):

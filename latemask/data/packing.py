@@ -9,22 +9,22 @@ and the result does not depend on the number of workers. In order:
   3. manifest.json, with the counts and SHA-256 of all shards, is replaced.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import gc
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 import time
+import uuid
 
 from array_record.python import array_record_module
 from etils import epath
+import ml_collections
 import tqdm
 
 from latemask import errors
+from latemask.data import processes
 from latemask.data import rows
 from latemask.data import sources as sources_lib
 from latemask.data import tokenizer as tokenizer_lib
@@ -51,10 +51,34 @@ class Packed:
             for s in self.manifest["shards"] if s["rows"]]
 
   @property
+  def num_rows(self):
+    """Rows by file of `paths`."""
+    return [s["rows"] for s in self.manifest["shards"] if s["rows"]]
+
+  @property
   def digest(self):
     """SHA-256 of the manifest: equal digests are equal rows."""
     text = json.dumps(self.manifest, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What is to be packed, plain enough to be sent to another machine.
+
+  Fields:
+    config: the run's config; its group `data` is read.
+    directory: where the tokenizer lies and the shards are written.
+    num_shards: of the whole set.
+    todo: the shards to be packed.
+    size_bytes: of their text, about.
+  """
+
+  config: ml_collections.ConfigDict
+  directory: str
+  num_shards: int
+  todo: tuple[int, ...]
+  size_bytes: int
 
 
 def load(config, directory):
@@ -92,10 +116,10 @@ def load(config, directory):
     return None
   for shard in manifest["shards"]:
     file = directory / shard["file"]
+    if not file.exists() and not file.with_suffix(".json").exists():
+      return None  # Deleted on purpose, to be packed again.
     if not file.exists() or file.stat().length != shard["bytes"]:
-      raise errors.InputError(
-          f"{file} is missing or cut off; delete {path}, and the same command "
-          "packs it again")
+      raise errors.InputError(f"{file} is missing or cut off; {advice(file)}")
   tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
   if tokenizer.digest != found["tokenizer"]:
     raise errors.InputError(
@@ -104,13 +128,26 @@ def load(config, directory):
   return Packed(str(directory), manifest, tokenizer)
 
 
-def prepare(config, directory):
+def advice(path):
+  """Returns what to do about a shard that is damaged."""
+  path = epath.Path(path)
+  return (f"delete {path.name} and {path.with_suffix('.json').name}, and the "
+          "same command packs that shard again")
+
+
+def prepare(config, directory, pack=None):
   """Packs the documents of `config.data` into `directory`, or loads them.
 
-  Shows a progress bar on stderr and a summary at the end.
+  Prints a summary at the end.
+
+  Args:
+    pack: called with a `Job`, it lets `pack_shard` run on each of its shards,
+      wherever that is; None: in processes of this machine, under a progress
+      bar.
 
   Raises:
-    InputError: see `load`, `sources.open_sources`, `tokenizer.load`.
+    InputError: see `load`, `sources.open_sources`, `tokenizer.load`; or more
+      documents cannot be read than `data.max_bad_documents` allows.
   """
   packed = load(config, directory)
   if packed:
@@ -130,13 +167,20 @@ def prepare(config, directory):
       (directory / _shard_name(s, num_shards, suffix)).exists()
       for suffix in (".json", ".arrayrecord"))]
   pack_secs = time.monotonic()
-  _pack_shards(config, directory, tokenizer, num_shards, todo,
-               sum(s.size_bytes for s in sources))
+  (pack or _pack_here)(Job(
+      config, str(directory), num_shards, tuple(todo),
+      sum(s.size_bytes for s in sources) * len(todo) // num_shards))
   pack_secs = time.monotonic() - pack_secs
-  shards = [json.loads(
-      (directory / _shard_name(s, num_shards, ".json")).read_text())
-            for s in range(num_shards)]
+  shards = done_shards(directory, num_shards)
+  if len(shards) < num_shards:
+    raise errors.InputError(
+        f"{directory} has {len(shards)} of {num_shards} shards after packing; "
+        "it must lie where all machines that pack see it")
   totals = {k: sum(s[k] for s in shards) for k in rows.COUNTS}
+  if totals["bad_documents"] > config.data.max_bad_documents:
+    first = next(s["first_bad_document"] for s in shards if s["bad_documents"])
+    raise errors.InputError(
+        first + sources_lib.refusal(config.data.max_bad_documents))
   if not totals["rows"]:
     raise errors.InputError(
         f"data.source {config.data.source} holds no document of at least "
@@ -147,45 +191,66 @@ def prepare(config, directory):
   print(f"packed {totals['documents']:,} documents, {totals['tokens']:,} "
         f"tokens, {totals['rows']:,} rows of {config.data.length} in "
         f"{num_shards} shards; dropped {totals['dropped_documents']:,} short "
-        f"documents, {totals['dropped_tokens']:,} tokens; "
+        f"documents, {totals['dropped_tokens']:,} tokens; skipped "
+        f"{totals['bad_documents']:,} bad documents; "
         f"{done_tokens / max(pack_secs, 1e-9):,.0f} tokens/s, "
         f"{time.monotonic() - start_secs:.0f} s in all", flush=True)
   return load(config, directory)
 
 
-def pack_shard(config, directory, tokenizer, shard, num_shards,
-               progress=lambda num_bytes: None):
-  """Packs one shard: a pure function of its arguments and the sources.
+def pack_shard(job, shard, progress=lambda num_bytes: None):
+  """Packs one shard: a function of its arguments, the sources and tokenizer.
 
   Args:
-    progress: called with the bytes of text just done.
+    job: the `Job` that it belongs to.
+    progress: called with the characters of text just done.
 
   Returns:
     The counts of the shard: documents, tokens (specials included, padding
-    not), rows, dropped_documents, dropped_tokens, file, sha256, bytes.
+    not), rows, dropped_documents, dropped_tokens, bad_documents,
+    first_bad_document (what is wrong with it, or None), file, sha256, bytes.
+
+  Raises:
+    InputError: a source cannot be read; or this shard and those that are done
+      hold more bad documents than `data.max_bad_documents`.
   """
-  directory = epath.Path(directory)
-  path = directory / _shard_name(shard, num_shards, ".arrayrecord")
-  # Of this process alone: an orphan of a killed run may still write its own.
-  part = path.with_name(f"{path.name}.{os.getpid()}.part")
+  config, directory = job.config, epath.Path(job.directory)
+  path = directory / _shard_name(shard, job.num_shards, ".arrayrecord")
+  part = _part(path)
+  tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
+  counts = dict.fromkeys(rows.COUNTS, 0)
+  sources = sources_lib.open_sources(config)
+  bound = config.data.max_bad_documents
+  bad = sources_lib.BadDocuments(bound, before=bound and sum(
+      s["bad_documents"] for s in done_shards(directory, job.num_shards)
+      if s["file"] != path.name))
+  documents = sources_lib.documents(sources, shard, job.num_shards, bad)
   # One record a chunk, so that a row is read alone; not compressed, as
   # ids hardly compress and every row is read many times.
   writer = array_record_module.ArrayRecordWriter(
       str(part), "group_size:1,uncompressed")
-  counts = dict.fromkeys(rows.COUNTS, 0)
-  sources = sources_lib.open_sources(config)
-  documents = sources_lib.documents(sources, shard, num_shards)
   with _no_cycles():
     for row in rows.pack(documents, tokenizer, config.data.packing,
                          config.data.length, counts, progress):
       writer.write(row)
       counts["rows"] += 1
   writer.close()
-  result = counts | {"file": path.name, "sha256": _sha256(part),
+  result = counts | {"bad_documents": bad.count,
+                     "first_bad_document": bad.first,
+                     "file": path.name, "sha256": _sha256(part),
                      "bytes": part.stat().length}
   part.replace(path)
   _write_json(path.with_suffix(".json"), result)
   return result
+
+
+def done_shards(directory, num_shards):
+  """Returns what `pack_shard` returned for the shards that are done."""
+  paths = [epath.Path(directory) / _shard_name(s, num_shards, ".json")
+           for s in range(num_shards)]
+  # Those of before bad documents were allowed do not count them: none.
+  return [{"bad_documents": 0} | json.loads(p.read_text())
+          for p in paths if p.exists()]
 
 
 def check(config):
@@ -203,6 +268,10 @@ def check(config):
   for key in ("shards", "workers", "tokenizer_sample_bytes"):
     if data[key] is not None and data[key] < 1:
       raise errors.InputError(f"data.{key} is {data[key]}; it must be positive")
+  if data.max_bad_documents < 0:
+    raise errors.InputError(
+        f"data.max_bad_documents is {data.max_bad_documents}; it must be 0 or "
+        "more")
 
 
 def _settings(config):
@@ -227,7 +296,9 @@ def _tokenizer(config, sources, directory):
     print(f"training a tokenizer of {config.data.vocab_size:,} pieces (about "
           "one second a megabyte of text)", flush=True)
     tokenizer = tokenizer_lib.train(
-        sources_lib.sample(sources, config.data.tokenizer_sample_bytes),
+        sources_lib.sample(
+            sources, config.data.tokenizer_sample_bytes,
+            sources_lib.BadDocuments(config.data.max_bad_documents)),
         config.data.vocab_size)
     print(f"tokenizer: {tokenizer.vocab_size:,} pieces, "
           f"{time.monotonic() - start_secs:.0f} s", flush=True)
@@ -241,62 +312,26 @@ def _tokenizer(config, sources, directory):
 
 
 def _continue_or_begin(directory, manifest):
-  """Writes the manifest of a preparation, or checks that of a stopped one."""
+  """Writes the manifest of what begins, unless it does not fit the shards."""
   path = directory / "manifest.json"
-  if not path.exists():
-    _write_json(path, manifest)
-    return
-  found = json.loads(path.read_text())
-  if any(found.get(key) != value for key, value in manifest.items()):
-    raise errors.InputError(
-        f"{directory} holds a stopped preparation whose sources or shards "
-        "have changed; delete the folder or choose another data.dir")
+  if path.exists():
+    found = json.loads(path.read_text())
+    if any(found.get(key) != value for key, value in manifest.items()
+           if key != "complete"):
+      raise errors.InputError(
+          f"{directory} holds a preparation that is not complete, and its "
+          "sources or shards have changed; delete the folder or choose "
+          "another data.dir")
+  _write_json(path, manifest)
 
 
-def _pack_shards(config, directory, tokenizer, num_shards, todo, total_bytes):
-  """Packs the shards `todo`, in parallel, under one progress bar."""
-  cores = len(os.sched_getaffinity(0))
-  workers = min(config.data.workers or cores, len(todo))
-  jobs = [(config, str(directory), tokenizer, s, num_shards) for s in todo]
-  total = total_bytes * len(todo) // num_shards
-  with tqdm.tqdm(total=total, desc="packing", unit="B", unit_scale=True,
-                 mininterval=0.5, disable=not todo) as bar:
-    if workers <= 1:
-      for job in jobs:
-        pack_shard(*job, progress=bar.update)
-      return
-    # Not fork: the parent may hold threads of JAX, Grain or TensorFlow.
-    context = multiprocessing.get_context("spawn")
-    done_bytes = context.Value("q", 0)
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, context, _start_worker, (done_bytes,)) as pool:
-      pending = {pool.submit(_pack_in_worker, job) for job in jobs}
-      try:
-        while pending:
-          done, pending = concurrent.futures.wait(pending, timeout=0.5)
-          for future in done:
-            future.result()
-          bar.update(done_bytes.value - bar.n)
-      finally:
-        for future in pending:
-          future.cancel()
-
-
-def _start_worker(done_bytes):
-  """Takes the shared counter; ends with the parent, killed or not."""
-  global _done_bytes
-  _done_bytes = done_bytes
-  def follow():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-  threading.Thread(target=follow, daemon=True).start()
-
-
-def _pack_in_worker(job):
-  def progress(num_bytes):
-    with _done_bytes.get_lock():
-      _done_bytes.value += num_bytes
-  pack_shard(*job, progress=progress)
+def _pack_here(job):
+  """Packs the shards of a `Job` in processes of this machine."""
+  with tqdm.tqdm(total=job.size_bytes, desc="packing", unit="B",
+                 unit_scale=True, mininterval=0.5,
+                 disable=not job.todo) as bar:
+    processes.run(functools.partial(pack_shard, job), job.todo,
+                  job.config.data.workers, bar)
 
 
 @contextlib.contextmanager
@@ -316,14 +351,19 @@ def _shard_name(shard, num_shards, suffix):
 
 
 def _sha256(path):
-  digest = hashlib.sha256()
   with path.open("rb") as file:
-    while block := file.read(1 << 20):
-      digest.update(block)
-  return digest.hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _part(path):
+  """Returns a name of this caller's own, for what is not whole yet.
+
+  An orphan of a killed run may still write its own, or another machine.
+  """
+  return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 
 def _write_json(path, value):
-  part = path.with_name(f"{path.name}.{os.getpid()}.part")
+  part = _part(path)
   part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
   part.replace(path)

@@ -18,7 +18,7 @@ from latemask.data import tokenizer as tokenizer_lib
 # only could not be masked.
 MIN_PIECE_TOKENS = 8
 COUNTS = ("documents", "tokens", "rows", "dropped_documents",
-          "dropped_tokens")
+          "dropped_tokens", "bad_documents")
 _ENCODE_CHARS = 1 << 17
 
 
@@ -32,7 +32,7 @@ def pack(documents, tokenizer, packing, length, counts, progress):
 
   Args:
     packing: a row of `PACKINGS`.
-    counts: dict of `COUNTS`, added to (but for the rows).
+    counts: dict of `COUNTS`, added to (but for rows and bad documents).
     progress: called with the characters of text just done.
   """
   dtype = row_dtype(tokenizer.vocab_size)

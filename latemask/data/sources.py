@@ -30,6 +30,7 @@ from isal import igzip
 from isal import isal_zlib
 
 from latemask import errors
+from latemask.data import tfds_source
 
 # Text is dealt to the shards in blocks, by the byte at which a line starts.
 _BLOCK_BYTES = 1 << 20
@@ -40,47 +41,96 @@ _SAMPLE_DOCUMENTS = 1000
 # Every shard reads through a gzip file that it shares with others.
 _MAX_GZIP_SHARDS = 16
 _SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
-_ALTERNATIVES = (
-    "prepare it once with `tfds build` (README, TensorFlow Datasets) and name "
-    "its folder in data.tfds_dir, or use text:GLOB for files of your own, or "
-    "builtin")
 
 
-def open_sources(config):
-  """Returns the list of sources that `config.data.source` names.
+class BadDocuments:
+  """Counts the documents that cannot be read, up to a bound.
+
+  Attributes:
+    count: how many were met.
+    first: what is wrong with the first one, and where; None without one.
+  """
+
+  def __init__(self, bound, before=0):
+    """Takes the bound and how many other shards have met `before`."""
+    self.count, self.first = 0, None
+    self._bound, self._before = bound, before
+
+  def add(self, message):
+    """Counts one more.
+
+    Raises:
+      InputError: it is one too many; `message` and, if not 0, the bound.
+    """
+    self.count += 1
+    self.first = self.first or message
+    if self._before + self.count > self._bound:
+      raise errors.InputError(message + refusal(self._bound))
+
+
+def refusal(bound):
+  """Returns what to add to the message of a bad document: it is one too many.
+
+  Without a bound to speak of, a file's own message says all.
+  """
+  return (f"; more than {bound:,} documents are bad (data.max_bad_documents)"
+          if bound else "")
+
+
+def specs(config):
+  """Returns the parts of `config.data.source`, at least one.
+
+  Raises:
+    InputError: there is none.
+  """
+  found = [s.strip() for s in config.data.source.split(",") if s.strip()]
+  if not found:
+    raise errors.InputError(
+        "data.source is empty; give text:GLOB, tfds:NAME or builtin")
+  return found
+
+
+def open_source(spec, config, download=True):
+  """Returns the source that a part of `config.data.source` names.
+
+  Args:
+    download: a TFDS set that is not there is downloaded and prepared.
 
   Raises:
     InputError: an unknown kind, no file matched, or a TFDS set that is not
-      there and cannot be downloaded.
+      there and cannot be downloaded (NotPrepared).
   """
-  specs = [s.strip() for s in config.data.source.split(",") if s.strip()]
-  if not specs:
-    raise errors.InputError(
-        "data.source is empty; give text:GLOB, tfds:NAME or builtin")
-  sources = []
-  for spec in specs:
-    kind, _, rest = spec.partition(":")
-    sources.append(errors.choose(_KINDS, kind, "data.source")(rest, config))
-  return sources
+  kind, _, rest = spec.partition(":")
+  return errors.choose(_KINDS, kind, "data.source")(rest, config, download)
+
+
+def open_sources(config):
+  """Returns the sources that `config.data.source` names; see `open_source`."""
+  return [open_source(spec, config) for spec in specs(config)]
 
 
 def default_shards(sources):
   """Number of shards that suits the sources: one per 16 MiB, at most 1024."""
   wanted = sum(s.size_bytes for s in sources) // _SHARD_BYTES
-  return max(1, min([wanted, _MAX_SHARDS] + [s.max_shards for s in sources]))
+  bounds = [s.max_shards for s in sources if s.max_shards]
+  return max(1, min([wanted, _MAX_SHARDS] + bounds))
 
 
-def documents(sources, shard, num_shards):
+def documents(sources, shard, num_shards, bad):
   """Yields the documents of shard `shard` of `num_shards`, source by source.
 
+  Args:
+    bad: the `BadDocuments` that counts those that are skipped.
+
   Raises:
-    InputError: a file that cannot be decoded, naming it and the place.
+    InputError: too many that cannot be read, or a file that cannot be
+      decompressed; names the file and the place.
   """
   for source in sources:
-    yield from source.documents(shard, num_shards)
+    yield from source.documents(shard, num_shards, bad)
 
 
-def sample(sources, max_bytes):
+def sample(sources, max_bytes, bad):
   """Yields about `max_bytes` (at most twice that), evenly over the whole.
 
   Of long documents, which are few, the beginning is taken.
@@ -89,7 +139,7 @@ def sample(sources, max_bytes):
   share = max_bytes / total * (1 << 32)
   longest = max(max_bytes // _SAMPLE_DOCUMENTS, 1)
   room = 2 * max_bytes
-  for number, document in enumerate(documents(sources, 0, 1)):
+  for number, document in enumerate(documents(sources, 0, 1, bad)):
     # Multiples of the golden ratio lie evenly in any stretch of them.
     if number * 0x9E3779B1 % (1 << 32) < share:
       if total > max_bytes:
@@ -108,8 +158,9 @@ class Text:
   fields: tuple[str, ...]
 
   @classmethod
-  def open(cls, pattern, config):
+  def open(cls, pattern, config, download):
     """Finds the files of a glob pattern; `**` crosses folders."""
+    del download
     paths = tuple(sorted(
         str(p) for p in _glob(pattern)
         if str(p).endswith(_SUFFIXES) and p.is_file()))
@@ -136,16 +187,14 @@ class Text:
 
   @property
   def max_shards(self):
-    """More shards than this would read gzip files too often."""
-    if not self._num_gzip:
-      return _MAX_SHARDS
-    return max(_MAX_GZIP_SHARDS, self._num_gzip)
+    """More shards than this would read gzip files too often; or None."""
+    return self._num_gzip and max(_MAX_GZIP_SHARDS, self._num_gzip)
 
   @property
   def _num_gzip(self):
     return sum(path.endswith(".gz") for path in self.paths)
 
-  def documents(self, shard, num_shards):
+  def documents(self, shard, num_shards, bad):
     """Yields the documents of one shard."""
     whole_gz = self._num_gzip >= num_shards
     first_block = 0
@@ -158,108 +207,29 @@ class Text:
       first_block += blocks
       # How much a gzip file holds is only an estimate.
       if mine < blocks or (path.endswith(".gz") and not whole):
-        yield from self._read(path, mine, num_shards, whole)
+        yield from self._read(path, mine, num_shards, whole, bad)
 
-  def _read(self, path, first, stride, whole):
+  def _read(self, path, first, stride, whole, bad):
     """Yields the documents of blocks first, first + stride, ... of a file."""
     parse = _parse_json if ".jsonl" in epath.Path(path).name else _parse_text
     first, stride = (0, 1) if whole else (first, stride)
     try:
       with _open(path) as file:
         for start, lines in _blocks(file, first, stride):
-          yield from parse(lines, path, start, self.fields)
+          yield from parse(lines, path, start, self.fields, bad)
     except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:
       raise errors.InputError(
           f"{path} cannot be decompressed ({error}); make it anew") from error
 
 
-@dataclasses.dataclass(frozen=True)
-class Tfds:
-  """A set of TensorFlow Datasets, read by index range."""
-
-  name: str
-  split: str
-  fields: tuple[str, ...]
-  data_dir: str | None
-  max_shards = _MAX_SHARDS
-
-  @classmethod
-  def open(cls, rest, config):
-    """Finds the set, downloading and preparing it where it must be."""
-    import tensorflow as tf  # Slow; few runs need it.
-    name, _, split = rest.partition(":")
-    source = cls(name, split or "train", tuple(config.data.text_fields),
-                 config.data.tfds_dir)
-    builder = source._builder
-    try:
-      if not builder.is_prepared():
-        builder.download_and_prepare(file_format="array_record")
-    # What a downloader raises without a network is OSError's family; what
-    # TFDS raises where Beam, a manual download or a split is wanting is not.
-    except (OSError, ValueError, AssertionError, ImportError, KeyError,
-            AttributeError, RuntimeError, tf.errors.OpError) as error:
-      raise errors.InputError(
-          f"data.source tfds:{rest} is not prepared and cannot be downloaded "
-          f"({_first_line(error)}); {_ALTERNATIVES}") from error
-    try:
-      builder.info.splits[source.split]
-    except (ValueError, KeyError) as error:
-      raise errors.InputError(
-          f"data.source tfds:{rest} has no split {source.split}; it has "
-          f"{', '.join(builder.info.splits)}") from error
-    features = builder.info.features
-    if not any(f in features for f in source.fields):
-      raise errors.InputError(
-          f"data.source tfds:{rest} has the features {', '.join(features)}; "
-          "name the one with the text in data.text_fields")
-    return source
-
-  @functools.cached_property
-  def _builder(self):
-    import tensorflow_datasets as tfds
-    try:
-      return tfds.builder(self.name, data_dir=self.data_dir)
-    except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
-      raise errors.InputError(
-          f"data.source tfds:{self.name} is no TFDS set "
-          f"({_first_line(error)}); {_ALTERNATIVES}") from error
-
-  @property
-  def size_bytes(self):
-    """Bytes on disk, for the progress bar."""
-    return self._builder.info.dataset_size or 0
-
-  @property
-  def fingerprint(self):
-    """Name, version and split."""
-    return f"{self._builder.info.full_name}:{self.split}"
-
-  def documents(self, shard, num_shards):
-    """Yields the documents of one shard, a contiguous range of examples."""
-    import tensorflow_datasets as tfds
-    count = self._builder.info.splits[self.split].num_examples
-    if count * shard // num_shards == count * (shard + 1) // num_shards:
-      return  # More shards than examples.
-    split = tfds.even_splits(self.split, min(num_shards, count))[
-        count * shard // num_shards if num_shards > count else shard]
-    field = next(f for f in self.fields if f in self._builder.info.features)
-    try:
-      examples = self._builder.as_data_source(split=split)
-    except NotImplementedError:  # Prepared as TFRecord: only tf.data reads it.
-      examples = tfds.as_numpy(self._builder.as_dataset(split=split))
-    for example in examples:
-      text = example[field]
-      yield text.decode() if isinstance(text, bytes) else str(text)
-
-
 class Builtin:
   """Prose of the running Python: its help topics and its docstrings."""
-  max_shards = _MAX_SHARDS
+  max_shards = None
 
   @classmethod
-  def open(cls, rest, config):
+  def open(cls, rest, config, download):
     """Takes no argument: `builtin` stands alone."""
-    del config
+    del config, download
     if rest:
       raise errors.InputError(
           f"data.source builtin:{rest}: builtin takes no argument")
@@ -282,8 +252,9 @@ class Builtin:
     """Bytes of Python source, for the progress bar (a seventh is prose)."""
     return sum(path.stat().st_size for path in self._files) // 7
 
-  def documents(self, shard, num_shards):
+  def documents(self, shard, num_shards, bad):
     """Yields help topics and docstrings of at least 20 words."""
+    del bad  # It has none.
     from pydoc_data import topics
     prose = (topics.topics[key] for key in sorted(topics.topics)[shard::
                                                                 num_shards])
@@ -300,16 +271,12 @@ class Builtin:
             yield _reflow(text)
 
 
-_KINDS = {"text": Text.open, "tfds": Tfds.open, "builtin": Builtin.open}
+_KINDS = {"text": Text.open, "tfds": tfds_source.Tfds.open,
+          "builtin": Builtin.open}
 
 
 def _reflow(text):
   return " ".join(text.split())
-
-
-def _first_line(error):
-  lines = str(error).strip().splitlines()
-  return f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
 
 
 def _glob(pattern):
@@ -364,37 +331,60 @@ def _blocks(file, first, stride):
       start += len(lines)
 
 
-def _parse_text(lines, path, start, fields):
+def _parse_text(lines, path, start, fields, bad):
   """Yields the documents of a block of .txt."""
   del fields
   try:
     documents = lines.decode().split("\n")
-  except UnicodeDecodeError as error:
-    raise errors.InputError(
-        f"{path}: byte {start + error.start} is not UTF-8; convert the file, "
-        "for example with iconv -t utf-8") from error
+  except UnicodeDecodeError:  # Rare, and slow: line by line.
+    documents = _good_lines(lines, path, start, bad)
   yield from filter(None, map(str.strip, documents))
 
 
-def _parse_json(lines, path, start, fields):
+def _good_lines(lines, path, start, bad):
+  """Yields the lines of a block that are UTF-8."""
+  for line in lines.split(b"\n"):
+    try:
+      text = line.decode()
+    except UnicodeDecodeError as error:
+      bad.add(f"{path}: byte {start + error.start} is not UTF-8; convert the "
+              "file, for example with iconv -t utf-8")
+    else:
+      yield text
+    start += len(line) + 1
+
+
+def _parse_json(lines, path, start, fields, bad):
   """Yields the documents of a block of .jsonl."""
   for line in lines.splitlines(keepends=True):
-    try:
-      record = json.loads(line) if line.strip() else None
-      # Half of a surrogate pair is JSON, but no text.
-      json.dumps(record, ensure_ascii=False).encode()
-    except (json.JSONDecodeError, UnicodeError) as error:
-      raise errors.InputError(
-          f"{path}: the line at byte {start} is not JSON in UTF-8 "
-          f"({' '.join(str(error).split())}); each line must be an object "
-          'such as {"text": "..."}') from error
     if line.strip():
-      text = next((record[f] for f in fields if isinstance(record, dict)
-                   and isinstance(record.get(f), str)), None)
-      if text is None:
-        raise errors.InputError(
-            f"{path}: the line at byte {start} has no text under "
-            f"{' or '.join(fields)}; name its key in data.text_fields")
-      if text.strip():
-        yield text.strip()
+      try:
+        text = _text_of(line, fields)
+      except _NoDocument as error:
+        bad.add(f"{path}: the line at byte {start} {error}")
+      else:
+        if text:
+          yield text
     start += len(line)
+
+
+class _NoDocument(Exception):
+  """What keeps a line from being a document."""
+
+
+def _text_of(line, fields):
+  """Returns the text of a line of .jsonl, perhaps none."""
+  try:
+    record = json.loads(line)
+    # Half of a surrogate pair is JSON, but no text.
+    json.dumps(record, ensure_ascii=False).encode()
+  except (json.JSONDecodeError, UnicodeError, RecursionError) as error:
+    raise _NoDocument(
+        f"is not JSON in UTF-8 ({' '.join(str(error).split())}); each line "
+        'must be an object such as {"text": "..."}') from error
+  text = next((record[f] for f in fields if isinstance(record, dict)
+               and isinstance(record.get(f), str)), None)
+  if text is None:
+    raise _NoDocument(f"has no text under {' or '.join(fields)}; name its key "
+                      "in data.text_fields")
+  return text.strip()

@@ -19,7 +19,6 @@ import tempfile
 from etils import epath
 import numpy as np
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
 from latemask import errors
 
@@ -32,6 +31,8 @@ NUM_SPECIALS = len(SPECIALS)
 _TRAIN_THREADS = 16
 _MAX_SENTENCE_BYTES = 4096
 _BYTE_PIECES = 256
+# Numbers of fields in sentencepiece_model.proto.
+_NORMALIZER_SPEC, _RULE_FILE = 3, 6
 _CHARSMAP = "9\t20\nA\t20\nD\t20\n"
 
 
@@ -122,20 +123,21 @@ def train(documents, vocab_size):
       may give fewer.
 
   Raises:
-    InputError: the documents do not suffice to train a model of that size.
+    InputError: the documents do not suffice to train a model of that size, or
+      what `documents` itself raises.
   """
   least = NUM_SPECIALS + _BYTE_PIECES + 1
   if vocab_size < least:
     raise errors.InputError(
         f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
         f"take {least - 1}, so at least {least} is needed")
-  model = io.BytesIO()
+  model, refusals = io.BytesIO(), []
   with tempfile.NamedTemporaryFile("w", suffix=".tsv") as charsmap:
     charsmap.write(_CHARSMAP)
     charsmap.flush()
     try:
       sentencepiece.SentencePieceTrainer.train(
-          sentence_iterator=_sentences(documents),
+          sentence_iterator=_sentences(documents, refusals),
           model_writer=model,
           model_type="unigram",
           vocab_size=vocab_size,
@@ -150,22 +152,88 @@ def train(documents, vocab_size):
           num_threads=_TRAIN_THREADS,
           minloglevel=2)
     except RuntimeError as error:
+      if refusals:
+        raise refusals[0]
       raise errors.InputError(
           "the documents do not suffice to train a tokenizer of "
           f"data.vocab_size {vocab_size}: {str(error).splitlines()[-1]}"
       ) from error
-  # The name of the temporary file is the one thing that would differ.
-  proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
-  proto.normalizer_spec.ClearField("normalization_rule_tsv")
-  return Tokenizer(proto.SerializeToString(deterministic=True))
+  return Tokenizer(_without_rule_file(model.getvalue()))
 
 
-def _sentences(documents):
-  """Yields the lines of the documents, cut to the trainer's limit."""
-  for document in documents:
+def _sentences(documents, refusals):
+  """Yields the lines of the documents, cut to the trainer's limit.
+
+  Args:
+    refusals: list that takes an InputError, which the trainer hides in one of
+      its own.
+  """
+  for document in _kept_refusals(documents, refusals):
     for line in document.splitlines():
       # At most 4 bytes a character.
       for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
         piece = line[start:start + _MAX_SENTENCE_BYTES // 4].strip()
         if piece:
           yield piece
+
+
+def _kept_refusals(documents, refusals):
+  try:
+    yield from documents
+  except errors.InputError as error:
+    refusals.append(error)
+    raise
+
+
+def _without_rule_file(model):
+  """Returns a serialised ModelProto without the name of a temporary file.
+
+  It is the one thing that would differ from one training to the next. Not
+  done by the classes that come with SentencePiece: they run with the newest
+  protobuf only, which Apache Beam does not allow.
+  """
+  start, value, stop = next(
+      place for number, *place in _fields(model)
+      if number == _NORMALIZER_SPEC)
+  spec = model[value:stop]
+  kept = b"".join(spec[first:last] for number, first, _, last in _fields(spec)
+                  if number != _RULE_FILE)
+  key = model[start:start + 1]
+  return model[:start] + key + _varint_bytes(len(kept)) + kept + model[stop:]
+
+
+def _fields(message):
+  """Yields (number, start, start of the value, stop) of a message's fields.
+
+  Source: protobuf.dev/programming-guides/encoding.
+  """
+  stop = 0
+  while stop < len(message):
+    start = stop
+    key, value = _varint(message, start)
+    kind = key & 7
+    if kind == 0:
+      _, stop = _varint(message, value)
+    elif kind == 2:
+      size, value = _varint(message, value)
+      stop = value + size
+    else:
+      stop = value + {1: 8, 5: 4}[kind]
+    yield key >> 3, start, value, stop
+
+
+def _varint(message, place):
+  """Returns the number that stands at a place, and where it ends."""
+  number = shift = 0
+  while message[place] & 0x80:
+    number |= (message[place] & 0x7F) << shift
+    place, shift = place + 1, shift + 7
+  return number | message[place] << shift, place + 1
+
+
+def _varint_bytes(number):
+  parts = []
+  while number > 0x7F:
+    parts.append(number & 0x7F | 0x80)
+    number >>= 7
+  return bytes(parts + [number])

@@ -1,0 +1,60 @@
+"""Processes of this machine that share work, under one progress bar.
+
+Beside the flow: packing runs in them. They end with the process that started
+them, killed or not.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+import threading
+
+
+def run(function, items, workers, bar):
+  """Calls `function(item, progress)` once an item, in any order.
+
+  Args:
+    function: picklable where there are several workers.
+    workers: processes; None is one a core. One alone is this process.
+    bar: a tqdm bar; it moves by what the calls report to `progress`.
+
+  Raises:
+    The first exception of a call; calls that have not begun are dropped.
+  """
+  workers = min(workers or len(os.sched_getaffinity(0)), len(items))
+  if workers <= 1:
+    for item in items:
+      function(item, bar.update)
+    return
+  # Not fork: the parent may hold threads of JAX, Grain or TensorFlow.
+  context = multiprocessing.get_context("spawn")
+  done = context.Value("q", 0)
+  with concurrent.futures.ProcessPoolExecutor(
+      workers, context, _start_worker, (done,)) as pool:
+    pending = {pool.submit(_call, function, item) for item in items}
+    try:
+      while pending:
+        finished, pending = concurrent.futures.wait(pending, timeout=0.5)
+        for future in finished:
+          future.result()
+        bar.update(done.value - bar.n)
+    finally:
+      for future in pending:
+        future.cancel()
+
+
+def _start_worker(done):
+  """Takes the shared counter; ends with the parent, killed or not."""
+  global _done
+  _done = done
+  def follow():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+  threading.Thread(target=follow, daemon=True).start()
+
+
+def _call(function, item):
+  def progress(amount):
+    with _done.get_lock():
+      _done.value += amount
+  function(item, progress)

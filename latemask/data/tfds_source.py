@@ -1,0 +1,143 @@
+"""Sets of TensorFlow Datasets: found, prepared where they must be, read.
+
+Beside the first stop of the flow: `Tfds` is one of the kinds of sources.py,
+and glue.py reads its tasks with the functions here. TensorFlow and TFDS are
+slow to import and few runs need them, so they are imported when called.
+"""
+
+import dataclasses
+import functools
+
+from latemask import errors
+
+_ALTERNATIVES = (
+    "prepare it once with `tfds build` (README, TensorFlow Datasets) and name "
+    "its folder in data.tfds_dir, or use text:GLOB for files of your own, or "
+    "builtin")
+
+
+class NotPrepared(errors.InputError):
+  """A set that does not lie prepared, and cannot or may not be downloaded."""
+
+
+def builder(name, data_dir):
+  """Returns the TFDS builder of a set.
+
+  Raises:
+    InputError: TFDS knows no such set.
+  """
+  import tensorflow_datasets as tfds
+  try:
+    return tfds.builder(name, data_dir=data_dir)
+  except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
+    raise errors.InputError(
+        f"tfds:{name} is no TFDS set ({_first_line(error)})") from error
+
+
+def prepare(tfds_builder, download=True):
+  """Downloads and prepares a set, unless it lies prepared.
+
+  Args:
+    download: False only looks.
+
+  Raises:
+    NotPrepared: it is not there, and cannot be downloaded or must not be.
+  """
+  import tensorflow as tf
+  name = tfds_builder.info.full_name
+  try:
+    if tfds_builder.is_prepared():
+      return
+    if not download:
+      raise NotPrepared(f"tfds:{name} is not prepared")
+    tfds_builder.download_and_prepare(file_format="array_record")
+  # What a downloader raises without a network is OSError's family; what
+  # TFDS raises where Beam, a manual download or a split is wanting is not.
+  except (OSError, ValueError, AssertionError, ImportError, KeyError,
+          AttributeError, RuntimeError, tf.errors.OpError) as error:
+    raise NotPrepared(
+        f"tfds:{name} is not prepared and cannot be downloaded "
+        f"({_first_line(error)})") from error
+
+
+def examples(tfds_builder, split):
+  """Returns the examples of a split: dicts of NumPy values, to iterate."""
+  import tensorflow_datasets as tfds
+  try:
+    return tfds_builder.as_data_source(split=split)
+  except NotImplementedError:  # Prepared as TFRecord: only tf.data reads it.
+    return tfds.as_numpy(tfds_builder.as_dataset(split=split))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+  """A source of documents, read by index range."""
+
+  name: str
+  split: str
+  fields: tuple[str, ...]
+  data_dir: str | None
+  max_shards = None
+
+  @classmethod
+  def open(cls, rest, config, download):
+    """Finds the set, downloading and preparing it where it must be."""
+    name, _, split = rest.partition(":")
+    source = cls(name, split or "train", tuple(config.data.text_fields),
+                 config.data.tfds_dir)
+    try:
+      prepare(source._builder, download)
+    except errors.InputError as error:
+      raise type(error)(f"data.source: {error}; {_ALTERNATIVES}") from error
+    info = source._builder.info
+    try:
+      info.splits[source.split]
+    except (ValueError, KeyError) as error:
+      raise errors.InputError(
+          f"data.source tfds:{rest} has no split {source.split}; it has "
+          f"{', '.join(info.splits)}") from error
+    if not any(f in info.features for f in source.fields):
+      raise errors.InputError(
+          f"data.source tfds:{rest} has the features "
+          f"{', '.join(info.features)}; name the one with the text in "
+          "data.text_fields")
+    return source
+
+  @functools.cached_property
+  def _builder(self):
+    return builder(self.name, self.data_dir)
+
+  @property
+  def size_bytes(self):
+    """Bytes on disk, for the progress bar."""
+    return self._builder.info.dataset_size or 0
+
+  @property
+  def fingerprint(self):
+    """Name, version and split."""
+    return f"{self._builder.info.full_name}:{self.split}"
+
+  def documents(self, shard, num_shards, bad):
+    """Yields the documents of one shard, a contiguous range of examples."""
+    import tensorflow_datasets as tfds
+    count = self._builder.info.splits[self.split].num_examples
+    first = count * shard // num_shards
+    if first == count * (shard + 1) // num_shards:
+      return  # More shards than examples.
+    split = tfds.even_splits(self.split, min(num_shards, count))[
+        first if num_shards > count else shard]
+    field = next(f for f in self.fields if f in self._builder.info.features)
+    for place, example in enumerate(examples(self._builder, split)):
+      text = example[field]
+      try:
+        text = text.decode() if isinstance(text, bytes) else str(text)
+      except UnicodeDecodeError as error:
+        bad.add(f"tfds:{self.fingerprint}: {field} of example {place} of "
+                f"{split} is not UTF-8 at byte {error.start}")
+      else:
+        yield text
+
+
+def _first_line(error):
+  lines = str(error).strip().splitlines()
+  return f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)

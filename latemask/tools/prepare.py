@@ -1,0 +1,259 @@
+"""Packs the documents of a config ahead of training, here or with Beam.
+
+  python -m latemask.tools.prepare --config configs/base.py \\
+      --out /data/wiki128
+  python -m latemask.main --config configs/base.py --workdir runs/base \\
+      --config.data.dir=/data/wiki128
+
+--config is FILE[:SIZE][,KEY=VALUE...], --out what runs name as data.dir.
+Without --runner all cores of this machine pack. With it an Apache Beam
+pipeline does, a shard at a time; what else stands on the command line goes to
+Beam (--runner=DirectRunner --direct_num_workers=8). Its workers need this
+code and must see the text and --out, under the same paths. The tokenizer is
+trained here before the pipeline starts. Either way the files are the same,
+byte for byte, and what one has begun the other goes on with.
+
+--dry_run prints what there is to pack, what will come out of it and how large
+that is, estimated from a sample, and writes and downloads nothing.
+"""
+
+import argparse
+import dataclasses
+import threading
+
+from etils import epath
+import numpy as np
+
+from latemask import config_file
+from latemask import errors
+from latemask.data import packing
+from latemask.data import rows as rows_lib
+from latemask.data import sources as sources_lib
+from latemask.data import tfds_source
+from latemask.data import tokenizer as tokenizer_lib
+
+_POLL_SECS = 10
+_REFUSED = ".refused"
+# Text that an estimate is made from, at least, for each source.
+_SAMPLE_BYTES = 4 << 20
+_BYTES_A_TOKEN = 4
+# ArrayRecord: chunk header and index entry of a record; blocks of a file.
+_RECORD_BYTES = 43 + 9
+_BLOCK_BYTES = 1 << 16
+
+
+def beam_packer(runner, beam_args):
+  """Returns a `pack` for `packing.prepare` that runs as a Beam pipeline.
+
+  Args:
+    runner: name of a Beam runner.
+    beam_args: command-line options of the pipeline.
+
+  Raises:
+    InputError: Beam is not installed, or knows no such runner.
+  """
+  try:
+    import apache_beam as beam
+    from apache_beam.options import pipeline_options
+  except ImportError as error:
+    raise errors.InputError(
+        f"--runner={runner} needs Apache Beam ({error}); pip install "
+        "apache-beam") from error
+  options = pipeline_options.PipelineOptions(beam_args, runner=runner)
+  try:
+    pipeline = beam.Pipeline(options=options)
+  except ValueError as error:
+    raise errors.InputError(
+        f"--runner={runner}: {' '.join(str(error).split())}") from error
+
+  def pack(job):
+    if not job.todo:
+      return
+    _take_refusals(job)
+    (pipeline | beam.Create(job.todo)
+     # Else runners give one worker all that was made together.
+     | beam.Reshuffle()
+     | "pack" >> beam.Map(_pack_on_worker, job=job))
+    with _Watch(job):
+      state = pipeline.run().wait_until_finish()
+    for message in _take_refusals(job):
+      raise errors.InputError(message)
+    if state != beam.runners.runner.PipelineState.DONE:
+      raise errors.InputError(
+          f"the pipeline ended as {state}; the same command goes on with it")
+
+  return pack
+
+
+def _pack_on_worker(shard, job):
+  """Packs a shard; leaves word where it cannot be."""
+  if _refusals(job):
+    return
+  try:
+    packing.pack_shard(job, shard)
+  except errors.InputError as error:
+    # Raised, a runner would try again, and wrap it in something of its own.
+    path = epath.Path(job.directory) / f"{shard:05d}{_REFUSED}"
+    path.write_text(str(error))
+
+
+def _refusals(job):
+  return sorted(epath.Path(job.directory).glob(f"*{_REFUSED}"))
+
+
+def _take_refusals(job):
+  """Returns what workers left word of, and deletes it."""
+  messages = []
+  for path in _refusals(job):
+    messages.append(path.read_text())
+    path.unlink()
+  return messages
+
+
+class _Watch:
+  """Prints how many shards are done, while its body runs and at the end."""
+
+  def __init__(self, job):
+    self._job, self._said = job, None
+    self._end = threading.Event()
+    self._thread = threading.Thread(target=self._follow, daemon=True)
+
+  def __enter__(self):
+    self._thread.start()
+
+  def __exit__(self, *exception):
+    self._end.set()
+    self._thread.join()
+    self._say()
+
+  def _follow(self):
+    while not self._end.wait(_POLL_SECS):
+      self._say()
+
+  def _say(self):
+    job = self._job
+    done = len(packing.done_shards(job.directory, job.num_shards))
+    if done != self._said:
+      print(f"{done:,} of {job.num_shards:,} shards are packed", flush=True)
+    self._said = done
+
+
+@dataclasses.dataclass(frozen=True)
+class _Guess:
+  """Stands for a tokenizer that is still to be trained."""
+
+  vocab_size: int
+
+  def encode(self, texts):
+    """Returns as many ids as there may be, all the same."""
+    return [np.zeros(-(-len(text.encode()) // _BYTES_A_TOKEN), np.int32)
+            for text in texts]
+
+
+def dry_run(config, directory):
+  """Prints what `packing.prepare` would do, and writes nothing.
+
+  Returns:
+    The estimated counts, keys of `rows.COUNTS` and bytes.
+
+  Raises:
+    InputError: see `packing.load` and `sources.open_source`.
+  """
+  directory = epath.Path(directory)
+  packed = packing.load(config, directory)
+  if packed:
+    print(f"{directory} is complete: {packed.manifest['totals']['rows']:,} "
+          "rows; nothing is to be done")
+    return packed.manifest["totals"]
+  tokenizer = _tokenizer(config, directory)
+  totals, sources = dict.fromkeys(rows_lib.COUNTS, 0), []
+  for spec in sources_lib.specs(config):
+    try:
+      source = sources_lib.open_source(spec, config, download=False)
+    except tfds_source.NotPrepared:
+      print(f"{spec}: not prepared yet, so its size is not known; left out "
+            "below, and downloaded first unless this is a dry run")
+      continue
+    sources.append(source)
+    counts, bad = _estimate(config, source, tokenizer)
+    print(f"{spec}: {source.size_bytes:,} bytes, about "
+          f"{counts['documents']:,} documents, {counts['tokens']:,} tokens")
+    if bad:
+      print(f"  about {counts['bad_documents']:,} bad documents "
+            f"(data.max_bad_documents is {config.data.max_bad_documents}): "
+            f"{bad}")
+    totals = {key: totals[key] + counts[key] for key in totals}
+  num_shards = config.data.shards or sources_lib.default_shards(sources)
+  row_bytes = config.data.length * rows_lib.row_dtype(
+      tokenizer.vocab_size).itemsize + _RECORD_BYTES
+  blocks = -(-totals["rows"] * row_bytes // num_shards // _BLOCK_BYTES) + 1
+  totals["bytes"] = num_shards * blocks * _BLOCK_BYTES
+  done = len(packing.done_shards(directory, num_shards))
+  print(f"in all about {totals['tokens']:,} tokens in {totals['rows']:,} rows "
+        f"of {config.data.length}: {totals['bytes']:,} bytes in {num_shards:,} "
+        f"shards, of which {done:,} are packed; nothing was written")
+  return totals
+
+
+def _tokenizer(config, directory):
+  """Returns the tokenizer, or what stands for it; says which."""
+  path = config.data.tokenizer or directory / "tokenizer.model"
+  if config.data.tokenizer or path.exists():
+    print(f"estimated from a sample, with the tokenizer {path}")
+    return tokenizer_lib.load(path)
+  print(f"estimated from a sample, at {_BYTES_A_TOKEN} bytes a token: a "
+        f"tokenizer of {config.data.vocab_size:,} pieces is trained first, on "
+        f"{config.data.tokenizer_sample_bytes:,} bytes")
+  return _Guess(config.data.vocab_size)
+
+
+def _estimate(config, source, tokenizer):
+  """Returns (counts of a source, what is wrong with a bad document)."""
+  # One of many small shards: of files, blocks that lie evenly.
+  parts = -(-source.size_bytes // _SAMPLE_BYTES) or 1
+  bad = sources_lib.BadDocuments(float("inf"))
+  counts = dict.fromkeys(rows_lib.COUNTS, 0)
+  found = rows_lib.pack(
+      source.documents(parts // 2, parts, bad), tokenizer, config.data.packing,
+      config.data.length, counts, progress=lambda num_bytes: None)
+  counts["rows"] = sum(1 for _ in found)
+  counts["bad_documents"] = bad.count
+  return {key: parts * value for key, value in counts.items()}, bad.first
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+      prog="python -m latemask.tools.prepare", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False)
+  parser.add_argument("--config", required=True,
+                      help="FILE[:SIZE][,KEY=VALUE...]")
+  parser.add_argument("--out", required=True, help="folder of the packed rows")
+  parser.add_argument("--runner", help="a Beam runner; default: this machine")
+  parser.add_argument("--dry_run", action="store_true",
+                      help="print estimates, write nothing")
+  return parser
+
+
+def main(argv=None):
+  """Runs the command."""
+  args, beam_args = _parser().parse_known_args(argv)
+  with errors.one_line_exit():
+    if beam_args and not args.runner:
+      raise errors.InputError(
+          f"unexpected argument {beam_args[0]!r}; see --help (only with "
+          "--runner others go to Beam)")
+    config = config_file.load(args.config)
+    if "data" not in config:
+      raise errors.InputError(
+          f"{args.config} has no data to pack; give a config that pre-trains")
+    packing.check(config)
+    if args.dry_run:
+      dry_run(config, args.out)
+      return
+    pack = beam_packer(args.runner, beam_args) if args.runner else None
+    packing.prepare(config, args.out, pack)
+
+
+if __name__ == "__main__":
+  main()
