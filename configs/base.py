@@ -45,6 +45,9 @@ def get_config(size="base"):
   data.source = "tfds:wikipedia/20230601.en,tfds:pg19"
   # Where packed rows lie; None: WORKDIR/data. Several runs may share one.
   data.dir = text()
+  # Where rows of a data.dir on gs:// are copied to; None: the system's
+  # temporary folder.
+  data.cache_dir = text()
   # Where TFDS sets lie; None: TFDS's own default (~/tensorflow_datasets).
   data.tfds_dir = text()
   # Features (TFDS) and keys (.jsonl) that hold the text; the first found.

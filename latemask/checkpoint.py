@@ -74,6 +74,11 @@ class Checkpoints:
     """The newest checkpoint's step, None where there is none."""
     return self._manager.latest_step()
 
+  @property
+  def is_saving(self):
+    """Whether a save runs beside training."""
+    return self._manager.is_saving_in_progress()
+
   def save(self, step, progress):
     """Starts saving; waits for the save before, if that still runs.
 
@@ -195,6 +200,13 @@ class Checkpoints:
       raise errors.SaveError(
           f"{self._num_failed} saves in a row have failed; make room, and the "
           f"same command goes on from step {self.latest_step or 0:,}")
+
+
+def steps(workdir):
+  """Returns the steps of the checkpoints of a workdir, in no order."""
+  folder = epath.Path(workdir) / "checkpoints"
+  return [int(path.name) for path in folder.iterdir()
+          if path.name.isdigit()] if folder.is_dir() else []
 
 
 def read(path):

@@ -17,7 +17,6 @@ import hashlib
 import itertools
 import json
 import re
-import signal
 import statistics
 import time
 
@@ -33,9 +32,11 @@ from latemask import hf
 from latemask import metrics
 from latemask import pretrained as pretrained_lib
 from latemask import results as results_lib
+from latemask import signals
 from latemask import train
 from latemask import workdir as workdir_lib
 from latemask.data import glue
+from latemask.data import local
 
 # What may change between two stretches: what there is to do and where it is.
 _FREE_KEYS = re.compile(
@@ -93,10 +94,11 @@ def finetune(config, workdir):
 
   Raises:
     InputError: the config or what it names cannot be used.
-    train.Stopped: SIGINT; finished cells are kept.
+    train.Stopped: SIGINT or SIGTERM; finished cells are kept.
   """
   workdir = epath.Path(workdir)
   check(config)
+  local.check_writable(workdir)
   workdir_lib.compare_config(config, workdir, _FREE_KEYS)
   model, encoder, tokenizer = load(config)
   datas = read(config, encoder, tokenizer, model.max_length)
@@ -118,16 +120,17 @@ def finetune(config, workdir):
   programs = {num: make_program(config, model, encoder, num)
               for num in {data.task.num_outputs for data in datas}}
   try:
-    for data in datas:
-      program = programs[data.task.num_outputs]
-      for cell in todo[data.name]:
-        result, _ = train_cell(config, program, data, cell, clock)
-        _write_json(_path(workdir, data.name, cell), result)
-      if config.predict_test or config.export:
-        _use_best(config, program, data, tokenizer, workdir)
-  except KeyboardInterrupt as error:
+    with signals.interrupting():
+      for data in datas:
+        program = programs[data.task.num_outputs]
+        for cell in todo[data.name]:
+          result, _ = train_cell(config, program, data, cell, clock)
+          _write_json(_path(workdir, data.name, cell), result)
+        if config.predict_test or config.export:
+          _use_best(config, program, data, tokenizer, workdir)
+  except signals.Interrupt as error:
     metrics.say("stopped; the same command goes on with the cell begun last")
-    raise train.Stopped(signal.SIGINT) from error
+    raise train.Stopped(error.signum) from error
   results = _results(workdir)
   table = results_lib.tabulate(results)
   (workdir / "results.md").write_text(table)

@@ -23,11 +23,13 @@ class Pretrained:
   """What was learned, and what it takes to use it.
 
   Fields:
+    path: where it was found.
     config: its `model.ModelConfig`.
     params: its parameters, numpy arrays.
     tokenizer: a `tokenizer.Tokenizer`.
   """
 
+  path: str
   config: model_lib.ModelConfig
   params: dict
   tokenizer: tokenizer_lib.Tokenizer
@@ -41,15 +43,14 @@ def load(path):
   """
   path = epath.Path(path)
   if (path / "checkpoints").is_dir():
-    steps = [int(child.name) for child in (path / "checkpoints").iterdir()
-             if child.name.isdigit()]
+    steps = checkpoint.steps(path)
     if not steps:
       raise errors.InputError(f"{path} is a run without a checkpoint so far")
     return _load_checkpoint(path / "checkpoints" / str(max(steps)))
   if (path / "run").is_dir() and (path / "state").is_dir():
     return _load_checkpoint(path)
   if hf.is_folder(path):
-    return Pretrained(*hf.load(path))
+    return Pretrained(str(path), *hf.load(path))
   raise errors.InputError(
       f"{path} is no run (a folder with checkpoints/), no checkpoint of one "
       "and no Hugging Face folder (one with config.json)")
@@ -60,7 +61,8 @@ def _load_checkpoint(path):
   tokenizer = tokenizer_lib.Tokenizer(proto)
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
-  return Pretrained(model_lib.ModelConfig(**fields), params, tokenizer)
+  return Pretrained(
+      str(path), model_lib.ModelConfig(**fields), params, tokenizer)
 
 
 def check(loaded, config, tokenizer=None):
@@ -97,13 +99,13 @@ def check(loaded, config, tokenizer=None):
         "tokenizer.model as data.tokenizer")
 
 
-def begin(path, config, tokenizer, fresh):
+def begin(loaded, config, tokenizer, fresh):
   """Puts a model's parameters in the place of fresh ones; says which stay.
 
   Layers fill up from the first one.
 
   Args:
-    path: as for `load`.
+    loaded: a `Pretrained`.
     config: the run's `model.ModelConfig`.
     tokenizer: the run's.
     fresh: the run's parameters as initialised.
@@ -112,9 +114,8 @@ def begin(path, config, tokenizer, fresh):
     Parameters, laid out as `fresh`.
 
   Raises:
-    InputError: see `load` and `check`.
+    InputError: see `check`.
   """
-  loaded = load(path)
   check(loaded, config, tokenizer)
   theirs = flax.traverse_util.flatten_dict(loaded.params, sep="/")
   ours = flax.traverse_util.flatten_dict(fresh, sep="/")
@@ -138,7 +139,7 @@ def begin(path, config, tokenizer, fresh):
     if len(new):
       ours[name] = jax.device_put(
           old.at[:len(new)].set(new), old.sharding)
-  print(f"parameters of {path}; as initialised: "
+  print(f"parameters of {loaded.path}; as initialised: "
         f"{', '.join(stays) or 'none'}", flush=True)
   return flax.traverse_util.unflatten_dict(ours, sep="/")
 

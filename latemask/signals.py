@@ -5,6 +5,7 @@ signal is remembered until the loop can save; the second ends the process at
 once.
 """
 
+import contextlib
 import signal
 
 import jax
@@ -12,6 +13,36 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 _ASK_EVERY_STEPS = 10
+
+
+class Interrupt(BaseException):
+  """A signal arrived."""
+
+  def __init__(self, signum):
+    super().__init__(signal.Signals(signum).name)
+    self.signum = signum
+
+
+@contextlib.contextmanager
+def interrupting():
+  """Its body is left with `Interrupt` at the first SIGTERM or SIGINT.
+
+  For work that is cheap to lose; `Signals` is for what must be saved first.
+  """
+  def leave(signum, frame):
+    del frame
+    for s in before:
+      signal.signal(s, signal.SIG_DFL)
+    raise Interrupt(signum)
+
+  before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+  for s in before:
+    signal.signal(s, leave)
+  try:
+    yield
+  finally:
+    for signum, handler in before.items():
+      signal.signal(signum, handler)
 
 
 class Signals:

@@ -34,6 +34,7 @@ from latemask import signals as signals_lib
 from latemask import step as step_lib
 from latemask import workdir as workdir_lib
 from latemask.data import loader as loader_lib
+from latemask.data import local
 from latemask.data import packing
 from latemask.data import tokenizer as tokenizer_lib
 
@@ -41,7 +42,7 @@ from latemask.data import tokenizer as tokenizer_lib
 # and what it tells. Everything else changes the result.
 _FREE_KEYS = re.compile(
     r"(mesh|metrics|checkpoint)\.|train\.(on_nonfinite|max_rollbacks)$"
-    r"|data\.(workers|dir|tfds_dir|max_bad_documents)$")
+    r"|data\.(workers|dir|cache_dir|tfds_dir|max_bad_documents)$")
 
 _ON_NONFINITE = dict.fromkeys(("stop", "rollback"))
 
@@ -77,7 +78,7 @@ def train(config, workdir):
     Stopped: a signal asked for the end.
   """
   workdir = epath.Path(workdir)
-  check(config, workdir)
+  beginning = check(config, workdir)
   packed = _prepare(config, workdir)
   tokenizer = packed.tokenizer
   program = step_lib.build(config, tokenizer.vocab_size,
@@ -87,7 +88,7 @@ def train(config, workdir):
   workdir_lib.write_config(config, workdir)
   checkpoints = checkpoint.Checkpoints(workdir, config, packed)
   def begin():
-    return _begin(program, tokenizer, checkpoints)
+    return _begin(program, tokenizer, checkpoints, beginning)
 
   progress = begin()
   _introduce(program, loader, progress)
@@ -112,15 +113,14 @@ def train(config, workdir):
     checkpoints.close()
 
 
-def _begin(program, tokenizer, checkpoints):
+def _begin(program, tokenizer, checkpoints, beginning):
   """Returns the newest checkpoint's `Progress`, or that of step 0."""
   progress = checkpoints.restore(program.state_shapes)
   if progress is None:
     state = program.init_state()
-    init_from = program.config.train.init_from
-    if init_from:
+    if beginning:
       state = state.replace(params=pretrained.begin(
-          init_from, program.model.config, tokenizer, state.params))
+          beginning, program.model.config, tokenizer, state.params))
     progress = checkpoint.Progress(state)
   return progress
 
@@ -150,7 +150,10 @@ def _roll_back(config, failed_step, lost, good, writer):
 
 
 def check(config, workdir):
-  """Checks all that can be checked before anything is read or written.
+  """Checks all that can be checked before anything is written.
+
+  Returns:
+    What `train.init_from` names, where a run begins with it; else None.
 
   Raises:
     InputError: the first thing found that cannot be.
@@ -184,6 +187,7 @@ def check(config, workdir):
         f"train.num_steps - 1, or be None")
   packing.check(config)
   workdir_lib.compare_config(config, epath.Path(workdir), _FREE_KEYS)
+  local.check_writable(workdir)
   # A tokenizer still to be trained may come out smaller, never larger.
   vocab_size = config.data.vocab_size
   word_start_V = None
@@ -192,12 +196,14 @@ def check(config, workdir):
     vocab_size = tokenizer.vocab_size
     word_start_V = tokenizer.word_start_V
   program = step_lib.build(config, vocab_size, word_start_V)
-  if config.train.init_from:
-    pretrained.check(pretrained.load(config.train.init_from),
-                     program.model.config)
   evaluate.batch_size(config, program.mesh)
   for rate in config.eval.rates:
     masking.make_plan(config, vocab_size, word_start_V, rate)
+  if not config.train.init_from or checkpoint.steps(workdir):
+    return None
+  beginning = pretrained.load(config.train.init_from)
+  pretrained.check(beginning, program.model.config)
+  return beginning
 
 
 def _loop(config, program, loader, evaluator, checkpoints, writer, signals,

@@ -1,7 +1,9 @@
 """Padding, learning, resuming, choosing, submitting; what is refused."""
 
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -16,6 +18,7 @@ from latemask import errors
 from latemask import finetune
 from latemask import results as results_lib
 from latemask import step as step_lib
+from latemask import train
 from latemask.data import glue
 from latemask.data import packing
 from tests import conftest
@@ -32,7 +35,7 @@ def run(tmp_path_factory, packed_dir, corpus):
                            packed.tokenizer.word_start_V)
   workdir = tmp_path_factory.mktemp("run")
   checkpoints = checkpoint.Checkpoints(workdir, config, packed)
-  checkpoints.save(0, program.init_state())
+  checkpoints.save(0, checkpoint.Progress(program.init_state()))
   checkpoints.close()
   return workdir
 
@@ -83,6 +86,37 @@ def config(run, data_dir):
 def _files(directory):
   return {str(p): p.read_bytes() if p.is_file() else None
           for p in pathlib.Path(directory).rglob("*")}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_loses_the_cell_begun_alone(
+    config, tmp_path, monkeypatch, capsys, signum):
+  score = glue.score
+  scored = []
+  def score_and_signal(*args):
+    scored.append(args)
+    if len(scored) == 10:  # In the second of two cells.
+      os.kill(os.getpid(), signum)
+    return score(*args)
+  with monkeypatch.context() as patch:
+    patch.setattr(glue, "score", score_and_signal)
+    with pytest.raises(train.Stopped) as stopped:
+      finetune.finetune(config, tmp_path)
+  assert stopped.value.code == 128 + signum
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  cells = tmp_path / "cells" / "cola"
+  first, = cells.iterdir()
+  before = first.read_bytes()
+  finetune.finetune(config, tmp_path)
+  assert len(list(cells.iterdir())) == 2 and first.read_bytes() == before
+  assert "goes on with the cell begun last" in capsys.readouterr().out
+
+
+def test_bfloat16_learns_too(config, tmp_path):
+  config.dtype = "bfloat16"
+  config.grid.seeds = (0,)
+  results = finetune.finetune(config, tmp_path)
+  assert results["cola"][0]["score"] > 0.9
 
 
 def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,

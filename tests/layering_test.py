@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
     ["errors", "config_file", "hlo"],
     ["data.tokenizer", "data.rows", "data.tfds_source", "data.sources",
-     "data.processes", "data.packing", "data.glue"],
+     "data.processes", "data.local",
+     "data.packing", "data.glue"],
     ["sharding", "keys", "layers", "loss", "masking", "optimizer", "flops",
      "metrics", "workdir", "data.loader", "checkpoint", "signals",
      "distributed"],
@@ -22,6 +23,7 @@ ORDER = [
      "pretrained"], ["step"], ["evaluate"], ["finetune_step", "results"],
     ["train"], ["finetune"], ["main"],
     ["tools.aot", "tools.torch_peer", "tools.bench", "tools.bench_finetune",
+     "tools.bench_checkpoint",
      "tools.export", "tools.fill_mask", "tools.prepare", "tools.faults",
      "tools.soak"]]
 FLAT = [name for row in ORDER for name in row]
@@ -61,7 +63,8 @@ def test_files_are_short_and_say_what_they_are():
 @pytest.mark.parametrize("blocked, modules", [
     (("tensorflow", "tensorflow_datasets", "tensorboard", "apache_beam"), FLAT),
     (("jax",), ["errors", "data.tokenizer", "data.rows", "data.tfds_source",
-                "data.sources", "data.processes", "data.packing", "main",
+                "data.sources", "data.processes", "data.local",
+     "data.packing", "main",
                 "tools.prepare"])])
 def test_imports_without(blocked, modules):
   """All rooms without TensorFlow; the packer's processes without JAX."""

@@ -1,6 +1,7 @@
 """The command line: exit codes, one line, nothing on disk touched."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -104,17 +105,59 @@ BAD = [
     ({"data.workers": 0}, "data.workers"),
     ({"optimizer.schedule": "flat"}, "linear, cosine, inverse_sqrt"),
     ({"mesh.data": 3}, "does not fit 8 devices"),
+    ({"mesh.fsdp": 3, "mesh.data": None}, "does not fit 8 devices"),
+    ({"train.on_nonfinite": "retry"}, "stop, rollback"),
+    ({"train.max_rollbacks": -1}, "train.max_rollbacks is -1"),
+    ({"train.init_from": "/nowhere"}, "/nowhere is no run"),
+    ({"train.dropout_rng": "dice"}, "hash, threefry2x32"),
+    ({"checkpoint.max_failed_saves": -1}, "checkpoint.max_failed_saves"),
+    ({"data.max_bad_documents": -1}, "data.max_bad_documents is -1"),
+    ({"data.source": ""}, "data.source is empty"),
+    ({"data.source": "builtin:all"}, "builtin takes no argument"),
+    ({"data.length": 9}, "rows need at least 10"),
+    ({"data.dir": "/dev/null/rows"}, "/dev/null is a file"),
+    ({"data.dir": "/proc/rows"}, "/proc is read-only"),
+    ({"masking.predict_rate": 0.9}, "predict_rate"),
+    ({"masking.random_rate": -0.1}, "random_rate"),
+    ({"masking.unit": "span", "masking.span_length": 0.5}, "span_length"),
+    ({"model.decoder": "none"}, "self, cross"),
+    ({"model.insertion": "middle"}, "append, scatter"),
+    ({"model.remat": "all"}, "elementwise"),
+    ({"optimizer.warmup_steps": -1}, "warmup_steps"),
+    ({"metrics.profile_step": 20}, "metrics.profile_step is 20"),
 ]
 
 
 @pytest.mark.parametrize("changes, message", BAD)
-def test_bad_configs_change_nothing(corpus, tmp_path, changes, message):
+def test_bad_configs_change_nothing(
+    corpus, tmp_path, capsys, changes, message):
   config = conftest.tiny_config(f"text:{corpus}/*.txt")
   config.update_from_flattened_dict(changes)
-  with pytest.raises(errors.InputError, match=message) as error:
+  with pytest.raises(SystemExit) as ended, errors.one_line_exit():
     train.train(config, tmp_path / "run")
-  assert "\n" not in str(error.value)
-  assert not (tmp_path / "run").exists()
+  assert ended.value.code == 2
+  line, = capsys.readouterr().err.splitlines()
+  assert line.startswith("latemask: ") and re.search(message, line)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda p: p.write_text("a file"), "cannot be made: .*run is a file"),
+    (lambda p: p.symlink_to("/proc"), "/run is read-only"),
+    (lambda p: (p.mkdir(), (p / "config.json").write_text("{half")),
+     "is not JSON"),
+    (lambda p: (p.mkdir(), (p / "config.json").write_text('{"seed": 3}')),
+     "was begun with"),
+])
+def test_workdirs_that_cannot_be(tiny_run, tmp_path, capsys, make, message):
+  make(tmp_path / "run")
+  before = _files(tmp_path)
+  with pytest.raises(SystemExit) as ended, errors.one_line_exit():
+    train.train(tiny_run, tmp_path / "run")
+  assert ended.value.code == 2
+  line, = capsys.readouterr().err.splitlines()
+  assert re.search(message, line)
+  assert _files(tmp_path) == before
 
 
 def test_tokenizer_larger_than_the_vocabulary(tiny_run, tmp_path, packed_dir):
@@ -131,10 +174,3 @@ def test_tokenizer_larger_than_the_vocabulary(tiny_run, tmp_path, packed_dir):
     train.train(tiny_run, tmp_path / "run")
   assert _files(packed_dir) == before
   assert not (tmp_path / "run").exists()
-
-
-def test_damaged_workdir_is_refused(tiny_run, tmp_path):
-  (tmp_path / "config.json").write_text("{half")
-  with pytest.raises(errors.InputError, match="is not JSON"):
-    train.train(tiny_run, tmp_path)
-  assert [p.name for p in tmp_path.iterdir()] == ["config.json"]

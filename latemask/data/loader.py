@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from latemask import errors
+from latemask.data import local
 from latemask.data import packing
 from latemask.data import rows as rows_lib
 from latemask.data import tokenizer
@@ -50,7 +51,9 @@ class Loader:
     self._dtype = rows_lib.row_dtype(packed.tokenizer.vocab_size)
     self._seed = seed
     self._paths = packed.paths
-    self._records = _open(packed)
+    self._records = _open(packed, local.reading(
+        packed.paths, packed.num_bytes, packed.digest,
+        config.data.cache_dir))
     self._stops = list(itertools.accumulate(packed.num_rows))
     num_rows = len(self._records)
     fraction = config.data.eval_fraction
@@ -140,25 +143,25 @@ class Loader:
           shape)
 
 
-def _open(packed):
-  """Opens the shards, or names the one that is damaged."""
+def _open(packed, copies):
+  """Opens local copies of the shards, or names the one that is damaged."""
   source = array_record_data_source.ArrayRecordDataSource
   try:
-    records = source(packed.paths)
+    records = source(copies)
     if len(records) == sum(packed.num_rows):
       return records
   except RuntimeError:
     pass  # Which one it was is not said.
-  for path, num_rows in zip(packed.paths, packed.num_rows):
+  for path, copy, num_rows in zip(packed.paths, copies, packed.num_rows):
     try:
-      found = len(source([path]))
+      found = len(source([copy]))
     except RuntimeError as error:
       raise _damaged(path, "its index cannot be read", error) from error
     if found != num_rows:
       raise errors.InputError(
           f"{path} holds {found} records, not {num_rows}; "
           f"{packing.advice(path)}")
-  return source(packed.paths)
+  return source(copies)
 
 
 def _damaged(path, what, error):

@@ -16,7 +16,6 @@ import gc
 import hashlib
 import json
 import time
-import uuid
 
 from array_record.python import array_record_module
 from etils import epath
@@ -24,6 +23,7 @@ import ml_collections
 import tqdm
 
 from latemask import errors
+from latemask.data import local
 from latemask.data import processes
 from latemask.data import rows
 from latemask.data import sources as sources_lib
@@ -54,6 +54,11 @@ class Packed:
   def num_rows(self):
     """Rows by file of `paths`."""
     return [s["rows"] for s in self.manifest["shards"] if s["rows"]]
+
+  @property
+  def num_bytes(self):
+    """Bytes by file of `paths`."""
+    return [s["bytes"] for s in self.manifest["shards"] if s["rows"]]
 
   @property
   def digest(self):
@@ -152,6 +157,7 @@ def prepare(config, directory, pack=None):
   packed = load(config, directory)
   if packed:
     return packed
+  local.check_writable(directory)
   start_secs = time.monotonic()
   sources = sources_lib.open_sources(config)
   num_shards = config.data.shards or sources_lib.default_shards(sources)
@@ -216,7 +222,6 @@ def pack_shard(job, shard, progress=lambda num_bytes: None):
   """
   config, directory = job.config, epath.Path(job.directory)
   path = directory / _shard_name(shard, job.num_shards, ".arrayrecord")
-  part = _part(path)
   tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
   counts = dict.fromkeys(rows.COUNTS, 0)
   sources = sources_lib.open_sources(config)
@@ -225,21 +230,21 @@ def pack_shard(job, shard, progress=lambda num_bytes: None):
       s["bad_documents"] for s in done_shards(directory, job.num_shards)
       if s["file"] != path.name))
   documents = sources_lib.documents(sources, shard, job.num_shards, bad)
-  # One record a chunk, so that a row is read alone; not compressed, as
-  # ids hardly compress and every row is read many times.
-  writer = array_record_module.ArrayRecordWriter(
-      str(part), "group_size:1,uncompressed")
-  with _no_cycles():
-    for row in rows.pack(documents, tokenizer, config.data.packing,
-                         config.data.length, counts, progress):
-      writer.write(row)
-      counts["rows"] += 1
-  writer.close()
-  result = counts | {"bad_documents": bad.count,
-                     "first_bad_document": bad.first,
-                     "file": path.name, "sha256": _sha256(part),
-                     "bytes": part.stat().length}
-  part.replace(path)
+  with local.writing(path) as part:
+    # One record a chunk, so that a row is read alone; not compressed, as
+    # ids hardly compress and every row is read many times.
+    writer = array_record_module.ArrayRecordWriter(
+        str(part), "group_size:1,uncompressed")
+    with _no_cycles():
+      for row in rows.pack(documents, tokenizer, config.data.packing,
+                           config.data.length, counts, progress):
+        writer.write(row)
+        counts["rows"] += 1
+    writer.close()
+    result = counts | {"bad_documents": bad.count,
+                       "first_bad_document": bad.first,
+                       "file": path.name, "sha256": _sha256(part),
+                       "bytes": part.stat().length}
   _write_json(path.with_suffix(".json"), result)
   return result
 
@@ -355,15 +360,6 @@ def _sha256(path):
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _part(path):
-  """Returns a name of this caller's own, for what is not whole yet.
-
-  An orphan of a killed run may still write its own, or another machine.
-  """
-  return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-
-
 def _write_json(path, value):
-  part = _part(path)
-  part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-  part.replace(path)
+  with local.writing(path) as part:
+    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

@@ -111,8 +111,8 @@ def _report(task, rate, name, results, num_rows):
   scores = [result["score"] for result in results]
   secs = [epoch["train_secs"] for result in results
           for epoch in result["epochs"][len(result["epochs"]) > 1:]]
-  return {"task": task, "learning_rate": rate, "name": name, "seeds": len(scores),
-          "median": statistics.median(scores),
+  return {"task": task, "learning_rate": rate, "name": name,
+          "seeds": len(scores), "median": statistics.median(scores),
           "mean": statistics.mean(scores), "std": statistics.pstdev(scores),
           "rows_per_sec": num_rows / statistics.median(secs)}
 

@@ -1,0 +1,87 @@
+"""Where files lie: on this machine's disk, or on gs:// and the like.
+
+ArrayRecord is written and read on a local disk. Everything else (manifest,
+tokenizer, metrics, checkpoints) goes to gs:// itself, through epath and Orbax.
+"""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+import uuid
+
+from etils import epath
+import tqdm
+
+from latemask import errors
+
+
+def is_remote(path):
+  """Returns whether a path lies on no local disk."""
+  return "://" in str(path)
+
+
+def check_writable(folder):
+  """Refuses a folder that is read-only or cannot be made; makes nothing.
+
+  Raises:
+    InputError: it is so.
+  """
+  if is_remote(folder):
+    return  # Only a write would tell.
+  folder = pathlib.Path(folder).absolute()
+  existing = next(p for p in (folder, *folder.parents) if p.exists())
+  if not existing.is_dir():
+    raise errors.InputError(f"{folder} cannot be made: {existing} is a file")
+  if not os.access(existing, os.W_OK | os.X_OK):
+    raise errors.InputError(f"{folder} cannot be written: {existing} is "
+                            "read-only")
+
+
+@contextlib.contextmanager
+def writing(path):
+  """Yields a local path; what its body writes there becomes `path`.
+
+  It appears whole or not at all. A local one is written beside its place,
+  under a name of this caller's own: an orphan of a killed run, or another
+  machine, may still write its own.
+  """
+  path = epath.Path(path)
+  part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+  if not is_remote(path):
+    yield part
+    part.replace(path)
+    return
+  with tempfile.TemporaryDirectory(prefix="latemask_") as folder:
+    here = epath.Path(folder) / path.name
+    yield here
+    here.copy(part, overwrite=True)
+    part.replace(path)
+
+
+def reading(paths, sizes, name, cache_dir):
+  """Returns local paths of files, copying those that lie elsewhere.
+
+  Args:
+    sizes: their bytes; a copy of as many is not made again.
+    name: of the folder of copies; equal names are equal files.
+    cache_dir: where that folder lies; None for the system's temporary folder.
+  """
+  if not any(map(is_remote, paths)):
+    return list(paths)
+  folder = epath.Path(cache_dir or tempfile.gettempdir()) / (
+      f"latemask_rows_{name[:16]}")
+  folder.mkdir(parents=True, exist_ok=True)
+  copies = [folder / epath.Path(path).name for path in paths]
+  missing = [(path, copy, size) for path, copy, size in zip(
+      paths, copies, sizes)
+             if not copy.exists() or copy.stat().length != size]
+  with tqdm.tqdm(total=sum(size for *_, size in missing), unit="B",
+                 unit_scale=True, desc=f"copying rows to {folder}",
+                 disable=not missing) as bar:
+    for path, copy, size in missing:
+      part = f"{copy}.{uuid.uuid4().hex[:8]}.part"
+      epath.Path(path).copy(part)
+      os.replace(part, copy)
+      bar.update(size)
+  return [str(copy) for copy in copies]

@@ -1,0 +1,68 @@
+"""Rows on gs://: the same code against a folder that is taken for remote."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from latemask import errors
+from latemask.data import loader
+from latemask.data import local
+from latemask.data import packing
+from tests import conftest
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """A folder that nothing may open as a local one."""
+  folder = tmp_path / "bucket"
+  monkeypatch.setattr(local, "is_remote", lambda path: str(path).startswith(
+      str(folder)))
+  for name in ("ArrayRecordWriter",):
+    real = getattr(packing.array_record_module, name)
+    def opened(path, *args, real=real):
+      assert not path.startswith(str(folder)), path
+      return real(path, *args)
+    monkeypatch.setattr(packing.array_record_module, name, opened)
+  return folder
+
+
+def test_packed_there_and_read_here(bucket, corpus, tmp_path, packed_dir):
+  config = conftest.tiny_config(f"text:{corpus}/*.txt")
+  config.data.cache_dir = str(tmp_path / "cache")
+  packed = packing.prepare(config, bucket / "rows")
+  names = sorted(p.name for p in (bucket / "rows").iterdir())
+  assert names == sorted(p.name for p in packed_dir.iterdir())
+  assert all((bucket / "rows" / n).read_bytes() == (packed_dir / n).read_bytes()
+             for n in names)
+  here = packing.load(conftest.tiny_config(f"text:{corpus}/*.txt"), packed_dir)
+  for _ in range(2):
+    there = loader.Loader(packed, config, 0)
+    np.testing.assert_array_equal(
+        there.read(range(20)), loader.Loader(here, config, 0).read(range(20)))
+    # Only the copies are opened; a second start makes none anew.
+    copies = sorted((tmp_path / "cache").rglob("*.arrayrecord"))
+    assert len(copies) == len(packed.paths)
+    times = [copy.stat().st_mtime_ns for copy in copies]
+    loader.Loader(packed, config, 0)
+    assert times == [copy.stat().st_mtime_ns for copy in copies]
+    copies[0].write_bytes(copies[0].read_bytes()[:1000])  # Mended.
+
+
+def test_what_is_local_is_not_copied(packed_dir, corpus, tmp_path):
+  config = conftest.tiny_config(f"text:{corpus}/*.txt")
+  config.data.cache_dir = str(tmp_path / "cache")
+  loader.Loader(packing.load(config, packed_dir), config, 0)
+  assert not (tmp_path / "cache").exists()
+
+
+def test_remote_or_not():
+  assert local.is_remote("gs://bucket/rows")
+  assert not local.is_remote(pathlib.Path("/data/rows"))
+
+
+@pytest.mark.parametrize("path, message", [
+    ("/dev/null/x/y", "/dev/null is a file"), ("/proc/x/y", "read-only")])
+def test_folders_that_cannot_be_written(path, message):
+  with pytest.raises(errors.InputError, match=message):
+    local.check_writable(path)
