@@ -61,7 +61,8 @@ class Checkpoints:
         "tokenizer": base64.b64encode(packed.tokenizer.proto).decode(),
     }
     self._max_failed = config.checkpoint.max_failed_saves
-    self._num_failed = 0
+    self._num_failed = 0  # In a row.
+    self._failed_steps = set()
     self._saving = None  # The step of the save that runs beside training.
     self._manager = ocp.CheckpointManager(
         epath.Path(workdir).absolute() / "checkpoints",
@@ -100,7 +101,7 @@ class Checkpoints:
           state=ocp.args.StandardSave(progress.state),
           run=ocp.args.JsonSave(run | {"sha256": _sha256(run)})), force=True)
     except (OSError, ValueError) as error:
-      self._fail(error)
+      self._finish(error)
 
   def restore(self, state_shapes):
     """Returns the newest `Progress`, laid out as `state_shapes`; or None.
@@ -173,33 +174,47 @@ class Checkpoints:
       self._manager.wait_until_finished()
     except (OSError, ValueError):
       pass  # What `wait` would tell; something else ends the run already.
+    self._sweep()
     self._manager.close()
 
-  def _finish(self):
-    """Waits for the save under way, and counts it if it failed."""
+  def _finish(self, error=None):
+    """Waits for the save under way, and counts it if it failed.
+
+    Args:
+      error: what went wrong with it already.
+    """
     try:
       self._manager.wait_until_finished()
-    except (OSError, ValueError) as error:
-      self._fail(error)
-    else:
-      if self._saving is not None:
-        self._num_failed = 0
-    self._saving = None
-
-  def _fail(self, error):
-    """Counts a failed save, and gives back the room that it took."""
+    except (OSError, ValueError) as found:
+      error = error or found
+    self._sweep()
+    step, self._saving = self._saving, None
+    if step is None:
+      return
+    if error is None:
+      self._num_failed = 0
+      return
     self._num_failed += 1
-    print(f"step {self._saving:,}: the save failed ({self._num_failed} in a "
-          f"row): {_line(error)[-200:]}", flush=True)
-    if jax.process_index() == 0:
-      folder = epath.Path(self._manager.directory)
-      for path in folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-        path.rmtree(missing_ok=True)
-    self._saving = None
+    print(f"step {step:,}: the save failed ({self._num_failed} in a row): "
+          f"{_line(error)[-200:]}", flush=True)
+    self._failed_steps.add(step)
+    self._sweep()
     if self._num_failed > self._max_failed:
       raise errors.SaveError(
           f"{self._num_failed} saves in a row have failed; make room, and the "
           f"same command goes on from step {self.latest_step or 0:,}")
+
+
+  def _sweep(self):
+    """Gives back the room that failed saves took.
+
+    More than once: a thread of theirs may come late and write on.
+    """
+    if jax.process_index() == 0:
+      folder = epath.Path(self._manager.directory)
+      for step in self._failed_steps - set(self._manager.all_steps()):
+        for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+          path.rmtree(missing_ok=True)
 
 
 def steps(workdir):

@@ -213,6 +213,7 @@ def _small_files(num_bytes):
 def _fill_disk(monkeypatch, steps):
   real = checkpoint.Checkpoints.save
   def save(self, step, progress):
+    self._finish()  # The save before is to succeed.
     with _small_files(4096) if step in steps else contextlib.nullcontext():
       real(self, step, progress)
       # What runs beside training meets the full disk, too.
