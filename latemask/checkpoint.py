@@ -30,6 +30,7 @@ from latemask import errors
 from latemask import keys
 from latemask import sharding
 
+
 @dataclasses.dataclass(frozen=True)
 class Progress:
   """How far a run has come.
@@ -106,10 +107,13 @@ class Checkpoints:
   def restore(self, state_shapes):
     """Returns the newest `Progress`, laid out as `state_shapes`; or None.
 
+    Waits for the save under way, if there is one.
+
     Raises:
       InputError: all checkpoints are damaged, or they belong to other packed
         rows.
     """
+    self._finish()
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:

@@ -87,6 +87,7 @@ def train(config, workdir):
   evaluator = evaluate.Evaluator(program, loader)
   workdir_lib.write_config(config, workdir)
   checkpoints = checkpoint.Checkpoints(workdir, config, packed)
+
   def begin():
     return _begin(program, tokenizer, checkpoints, beginning)
 
@@ -361,8 +362,8 @@ def _introduce(program, loader, progress):
       f"{program.plan.num_targets} predicted; {loader.num_train_rows:,} to "
       f"train on, {loader.num_eval_rows:,} held out; {num_steps:,} steps of "
       f"{batch_size:,} rows = {epochs:.1f} epochs")
-  if start:
-    metrics.say(f"going on from the checkpoint at step {start:,}")
+  metrics.say(f"going on from the checkpoint at step {start:,}" if start
+              else "there is no checkpoint: from step 0")
   if progress.skipped_steps:
     metrics.say(f"{progress.skipped_steps:,} batches are skipped, after "
                 f"{progress.num_rollbacks} rollbacks")

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,11 +11,16 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from latemask import distributed
 from latemask import errors
+from latemask import masking
+from latemask import step as step_lib
+from latemask import train
+from latemask.data import loader as loader_lib
 from tests import conftest
 
 
@@ -51,7 +57,7 @@ def test_the_missing_are_named_to_everybody():
       "2 of 4 processes are here; missing: 1 (b), 2 (c)"] * 2
   found = _call((1, 2), 3, secs=1)
   for text, process in zip(found, (1, 2)):
-    assert f"process 0 at 127.0.0.1:" in text and "is missing" in text
+    assert "process 0 at 127.0.0.1:" in text and "is missing" in text
     assert f"process {process} of 3 could not reach it" in text
 
 
@@ -152,7 +158,7 @@ def _losses(workdir):
 
 
 def test_same_run_on_1_2_4_processes(corpus, packed_dir, tmp_path):
-  """Four devices, fsdp and tensor among them; and on from one to the other."""
+  """Four devices, fsdp and tensor among them; and on with another number."""
   mesh = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
   for count in (1, 2, 4):
     ended = _run(tmp_path / str(count), corpus, packed_dir, count, *mesh)
@@ -162,57 +168,100 @@ def test_same_run_on_1_2_4_processes(corpus, packed_dir, tmp_path):
       assert all("eval loss" not in text for _, text in ended[1:])
   one = _losses(tmp_path / "1")
   assert len(one) == 12 * 2 + 3
-  for count in (2, 4):
-    other = _losses(tmp_path / str(count))
+  _assert_close(one, *(_losses(tmp_path / name) for name in "24"))
+  for name, count in (("1", 2), ("4", 1)):
+    for step in ("8", "12"):
+      shutil.rmtree(tmp_path / name / "checkpoints" / step)
+    ended = _run(tmp_path / name, corpus, packed_dir, count, *mesh)
+    assert [code for code, _ in ended] == [0] * count, ended[0][1][-3000:]
+    assert "going on from the checkpoint at step 4" in ended[0][1]
+    _assert_close(one, _losses(tmp_path / name))
+
+
+def _assert_close(one, *others):
+  for other in others:
     assert other.keys() == one.keys()
     np.testing.assert_allclose(list(one.values()), list(other.values()),
                                rtol=1e-5)
 
 
-def test_goes_on_with_another_number_of_processes(
-    corpus, packed_dir, tmp_path):
-  counts = {"one": 1, "two": 2}
-  for name, count in counts.items():
-    assert {code for code, _ in _run(
-        tmp_path / name, corpus, packed_dir, count)} == {0}
-  unbroken = _losses(tmp_path / "one")
-  for name, count in counts.items():
-    for step in ("8", "12"):
-      shutil.rmtree(tmp_path / name / "checkpoints" / step)
-    ended = _run(tmp_path / name, corpus, packed_dir, 3 - count)
-    assert {code for code, _ in ended} == {0}
-    assert "going on from the checkpoint at step 4" in ended[0][1]
-    found = _losses(tmp_path / name)
-    assert found.keys() == unbroken.keys()
-    np.testing.assert_allclose(
-        list(found.values()), list(unbroken.values()), rtol=1e-5)
-
-
-def test_one_of_several_is_killed(corpus, packed_dir, tmp_path):
-  """The others end, soon and not with 0."""
+def _start_two(workdir, corpus, packed_dir):
+  """Starts two processes; returns them once a checkpoint is there."""
+  before = {p.name for p in workdir.glob("checkpoints/*")}
   port = _port()
-  two = [_start(tmp_path / "run", corpus, packed_dir, process, 2, port,
+  two = [_start(workdir, corpus, packed_dir, process, 2, port,
                 "--config.train.num_steps=100000") for process in range(2)]
   deadline = time.monotonic() + 120
-  while not (tmp_path / "run" / "checkpoints" / "8").exists():
+  while {p.name for p in workdir.glob("checkpoints/*")
+         if p.name.isdigit()} <= before:
     assert time.monotonic() < deadline and two[0].poll() is None
     time.sleep(0.05)
+  return two
+
+
+def test_one_of_several_is_told_to_stop_or_killed(
+    corpus, packed_dir, tmp_path):
+  """Told: both save the same step. Killed: the other ends, and not with 0."""
+  two = _start_two(tmp_path, corpus, packed_dir)
+  two[1].send_signal(signal.SIGTERM)
+  told = [process.communicate(timeout=100)[0] for process in two]
+  assert [process.returncode for process in two] == [143, 143], told
+  step, = re.findall(r"step ([\d,]+): saved on SIGTERM", told[0])
+  two = _start_two(tmp_path, corpus, packed_dir)
   two[1].send_signal(signal.SIGKILL)
   told = [process.communicate(timeout=100)[0] for process in two]
   assert two[1].returncode == -signal.SIGKILL
   assert two[0].returncode not in (0, None), told[0][-2000:]
+  assert f"going on from the checkpoint at step {step}" in told[0]
 
 
-def test_stop_is_agreed_on(corpus, packed_dir, tmp_path):
-  """One is told; both save the same step and end alike."""
-  port = _port()
-  two = [_start(tmp_path / "run", corpus, packed_dir, process, 2, port,
-                "--config.train.num_steps=100000") for process in range(2)]
-  deadline = time.monotonic() + 120
-  while not (tmp_path / "run" / "checkpoints" / "8").exists():
-    assert time.monotonic() < deadline and two[0].poll() is None
-    time.sleep(0.05)
-  two[1].send_signal(signal.SIGTERM)
-  told = [process.communicate(timeout=100)[0] for process in two]
-  assert [process.returncode for process in two] == [143, 143], told
-  assert "saved on SIGTERM" in told[0]
+def _recorded(config, workdir, num_devices, num_steps=None):
+  """Trains on some of the devices; returns (losses, rows and masks by step)."""
+  seen = {}
+  with pytest.MonkeyPatch.context() as patch:
+    devices = jax.devices()[:num_devices]
+    make_mesh, build = jax.make_mesh, step_lib.build
+    patch.setattr(jax, "device_count", lambda: num_devices)
+    patch.setattr(jax, "make_mesh", lambda *args, **options: make_mesh(
+        *args, **options | {"devices": devices}))
+    real = loader_lib.Loader.train_batches
+    def train_batches(self, sharding, batch_size, start, stop):
+      program = build(config, 320)
+      mask = jax.jit(lambda step, ids_BxL: masking.mask_batch(
+          program.plan, jax.random.fold_in(program._key(step_lib._MASK), step),
+          jax.numpy.arange(batch_size), ids_BxL))
+      for step, ids_BxL in enumerate(
+          real(self, sharding, batch_size, start, stop), start):
+        masked = jax.device_get(mask(step, ids_BxL))
+        seen[step] = [np.asarray(ids_BxL), *jax.tree.leaves(masked)]
+        yield ids_BxL
+        if step + 1 == num_steps:
+          raise InterruptedError
+    patch.setattr(loader_lib.Loader, "train_batches", train_batches)
+    if num_steps:
+      with pytest.raises(InterruptedError):
+        train.train(config, workdir)
+    else:
+      train.train(config, workdir)
+  return _losses(workdir), seen
+
+
+def test_same_run_on_1_2_4_8_devices(tiny_run, tmp_path):
+  """Rows and masks bit for bit, losses to rounding; and from 8 on with 2."""
+  tiny_run.model.dropout = 0.1
+  tiny_run.train.num_steps = 8
+  tiny_run.checkpoint.every_steps = 4
+  losses, seen = _recorded(tiny_run, tmp_path / "1", 1)
+  assert sorted(seen) == list(range(8))
+  for count in (2, 4, 8):
+    other, seen_there = _recorded(tiny_run, tmp_path / str(count), count)
+    _assert_close(losses, other)
+    jax.tree.map(np.testing.assert_array_equal, seen, seen_there)
+  for first, second in ((8, 2), (2, 8)):
+    workdir = tmp_path / f"{first} then {second}"
+    _recorded(tiny_run, workdir, first, num_steps=6)
+    other, seen_there = _recorded(tiny_run, workdir, second)
+    _assert_close(losses, other)
+    assert sorted(seen_there) == [4, 5, 6, 7]
+    jax.tree.map(np.testing.assert_array_equal,
+                 {step: seen[step] for step in seen_there}, seen_there)
