@@ -35,16 +35,24 @@ def _same(one, two):
                jax.device_get(two))
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+  """{}: the end of the unbroken run, once a test has trained it."""
+  return {"workdir": tmp_path_factory.mktemp("unbroken")}
+
+
 @pytest.fixture
-def saved(tiny_run, tmp_path):
+def saved(tiny_run, tmp_path, unbroken):
   """(config, workdir with checkpoints 5 and 10 of 20 steps, unbroken end)."""
   tiny_run.model.dropout = 0.1
   tiny_run.checkpoint.every_steps = 5
-  unbroken, _ = train.train(tiny_run, tmp_path / "unbroken")
-  shutil.copytree(tmp_path / "unbroken", tmp_path / "run")
+  if "state" not in unbroken:
+    unbroken["state"], _ = train.train(tiny_run, unbroken["workdir"])
+  for name in ("unbroken", "run"):
+    shutil.copytree(unbroken["workdir"], tmp_path / name)
   for step in ("15", "20"):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / step)
-  return tiny_run, tmp_path / "run", unbroken
+  return tiny_run, tmp_path / "run", unbroken["state"]
 
 
 @pytest.fixture(autouse=True)
