@@ -200,7 +200,7 @@ class Checkpoints:
       return
     self._num_failed += 1
     print(f"step {step:,}: the save failed ({self._num_failed} in a row): "
-          f"{_line(error)[-200:]}", flush=True)
+          f"...{str(error).strip().splitlines()[0][-120:]}", flush=True)
     self._failed_steps.add(step)
     self._sweep()
     if self._num_failed > self._max_failed:

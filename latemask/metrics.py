@@ -72,9 +72,8 @@ class Writer:
           k: v if abs(v) < float("inf") else str(v)
           for k, v in scalars.items()}) + "\n")
       self._file.flush()
-    if self._summary:
-      self._summary.write_scalars(step, scalars)
-      self._summary.flush()
+    self._copy(lambda summary: (
+        summary.write_scalars(step, scalars), summary.flush()))
 
   def close(self):
     """Closes the files."""
@@ -82,8 +81,18 @@ class Writer:
       # A line that would not go to a full disk would not go now either.
       with contextlib.suppress(OSError):
         self._file.close()
-      if self._summary:
-        self._summary.close()
+      self._copy(lambda summary: summary.close())
+
+  def _copy(self, write):
+    """Writes TensorBoard events as long as that works; nobody needs them."""
+    if not self._summary:
+      return
+    from tensorflow import errors as tf_errors  # It is there, then.
+    try:
+      write(self._summary)
+    except tf_errors.OpError as error:
+      logging.warning("no more TensorBoard events: %s", error.message)
+      self._summary = None
 
 
 class Clock:

@@ -119,6 +119,15 @@ def tiny_run(packed_dir, corpus):
   return config
 
 
+@pytest.fixture
+def no_tensorflow(tmp_path_factory, monkeypatch):
+  """Processes that are started find none: it takes most of their start."""
+  folder = tmp_path_factory.mktemp("no_tensorflow")
+  (folder / "tensorflow.py").write_text("raise ImportError('hidden')\n")
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(
+      filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+
+
 def random_rows(num_rows, length, vocab_size=320, seed=0):
   """Returns ids: whole rows, rows of two documents, short rows, an empty."""
   rng = np.random.default_rng(seed)

@@ -24,6 +24,9 @@ from latemask.data import loader as loader_lib
 from tests import conftest
 
 
+pytestmark = pytest.mark.usefixtures("no_tensorflow")
+
+
 def _port():
   with socket.socket() as found:
     found.bind(("127.0.0.1", 0))

@@ -278,7 +278,20 @@ def test_disk_full_for_metrics(tiny_run, tmp_path, monkeypatch):
   assert lines(tmp_path / "run") == lines(tmp_path / "unbroken")
 
 
-def test_killed_for_real(tmp_path, monkeypatch):
+def test_disk_full_for_tensorboard(tiny_run, tmp_path, monkeypatch, capsys):
+  """A copy for the eye is given up; the run is not."""
+  from clu.metric_writers import summary_writer
+  import tensorflow as tf
+  def write_scalars(self, step, scalars):
+    raise tf.errors.ResourceExhaustedError(None, None, "No space left")
+  monkeypatch.setattr(summary_writer.SummaryWriter, "write_scalars",
+                      write_scalars)
+  tiny_run.train.num_steps = 4
+  train.train(tiny_run, tmp_path)
+  assert [r["step"] for r in lines(tmp_path) if "loss" in r] == [1, 2, 3, 4]
+
+
+def test_killed_for_real(tmp_path, monkeypatch, no_tensorflow):
   """One run, killed in each phase; processes of their own, as tools/soak."""
   monkeypatch.setattr(soak, "_HANG_SECS", 120)
   corpus = soak.make_corpus(tmp_path)
