@@ -14,6 +14,7 @@ What holds, in order:
 """
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -174,10 +175,9 @@ class Checkpoints:
 
   def close(self):
     """Waits, and frees Orbax's threads."""
-    try:
+    # What `wait` would tell; something else ends the run already.
+    with contextlib.suppress(OSError, ValueError):
       self._manager.wait_until_finished()
-    except (OSError, ValueError):
-      pass  # What `wait` would tell; something else ends the run already.
     self._sweep()
     self._manager.close()
 
@@ -218,7 +218,8 @@ class Checkpoints:
       folder = epath.Path(self._manager.directory)
       for step in self._failed_steps - set(self._manager.all_steps()):
         for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-          path.rmtree(missing_ok=True)
+          with contextlib.suppress(OSError):  # Just then it wrote.
+            path.rmtree(missing_ok=True)
 
 
 def steps(workdir):
