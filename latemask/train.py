@@ -363,7 +363,7 @@ def _introduce(program, loader, progress):
       f"train on, {loader.num_eval_rows:,} held out; {num_steps:,} steps of "
       f"{batch_size:,} rows = {epochs:.1f} epochs")
   metrics.say(f"going on from the checkpoint at step {start:,}" if start
-              else "there is no checkpoint: from step 0")
+              else "beginning at step 0")
   if progress.skipped_steps:
     metrics.say(f"{progress.skipped_steps:,} batches are skipped, after "
                 f"{progress.num_rollbacks} rollbacks")

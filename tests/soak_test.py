@@ -26,7 +26,7 @@ def test_what_is_not_survived(tmp_path):
       tmp_path, "SIGKILL, step", [10, 5], [-9], going.replace("10", "5"))
   assert "began at 0" in _judged(
       tmp_path, "SIGKILL, step", [10, 5], [-9],
-      "there is no checkpoint: from step 0\ncompiling: ...")
+      "beginning at step 0\ncompiling: ...")
   damaged = "checkpoint 10 of w is damaged: x\n" + going.replace("10", "5")
   assert not _judged(
       tmp_path, "checkpoint: cut off", [10, 5], [0], damaged)

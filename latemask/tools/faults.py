@@ -6,6 +6,7 @@ is latemask.main with a fault in it, which JSON names; soak.py and the tests
 start it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,7 +30,7 @@ _KILLED = -signal.SIGKILL
 _TERM = 128 + signal.SIGTERM
 # What may follow the beginning of a phase until a signal strikes.
 PHASE_SECS = {"start": 8.0, "compile": 4.0, "step": 0.3, "save": 0.2,
-               "eval": 0.2}
+              "eval": 0.2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +146,8 @@ def main():
       return function(*args, **options)
     return wrapped
 
+  rows = []
+
   def train_batches(self, sharding, batch_size, start, stop):
     for step, ids_BxL in enumerate(
         real_batches(self, sharding, batch_size, start, stop), start):
@@ -154,11 +157,14 @@ def main():
       if name == "NaN" and step - start + 1 == count:
         ids_BxL = ids_BxL * 0 + 10**6  # Looked up outside the table: NaN.
       else:
-        digest = hashlib.sha256(b"".join(
-            np.asarray(shard.data).tobytes()
-            for shard in ids_BxL.addressable_shards)).hexdigest()[:16]
-        with open(command["rows"], "a") as file:
-          file.write(f"{step} {digest}\n")
+        rows.extend(
+            f"{step}:{shard.index[0].start or 0} "
+            + hashlib.sha256(np.asarray(shard.data)).hexdigest()[:16] + "\n"
+            for shard in ids_BxL.addressable_shards)
+        with contextlib.suppress(OSError):  # The disk may be full: later.
+          with open(command["rows"], "a") as file:
+            file.writelines(rows)
+          rows.clear()
       yield ids_BxL
 
   saves = iter(range(10))

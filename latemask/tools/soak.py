@@ -197,10 +197,8 @@ class Run:
     undo = faults.damage(name, self.workdir, rng) if name and not (
         fault.phase) else None
     processes = 2 if name == "one process of two killed" else 1
-    # Of two processes each reads its share of a step's rows, so that their
-    # digests would be others.
-    rows = str(self.rows) if processes == 1 else os.devnull
-    command = {"name": name, "phase": fault.phase, "rows": rows,
+    command = {"name": name, "phase": fault.phase,
+               "rows": str(self.rows),
                "count": rng.randrange(1, 2 * _SAVE_EVERY),
                "secs": rng.uniform(0, faults.PHASE_SECS.get(fault.phase, 0))}
     # Three starts of four find what others have compiled; a fault may meet the
@@ -240,7 +238,11 @@ class Run:
     told = self.log.read_text()[place:]
     if undo:
       undo()
-    return self._judge(name, fault, before, ended, told)
+    problem = self._judge(name, fault, before, ended, told)
+    with self.log.open("a") as log:
+      log.write(f"soak: {name or 'no fault'}: exit codes {ended}: "
+                f"{problem or 'as it should be'}\n")
+    return problem
 
   def _judge(self, name, fault, before, ended, told):
     """Returns what is wrong with a start, or ""."""
@@ -270,8 +272,8 @@ class Run:
              (self.workdir / "metrics.jsonl").read_text().splitlines()]
     rows = {}
     for line in self.rows.read_text().splitlines():
-      step, digest = line.split()
-      rows[int(step)] = rows.get(int(step), set()) | {digest}
+      place, digest = line.split()
+      rows[place] = rows.get(place, set()) | {digest}
     return (run["digests"], [{k: v for k, v in line.items()
                               if k not in _TIMES} for line in lines], rows)
 
