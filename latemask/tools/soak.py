@@ -15,6 +15,7 @@ under --out, with the output of every start.
 import argparse
 import concurrent.futures
 import json
+import math
 import os
 import pathlib
 import random
@@ -87,7 +88,7 @@ def _soak(args):
       with lock:
         number = next(numbers)
       found = break_run(out / f"run{number}", corpus, reference, kinds,
-                        random.Random(f"{args.seed} {number}"))
+                        random.Random(f"{args.seed} {number}"), deadline)
       with lock:
         outcomes.extend(found)
         bar.update(len(found))
@@ -122,21 +123,20 @@ def tabulate(outcomes, minutes):
   return "\n".join(lines + failed), not failed
 
 
-def break_run(workdir, corpus, reference, kinds, rng, max_starts=40):
-  """Trains a run to its end under faults.
+def break_run(workdir, corpus, reference, kinds, rng, deadline=math.inf,
+              max_starts=40):
+  """Trains a run to its end under faults, none of them after the deadline.
 
   Returns:
     A list of (fault, exit code, what is wrong or "", whether the end was
     bit-equal, workdir), one for each fault.
   """
   run, met = Run(workdir, corpus), []
-  names = None
   for start in range(max_starts):
-    if names is None or start >= max_starts - 3:
-      possible = [n for n in kinds
-                  if faults.FAULTS[n].needs <= len(run.checkpoints())]
-    name = rng.choice(possible) if possible and (
-        start < max_starts - 3) else None
+    possible = [n for n in kinds
+                if faults.FAULTS[n].needs <= len(run.checkpoints())]
+    is_over = start >= max_starts - 3 or time.monotonic() > deadline
+    name = rng.choice(possible) if possible and not is_over else None
     problem = run.start(name, rng)
     if name:
       met.append((name, run.code, problem))
@@ -235,7 +235,7 @@ class Run:
       pipe.stdin.close()
       pipe.wait()
     self.code = next((code for code in ended if code), 0)
-    told = self.log.read_text()[place:]
+    told = self.log.read_bytes()[place:].decode(errors="replace")
     if undo:
       undo()
     problem = self._judge(name, fault, before, ended, told)
