@@ -6,6 +6,7 @@ import jax
 import ml_collections
 
 from latemask import errors
+from latemask.data import local
 
 
 def flatten(config):
@@ -51,7 +52,7 @@ def write_config(config, workdir):
   """Writes config.json on process 0, unless it is there."""
   path = workdir / "config.json"
   if jax.process_index() == 0 and not path.exists():
-    workdir.mkdir(parents=True, exist_ok=True)
+    local.make(workdir)
     part = workdir / "config.json.part"
     part.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
     part.replace(path)

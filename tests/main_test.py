@@ -9,6 +9,7 @@ import pytest
 
 from latemask import errors
 from latemask import train
+from latemask.data import local
 from latemask.data import tokenizer
 from tests import conftest
 
@@ -116,7 +117,7 @@ BAD = [
     ({"data.source": "builtin:all"}, "builtin takes no argument"),
     ({"data.length": 9}, "rows need at least 10"),
     ({"data.dir": "/dev/null/rows"}, "/dev/null is a file"),
-    ({"data.dir": "/proc/rows"}, "/proc is read-only"),
+    ({"data.dir": "/proc/rows"}, "/proc/rows cannot be made"),
     ({"masking.predict_rate": 0.9}, "predict_rate"),
     ({"masking.random_rate": -0.1}, "random_rate"),
     ({"masking.unit": "span", "masking.span_length": 0.5}, "span_length"),
@@ -143,7 +144,6 @@ def test_bad_configs_change_nothing(
 
 @pytest.mark.parametrize("make, message", [
     (lambda p: p.write_text("a file"), "cannot be made: .*run is a file"),
-    (lambda p: p.symlink_to("/proc"), "/run is read-only"),
     (lambda p: (p.mkdir(), (p / "config.json").write_text("{half")),
      "is not JSON"),
     (lambda p: (p.mkdir(), (p / "config.json").write_text('{"seed": 3}')),
@@ -158,6 +158,16 @@ def test_workdirs_that_cannot_be(tiny_run, tmp_path, capsys, make, message):
   line, = capsys.readouterr().err.splitlines()
   assert re.search(message, line)
   assert _files(tmp_path) == before
+
+
+def test_workdir_on_a_read_only_disk(tiny_run, tmp_path, monkeypatch):
+  # The superuser may write where modes forbid it: only the call can be had.
+  monkeypatch.setattr(local.os, "access", lambda path, mode: (
+      path != tmp_path))
+  for workdir in (tmp_path, tmp_path / "a" / "run"):
+    with pytest.raises(errors.InputError, match=f"{tmp_path} is read-only"):
+      train.train(tiny_run, workdir)
+  assert not list(tmp_path.iterdir())
 
 
 def test_tokenizer_larger_than_the_vocabulary(tiny_run, tmp_path, packed_dir):

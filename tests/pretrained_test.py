@@ -69,8 +69,9 @@ def test_begins_with_it(tiny_run, run, keys, fresh, capsys):
   tiny_run.model.update(keys)
   tokenizer = pretrained.load(workdir).tokenizer
   program = step_lib.build(tiny_run, tokenizer.vocab_size)
-  begun = pretrained.begin(pretrained.load(workdir), program.model.config, tokenizer,
-                           program.init_state().params)
+  begun = pretrained.begin(
+      pretrained.load(workdir), program.model.config, tokenizer,
+      program.init_state().params)
   said = capsys.readouterr().out.split("as initialised: ")[1].strip()
   names = {("[" in n and n[:4] + n[n.index("["):]) or n.split("/")[0]
            for n in said.split(", ")} - {"none"}

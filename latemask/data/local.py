@@ -38,6 +38,19 @@ def check_writable(folder):
                             "read-only")
 
 
+def make(folder):
+  """Makes a folder, with those above it, unless it is there.
+
+  Raises:
+    InputError: it cannot be made.
+  """
+  try:
+    epath.Path(folder).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.InputError(
+        f"{folder} cannot be made ({error.strerror})") from error
+
+
 @contextlib.contextmanager
 def writing(path):
   """Yields a local path; what its body writes there becomes `path`.
@@ -71,7 +84,7 @@ def reading(paths, sizes, name, cache_dir):
     return list(paths)
   folder = epath.Path(cache_dir or tempfile.gettempdir()) / (
       f"latemask_rows_{name[:16]}")
-  folder.mkdir(parents=True, exist_ok=True)
+  make(folder)
   copies = [folder / epath.Path(path).name for path in paths]
   missing = [(path, copy, size) for path, copy, size in zip(
       paths, copies, sizes)

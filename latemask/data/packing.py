@@ -311,7 +311,7 @@ def _tokenizer(config, sources, directory):
     raise errors.InputError(
         f"{path} is another tokenizer than that of this config, and is left "
         "as it is; choose another data.dir")
-  directory.mkdir(parents=True, exist_ok=True)
+  local.make(directory)
   tokenizer.save(path)
   return tokenizer, not config.data.tokenizer
 

@@ -218,13 +218,14 @@ class Run:
         several = [f"--distributed=127.0.0.1:{port}", "--num_processes=2",
                    f"--process_id={process}"] if processes > 1 else []
         devices = 2 // processes
+        environment = os.environ | cache | {
+            "JAX_PLATFORMS": "cpu", "XLA_FLAGS":
+            f"--xla_force_host_platform_device_count={devices} "
+            "--xla_backend_optimization_level=0"}
         started.append(subprocess.Popen(
             [sys.executable, "-m", "latemask.tools.faults",
              json.dumps(mine), *self._flags, *several],
-            stdout=pipe.stdin, stderr=subprocess.STDOUT, env=os.environ | cache | {
-                "JAX_PLATFORMS": "cpu", "XLA_FLAGS":
-                f"--xla_force_host_platform_device_count={devices} "
-                "--xla_backend_optimization_level=0"}))
+            stdout=pipe.stdin, stderr=subprocess.STDOUT, env=environment))
       ended = []
       for process in started:
         try:
