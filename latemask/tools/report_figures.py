@@ -7,9 +7,13 @@ from matplotlib import lines
 import numpy as np
 
 from latemask.tools import report_look as look_lib
+from latemask.tools import report_runs as runs_lib
 from latemask.tools import report_series as series_lib
 
-_PANEL_POINTS = 24_000  # Of all curves of a panel: keeps SVG files small.
+# Points of all curves of a panel, of one, and of one that is mostly noise:
+# more are no use at this width, and would make SVG files large.
+_PANEL_POINTS, _CURVE_POINTS, _NOISY_POINTS = 12_000, 250, 50
+_NOISY = ("tokens_per_sec", "data_wait_fraction")
 
 
 def curves(series, looks, x_of_step, x_name, panels):
@@ -17,7 +21,8 @@ def curves(series, looks, x_of_step, x_name, panels):
 
   Args:
     x_of_step: function of a run: what a step is in the units of x.
-    panels: [(part of a run, key, factor, name of y, whether it is a loss)].
+    panels: [(part of a run, key, factor, name of y, whether it is a loss)];
+      what is no loss begins at 0.
 
   Returns:
     A figure; None where nothing is known.
@@ -32,14 +37,14 @@ def curves(series, looks, x_of_step, x_name, panels):
       max(x[-1] for _, d in panels for x, *_ in d if len(x)), x_name)
   is_named = len(series) <= look_lib.MAX_NAMED
   fig, axes = look_lib.begin(len(panels), looks, sharex=True)
-  points = max(60, _PANEL_POINTS // len(series))
-  for ax, ((part, _, scale, name, is_loss), panel) in zip(axes, panels):
+  for ax, ((part, key, scale, name, is_loss), panel) in zip(axes, panels):
+    points = min(_NOISY_POINTS if key in _NOISY else _CURVE_POINTS,
+                 max(60, _PANEL_POINTS // len(series)))
     for i, (x, mean, low, high) in enumerate(panel):
-      stride = max(1, -(-len(x) // points))
-      x, mean, low, high = (
-          np.append(v[:-1:stride], v[-1:]) for v in (x * factor, mean * scale,
-                                                      low * scale,
-                                                      high * scale))
+      thinned = runs_lib.thin({"step": x * factor, "mean": mean * scale,
+                               "low": low * scale, "high": high * scale},
+                              points)
+      x, mean, low, high = thinned.values()
       is_few = part == "evals" and len(x) <= 30 and is_named
       ax.plot(x, mean, color=looks.colors[i], linestyle=looks.dashes[i],
               marker=looks.markers[i] if is_few or len(x) == 1 else None,
@@ -78,11 +83,11 @@ def heat_map(series, keys):
     keys: of `Run.final`, a panel each.
 
   Returns:
-    A figure; None where there are no two rates or no two layers.
+    A figure; None where rates and layers do not cross.
   """
   grids = [series_lib.grid(series, key) for key in keys]
   rates, layers = grids[0][:2]
-  if len(rates) < 2 or len(layers) < 2:
+  if np.isfinite(grids[0][2]).sum() <= max(len(rates), len(layers)):
     return None
   panel_inches = 0.75 + 0.24 * max(3, min(len(rates), 12))
   fig, axes = look_lib.begin(len(keys), None, panel_inches)
@@ -127,8 +132,8 @@ def frontier(points, looks, y_name, lower_is_better):
   """Draws what compute buys, and what no other run betters.
 
   Args:
-    points: one a series, (FLOPs, quality, its deviation, is_vanilla); NaN
-      where unknown.
+    points: one a series, (FLOPs, quality, its deviation, is_vanilla,
+      masks_at_input); NaN where unknown.
     y_name: what quality is, with its unit.
 
   Returns:
@@ -144,22 +149,31 @@ def frontier(points, looks, y_name, lower_is_better):
   best = [known[i] for i in series_lib.frontier(
       [(points[i][0], sign * points[i][1]) for i in known])]
   vanillas = [i for i in known if points[i][3]]
-  extra = [(lines.Line2D([], [], color="0.55", linewidth=0.9), "frontier")]
+  extra = []
+  if len(best) > 1:
+    extra.append((lines.Line2D([], [], color="0.55", linewidth=0.9),
+                  "frontier"))
   if vanillas:
     extra.append((lines.Line2D(
         [], [], color="0.2", linestyle=":", linewidth=0.9, marker="*",
         markersize=8, markerfacecolor="white"), "vanilla (15 % at input)"))
+  if any(points[i][4] and not points[i][3] for i in known):
+    extra.append((lines.Line2D(
+        [], [], color="white", linestyle="", marker="o", markersize=4,
+        markeredgecolor="black"), "masks at the input"))
   fig, (ax,) = look_lib.begin(
       1, dataclasses.replace(looks, handles=_points(looks) + extra), 2.1)
   ax.plot([factor * points[i][0] for i in best],
           [points[i][1] for i in best], color="0.55", linewidth=0.9, zorder=1)
   for i in known:
-    x, y, deviation, is_vanilla = points[i]
+    x, y, deviation, is_vanilla, at_input = points[i]
+    size = 3 if looks.bar and len(known) > 60 else 4
     ax.errorbar(factor * x, y, deviation or None, color=looks.colors[i],
                 marker="*" if is_vanilla else looks.markers[i],
-                markersize=9 if is_vanilla else 4, capsize=1.5,
-                markeredgecolor="black" if is_vanilla else looks.colors[i],
-                elinewidth=0.8, zorder=3 if is_vanilla else 2)
+                markersize=9 if is_vanilla else size, capsize=1.5,
+                markeredgecolor="black" if at_input else looks.colors[i],
+                markeredgewidth=0.8, elinewidth=0.8,
+                zorder=3 if is_vanilla else 2)
   for i in vanillas if len(vanillas) < 3 else ():
     ax.axhline(points[i][1], color="0.2", linestyle=":", linewidth=0.7)
     ax.axvline(factor * points[i][0], color="0.2", linestyle=":",

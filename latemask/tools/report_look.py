@@ -61,6 +61,13 @@ class Look:
   bar: tuple | None
 
 
+def pick(looks, indices):
+  """Returns the look of some of the series, as they look among all."""
+  named = looks.handles if looks.bar else [looks.handles[i] for i in indices]
+  return Look(*([values[i] for i in indices] for values in (
+      looks.colors, looks.dashes, looks.markers)), named, looks.bar)
+
+
 def look(series):
   """Returns the `Look` of some series."""
   if len(series) <= MAX_NAMED:
@@ -136,7 +143,7 @@ def begin(num_panels, looks, panel_inches=PANEL_INCHES, **options):
   columns = 1
   if looks and looks.handles:
     longest = max(len(name) for _, name in looks.handles)
-    columns = 3 if longest <= 11 else 2 if longest <= 21 else 1
+    columns = 3 if longest <= 11 else 2 if longest <= 25 else 1
     height += 0.14 * -(-len(looks.handles) // columns) + 0.05
   if looks and looks.bar:
     height += 0.5

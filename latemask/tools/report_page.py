@@ -36,6 +36,7 @@ class Page:
     self._series, self._naming, self._differing = (
         series_lib.group(found.runs, found.columns) if found.runs
         else ([], [], []))
+    self._look = look_lib.look(self._series) if self._series else None
     self._series_of_path = {os.path.realpath(run.path): s
                             for s in self._series for run in s.runs}
     self._glue_series = series_lib.each(
@@ -66,8 +67,8 @@ class Page:
     num_left = len(self._series) - len(settled)
     is_live = not settled[0].is_finished
     note = (" No run has ended yet: these are the newest evaluations."
-            if is_live else f" {num_left} series that have not ended are left "
-            "out." if num_left else "")
+            if is_live else " Left out, since they have not ended: "
+            f"{num_left} series." if num_left else "")
     key = series_lib.quality_key(self._runs)
     name = series_lib.loss_name(key)
     caption = (
@@ -76,12 +77,12 @@ class Page:
             "; stars and dotted lines: the vanilla baseline (15 % masks, at "
             "the input)" if any(s.is_vanilla for s in settled) else "")
         + "." + note)
-    looks = look_lib.look(settled)
+    looks = look_lib.pick(self._look, [s.number - 1 for s in settled])
 
     def point(s, quality):
       mean, deviation, _ = s.scalar(quality)
       return (s.scalar(series_lib.spent_flops)[0], mean, deviation,
-              s.is_vanilla)
+              s.is_vanilla, s.masks_at_input)
 
     self._add("frontier", figures_lib.frontier(
         [point(s, lambda run: run.final.get(key, math.nan))
@@ -101,11 +102,15 @@ class Page:
         + ". Mean over seeds; where other keys differ, the best." + note))
 
   def _draw_curves(self):
-    looks = look_lib.look(self._series)
+    looks = self._look
     notes = (f"Curves are means over at most {runs_lib.MAX_POINTS} stretches "
              "of lines; where y ends, the start of training lies above")
     if len(self._series) <= look_lib.MAX_NAMED:
-      notes += "; bands reach from the lowest to the highest seed"
+      notes += ("; of several seeds the mean of those that came so far, with "
+                "a band from the lowest to the highest")
+    else:
+      notes += ("; of several seeds the mean. Keys that neither colour nor "
+                "dashes show are in the table")
     losses = (("train", "loss", 1, "training loss\n(nats a target)", True),
               ("evals", "eval/loss", 1, "held-out loss\n(nats a target)",
                True))
@@ -148,6 +153,11 @@ class Page:
 
   def _draw_glue(self):
     looks = look_lib.look(self._glue_series)
+    # What began from a run looks like it, where that is one each.
+    numbers = {s.label: s.number for s in self._series}
+    begun = [numbers.get(s.label) for s in self._glue_series]
+    if None not in begun and len(set(begun)) == len(begun):
+      looks = look_lib.pick(self._look, [n - 1 for n in begun])
     tasks = list(dict.fromkeys(
         task for task in glue.TASKS for s in self._glue_series
         if task in s.runs[0].results))
@@ -176,7 +186,8 @@ class Page:
     ranks = [_mean_ranks([found[run.path] for run in s.runs
                           if run.path in found]) for s in measured]
     self._add("rank", figures_lib.ranks(
-        measured, look_lib.look(measured), ranks,
+        measured, look_lib.pick(
+            self._look, [s.number - 1 for s in measured]), ranks,
         [s.runs[0].config["model.insertion_layer"] for s in measured]), (
             "Effective rank, exp of the entropy of the normalised singular "
             "values (Roy and Vetterli, 2007; not centred), of the hidden "

@@ -1,9 +1,10 @@
 """What a report draws: series of runs that differ in their seed alone.
 
 A series is named by the config keys in which it differs from the others: the
-`columns` of a sweep.json where there is one, else the fewest keys that tell
-all series apart, masks first. Also what is computed of a series: means over
-its seeds, the numbers of the table, the grid of the heat map, the frontier.
+`columns` of a sweep.json where there is one, else mask rate and insertion
+layer, and then the fewest others that tell all series apart. Also what is
+computed of a series: means over its seeds, the grid of the heat map, the
+frontier.
 """
 
 import dataclasses
@@ -82,7 +83,7 @@ def group(runs, columns):
   for run, config in zip(runs, configs):
     members.setdefault(tuple(config.get(k) for k in differing), []).append(run)
   naming = _fewest(differing, list(members),
-                   [c for c in columns if c in differing])
+                   [c for c in columns or _FIRST_KEYS[:2] if c in differing])
   series = []
   for place in sorted(members, key=lambda p: [
       _order(dict(zip(differing, p))[k]) for k in naming + differing]):
@@ -99,21 +100,26 @@ def each(glues, names):
   """Returns a series for each fine-tuning workdir: its seeds are its cells'.
 
   Args:
-    names: {real path of a pre-training run: its label}.
+    names: {real path of a pre-training run: its label}, in order, which is
+      the order of what began from them.
   """
-  series = []
+  series, order = [], list(names)
   for s in group(glues, ())[0] if glues else ():
     for member in s.runs:
       values, label = dict(s.values), s.label
-      begun = names.get(os.path.realpath(str(member.config.get("init_from"))))
+      path = os.path.realpath(str(member.config.get("init_from")))
+      begun = names.get(path)
       if "init_from" in values and begun:
         values["init_from"] = begun
         label = ", ".join([begun] + [f"{short(k)} {show(v)}" for k, v in
                                      values.items() if k != "init_from"])
       if len(s.runs) > 1:
         label += f" ({os.path.basename(os.path.abspath(member.path))})"
-      series.append(Series(len(series) + 1, label, values, [member]))
-  return series
+      series.append((order.index(path) if begun else len(order),
+                     label, values, member))
+  series.sort(key=lambda s: s[0])
+  return [Series(i + 1, label, values, [member])
+          for i, (_, label, values, member) in enumerate(series)]
 
 
 def _rank(key):
