@@ -24,7 +24,8 @@ ORDER = [
     ["tools.aot", "tools.torch_peer", "tools.bench", "tools.bench_finetune",
      "tools.export", "tools.fill_mask", "tools.prepare", "tools.faults",
      "tools.soak", "tools.rank", "tools.report_runs", "tools.report_series",
-     "tools.report_look", "tools.report_figures", "tools.report"]]
+     "tools.report_look", "tools.report_figures", "tools.report_page",
+     "tools.report"]]
 FLAT = [name for row in ORDER for name in row]
 
 

@@ -133,8 +133,15 @@ def measure_rows(config, params, plan, ids_NxL):
     plan: the `masking.Plan` that hides a share of each row.
     ids_NxL: packed rows.
   """
-  states = jax.jit(lambda params, masked: hidden_states(
-      config, params, masked))
+  @jax.jit
+  def mask(rows_B, ids_BxL):
+    return masking.mask_batch(plan, jax.random.key(_KEY), rows_B, ids_BxL)
+
+  @jax.jit
+  def states(params, masked, ids_BxL):
+    whole, _ = hidden_states(config, params, masking.unmasked(ids_BxL))
+    return whole, *hidden_states(config, params, masked)
+
   parts = {name: [] for name in ("unmasked", "masked", "slots")}
   for start in range(0, len(ids_NxL), _BATCH_ROWS):
     ids_BxL = ids_NxL[start:start + _BATCH_ROWS]
@@ -142,18 +149,16 @@ def measure_rows(config, params, plan, ids_NxL):
     ids_BxL = np.pad(ids_BxL, ((0, short), (0, 0)),
                      constant_values=tokenizer_lib.PAD)
     rows_B = np.arange(start, start + _BATCH_ROWS, dtype=np.int32)
-    masked = masking.mask_batch(
-        plan, jax.random.key(_KEY), rows_B, jnp.asarray(ids_BxL))
+    masked = mask(rows_B, ids_BxL)
     place_BxL = np.asarray(masked.place_BxL)
     row_R, column_R = np.nonzero((place_BxL < plan.num_kept) & (
         ids_BxL >= tokenizer_lib.NUM_SPECIALS))
-    whole, _ = states(params, masking.unmasked(jnp.asarray(ids_BxL)))
-    parts["unmasked"].append([np.asarray(x)[row_R, column_R] for x in whole])
-    kept, slots = states(params, masked)
+    whole, kept, slots = jax.device_get(states(params, masked, ids_BxL))
+    parts["unmasked"].append([x[row_R, column_R] for x in whole])
     kept_R = place_BxL[row_R, column_R]
-    parts["masked"].append([np.asarray(x)[row_R, kept_R] for x in kept])
+    parts["masked"].append([x[row_R, kept_R] for x in kept])
     is_slot_BxQ = np.asarray(masked.slot_segment_BxQ) > 0
-    parts["slots"].append([np.asarray(x)[is_slot_BxQ] for x in slots])
+    parts["slots"].append([x[is_slot_BxQ] for x in slots])
   by_layer = {name: [np.concatenate(xs) for xs in zip(*found)]
               for name, found in parts.items()}
   # Slots begin at the insertion layer: at what goes into it.
