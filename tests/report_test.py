@@ -105,7 +105,7 @@ def _check_pictures(out):
   """Every picture of the page is there, as a PNG and an SVG that are whole."""
   text = (out / "report.md").read_text()
   names = {path.stem for path in out.iterdir()} - {"report"}
-  assert names == {n for n in report_page.PICTURES if f"({n}.png)" in text}
+  assert names == {n for n in report_page.PICTURES if f'"{n}.png"' in text}
   for name in names:
     pixels = image.imread(out / f"{name}.png")
     assert pixels.shape[1] == round(300 * report_look.WIDTH_INCHES)
@@ -174,8 +174,27 @@ def test_heat_map_and_frontier(sweep):
   assert count_RxI.tolist() == [[3, 3], [3, 2]]
   assert [s.is_vanilla for s in series] == [True, False, False, False]
   assert report_series.quality_key(found.runs) == "eval/rate_0.15/loss"
+  assert report_series.is_comparable(found.runs)
+  for run in found.runs[:1]:
+    del run.final["eval/rate_0.15/loss"]
+  assert report_series.quality_key(found.runs) == "eval/loss"
+  assert not report_series.is_comparable(found.runs)
   points = [(3.0, 1.0), (1.0, 2.0), (2.0, 2.5), (2.0, 1.5), (4.0, 1.0)]
   assert report_series.frontier(points) == [1, 3, 0]
+
+
+def test_the_best_is_compared_with_vanilla(sweep):
+  records, text, _ = sweep
+  means = {}
+  for key, run in records.items():
+    means.setdefault(key[:2], []).append(
+        [r["eval/rate_0.15/loss"] for r in run if "eval/loss" in r][-1])
+  means = {key: statistics.mean(losses) for key, losses in means.items()}
+  best = min(means, key=means.get)
+  told, = (line for line in text.splitlines() if line.startswith("Lowest"))
+  assert f"at 15 % masks: **{means[best]:.4f}**" in told
+  assert (f"1.000 of the FLOPs of the vanilla baseline, which has "
+          f"{means[0.15, 0]:.4f}" in told) == (best != (0.15, 0))
 
 
 def test_pictures_of_a_sweep(sweep):
@@ -253,7 +272,7 @@ def test_damage_is_told_and_left_out(tmp_path, monkeypatch, capsys):
   _make_run(runs / "hurt", rate=0.45)
   path = runs / "hurt/metrics.jsonl"
   lines = path.read_text().splitlines(keepends=True)
-  lines[5:7] = ["{\"step\": 1, \"lo\n", "[1]\n", "{\"step\": 2, \"loss\": []}\n"]
+  lines[5:7] = ['{"step": 1, "lo\n', "[1]\n", '{"step": 2, "loss": []}\n']
   path.write_text("".join(lines))
   monkeypatch.setattr(
       sys, "argv", ["report", str(runs), "--out", str(tmp_path / "out")])
@@ -495,19 +514,19 @@ def saved(tmp_path_factory, packed_dir, corpus):
 
 @pytest.fixture(scope="module")
 def found(saved):
-  """`Ranks` of five held-out rows of the saved run."""
-  return rank.measure(saved, 5)
+  """`Ranks` of 21 held-out rows of the saved run."""
+  return rank.measure(saved, 21)
 
 
 def test_rank_of_a_saved_model_equals_numpy(saved, found):
   loaded = pretrained.load(saved)
   config = json.loads((saved / "config.json").read_text())
-  ids_NxL = rank.held_out(saved, ml_collections.ConfigDict(config), 5)
-  assert len(ids_NxL) == 5
+  ids_NxL = rank.held_out(saved, ml_collections.ConfigDict(config), 21)
+  assert len(ids_NxL) == 21  # Two batches of the analysis.
   plan = masking.make_plan(
       _tiny(), loaded.tokenizer.vocab_size, rate=0.5)
   masked = jax.jit(lambda ids_NxL: masking.mask_batch(
-      plan, jax.random.key(rank._KEY), jnp.arange(5), ids_NxL))(ids_NxL)
+      plan, jax.random.key(rank._KEY), jnp.arange(21), ids_NxL))(ids_NxL)
   states, late = jax.jit(lambda params, masked: _by_hand(
       loaded.config, params, masked))(loaded.params, masked)
   num_kept = plan.num_kept
@@ -547,7 +566,7 @@ def test_rank_of_every_kind_of_model(layer, decoder):
   ids_BxL = conftest.random_rows(4, tiny.data.length)
   params = jax.jit(lambda: model.init(jax.random.key(1), masking.mask_batch(
       plan, jax.random.key(0), np.arange(4), jnp.asarray(ids_BxL))))()["params"]
-  found = rank.measure_rows(model.config, params, plan, ids_BxL)
+  found = rank.measure_rows(model.config, params, plan, np.asarray(ids_BxL))
   known = layer + 1 if decoder == "cross" else 3
   for name in ("unmasked", "masked"):
     values = getattr(found, name)
@@ -560,7 +579,7 @@ def test_rank_of_every_kind_of_model(layer, decoder):
 def test_report_with_rank(saved, found, tmp_path):
   bare = tmp_path / "bare"
   _make_run(bare, rate=0.4)
-  problem, = report.write([saved, bare], tmp_path / "out", ["rank"], 5)
+  problem, = report.write([saved, bare], tmp_path / "out", ["rank"], 21)
   assert f"no effective rank of {bare}" in problem
   assert "rank" in _check_pictures(tmp_path / "out")
   rows = _table((tmp_path / "out/report.md").read_text(),

@@ -72,9 +72,7 @@ def effective_rank(matrix_NxD):
 
   0 of a matrix of zeros.
   """
-  # The triangle of QR has the same ones, and is small.
-  triangle = np.linalg.qr(np.asarray(matrix_NxD, np.float64), mode="r")
-  values = np.linalg.svd(triangle, compute_uv=False)
+  values = np.linalg.svd(_triangle(matrix_NxD), compute_uv=False)
   if not values.sum() > 0:
     return 0.0
   share = values / values.sum()
@@ -142,7 +140,9 @@ def measure_rows(config, params, plan, ids_NxL):
     whole, _ = hidden_states(config, params, masking.unmasked(ids_BxL))
     return whole, *hidden_states(config, params, masked)
 
-  parts = {name: [] for name in ("unmasked", "masked", "slots")}
+  params = jax.tree.map(jnp.asarray, params)
+  triangles = {"unmasked": [], "masked": [], "slots": []}
+  num_tokens = 0
   for start in range(0, len(ids_NxL), _BATCH_ROWS):
     ids_BxL = ids_NxL[start:start + _BATCH_ROWS]
     short = _BATCH_ROWS - len(ids_BxL)  # One shape, one compile.
@@ -153,29 +153,38 @@ def measure_rows(config, params, plan, ids_NxL):
     place_BxL = np.asarray(masked.place_BxL)
     row_R, column_R = np.nonzero((place_BxL < plan.num_kept) & (
         ids_BxL >= tokenizer_lib.NUM_SPECIALS))
-    whole, kept, slots = jax.device_get(states(params, masked, ids_BxL))
-    parts["unmasked"].append([x[row_R, column_R] for x in whole])
     kept_R = place_BxL[row_R, column_R]
-    parts["masked"].append([x[row_R, kept_R] for x in kept])
     is_slot_BxQ = np.asarray(masked.slot_segment_BxQ) > 0
-    parts["slots"].append([x[is_slot_BxQ] for x in slots])
-  by_layer = {name: [np.concatenate(xs) for xs in zip(*found)]
-              for name, found in parts.items()}
-  # Slots begin at the insertion layer: at what goes into it.
+    whole, kept, slots = jax.device_get(states(params, masked, ids_BxL))
+    num_tokens += len(row_R)
+    for name, matrices in (
+        ("unmasked", [x[row_R, column_R] for x in whole]),
+        ("masked", [x[row_R, kept_R] for x in kept]),
+        ("slots", [x[is_slot_BxQ] for x in slots])):
+      triangles[name] = [_triangle(*pair) for pair in zip(
+          matrices, triangles[name] or [x[:0] for x in matrices])]
+  # Slots begin at the insertion layer: with what goes into it.
   first = config.insertion_layer
-  by_layer["both"] = [np.concatenate(pair) for pair in zip(
-      by_layer["masked"][first:], by_layer["slots"])]
-  size = config.layers + 1
+  both = [_triangle(*pair) for pair in zip(
+      triangles["masked"][first:], triangles["slots"])]
 
   def ranks(matrices, start=0):
-    found = np.full(size, np.nan)
+    found = np.full(config.layers + 1, np.nan)
     found[start:start + len(matrices)] = [effective_rank(m) for m in matrices]
     return found
 
   return Ranks(
-      ranks(by_layer["unmasked"]), ranks(by_layer["masked"]),
-      ranks(by_layer["slots"], first), ranks(by_layer["both"], first),
-      len(by_layer["masked"][0]), config.width, first)
+      ranks(triangles["unmasked"]), ranks(triangles["masked"]),
+      ranks(triangles["slots"], first), ranks(both, first), num_tokens,
+      config.width, first)
+
+
+def _triangle(*matrices):
+  """Returns R of QR of rows on top of each other: the same singular values.
+
+  Small, however many rows there are.
+  """
+  return np.linalg.qr(np.concatenate(matrices).astype(np.float64), mode="r")
 
 
 def hidden_states(config, params, masked):

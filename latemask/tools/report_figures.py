@@ -16,6 +16,11 @@ _PANEL_POINTS, _CURVE_POINTS, _NOISY_POINTS = 12_000, 250, 50
 _NOISY = ("tokens_per_sec", "data_wait_fraction")
 
 
+def points_a_curve(num_series):
+  """Returns the points that a curve has at most."""
+  return min(_CURVE_POINTS, max(60, _PANEL_POINTS // num_series))
+
+
 def curves(series, looks, x_of_step, x_name, panels):
   """Draws curves over the course of training.
 
@@ -38,8 +43,7 @@ def curves(series, looks, x_of_step, x_name, panels):
   is_named = len(series) <= look_lib.MAX_NAMED
   fig, axes = look_lib.begin(len(panels), looks, sharex=True)
   for ax, ((part, key, scale, name, is_loss), panel) in zip(axes, panels):
-    points = min(_NOISY_POINTS if key in _NOISY else _CURVE_POINTS,
-                 max(60, _PANEL_POINTS // len(series)))
+    points = _NOISY_POINTS if key in _NOISY else points_a_curve(len(series))
     for i, (x, mean, low, high) in enumerate(panel):
       thinned = runs_lib.thin({"step": x * factor, "mean": mean * scale,
                                "low": low * scale, "high": high * scale},

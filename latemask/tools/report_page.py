@@ -15,10 +15,12 @@ from latemask.tools import report_look as look_lib
 from latemask.tools import report_runs as runs_lib
 from latemask.tools import report_series as series_lib
 
-# Every picture there may be, in the order of the page.
-PICTURES = ("frontier", "frontier_glue", "heat_map", "loss_steps",
-            "loss_tokens", "loss_flops", "accuracy", "glue", "throughput",
-            "rank")
+# Every picture there may be: what stands side by side, in the page's order.
+_ROWS = (("frontier", "frontier_glue"), ("heat_map", "glue"),
+         ("loss_steps", "loss_tokens", "loss_flops"),
+         ("accuracy", "throughput"), ("rank",))
+PICTURES = tuple(name for row in _ROWS for name in row)
+_WIDTH_PIXELS = 400  # Of a picture on the page.
 
 
 class Page:
@@ -77,6 +79,9 @@ class Page:
             "; stars and dotted lines: the vanilla baseline (15 % masks, at "
             "the input)" if any(s.is_vanilla for s in settled) else "")
         + "." + note)
+    caution = "" if series_lib.is_comparable(self._runs) else (
+        " Mind that losses at unlike mask rates measure unlike tasks; these "
+        "runs share no rate in eval.rates.")
     looks = look_lib.pick(self._look, [s.number - 1 for s in settled])
 
     def point(s, quality):
@@ -87,7 +92,7 @@ class Page:
     self._add("frontier", figures_lib.frontier(
         [point(s, lambda run: run.final.get(key, math.nan))
          for s in settled], looks, f"{name}\n(nats a target)", True),
-              caption.format(name))
+              caption.format(name) + caution)
     average = self._glue_averages()
     self._add("frontier_glue", figures_lib.frontier(
         [point(s, lambda run: average.get(
@@ -103,8 +108,9 @@ class Page:
 
   def _draw_curves(self):
     looks = self._look
-    notes = (f"Curves are means over at most {runs_lib.MAX_POINTS} stretches "
-             "of lines; where y ends, the start of training lies above")
+    count = figures_lib.points_a_curve(len(self._series))
+    notes = (f"Points are means over stretches of lines, at most {count} a "
+             "curve; the start of training may lie above the picture")
     if len(self._series) <= look_lib.MAX_NAMED:
       notes += ("; of several seeds the mean of those that came so far, with "
                 "a band from the lowest to the highest")
@@ -114,14 +120,15 @@ class Page:
     losses = (("train", "loss", 1, "training loss\n(nats a target)", True),
               ("evals", "eval/loss", 1, "held-out loss\n(nats a target)",
                True))
-    for name, what, x_of_step in (
-        ("steps", "steps", lambda run: 1.0),
-        ("tokens", "tokens", lambda run: run.step_tokens),
-        ("flops", "training FLOPs", lambda run: run.step_flops)):
+    for name, what, x_of_step, caption in (
+        ("steps", "steps", lambda run: 1.0,
+         f"Loss against steps, each run at its own mask rate. {notes}."),
+        ("tokens", "tokens", lambda run: run.step_tokens,
+         "The same against tokens."),
+        ("flops", "training FLOPs", lambda run: run.step_flops,
+         "The same against FLOPs.")):
       self._add(f"loss_{name}", figures_lib.curves(
-          self._series, looks, x_of_step, what, losses),
-                f"Loss against {what}, each run at its own mask rate. "
-                f"{notes}.")
+          self._series, looks, x_of_step, what, losses), caption)
     self._add("accuracy", figures_lib.curves(
         self._series, looks, lambda run: 1.0, "steps",
         (("train", "accuracy", 100, "training\naccuracy (%)", False),
@@ -208,10 +215,14 @@ class Page:
   def text(self):
     """Returns the page, in Markdown."""
     parts = ["# Report\n", self._summary()]
-    for name in PICTURES:
-      if name in self.figures:
-        parts.append(f"[![{name.replace('_', ' ')}]({name}.png)]({name}.svg)"
-                     f"\n\n{self._captions[name]}\n")
+    for row in _ROWS:
+      names = [name for name in row if name in self.figures]
+      if names:
+        parts.append("\n".join(
+            f'<a href="{name}.svg"><img src="{name}.png" alt="{name}" '
+            f'width="{_WIDTH_PIXELS}"></a>' for name in names) + "\n")
+      parts += [f"*{name.replace('_', ' ')}*: {self._captions[name]}\n"
+                for name in names]
     if self._series:
       parts.append("## Runs\n")
       parts.append(self._runs_table())
@@ -244,7 +255,27 @@ class Page:
     kinds += [f"{len(self._glues)} fine-tuning workdirs"] * bool(self._glues)
     kinds += [f"**{len(self.problems)} problems, listed at the end**"] * bool(
         self.problems)
-    return ", ".join(kinds) + ".\n"
+    return ", ".join(kinds) + ".\n" + self._best()
+
+  def _best(self):
+    """Returns a sentence on the best series that has ended, or nothing."""
+    key = series_lib.quality_key(self._runs)
+    known = [(loss, s) for loss, s in (
+        (s.scalar(lambda run: run.final.get(key, math.nan))[0], s)
+        for s in self._series if s.is_finished) if math.isfinite(loss)]
+    if len(known) < 2 or not series_lib.is_comparable(self._runs):
+      return ""
+    loss, best = min(known, key=lambda pair: pair[0])
+    text = (f"\nLowest {series_lib.loss_name(key)}: **{loss:.4f}** (#"
+            f"{best.number}: {best.label})")
+    vanillas = [pair for pair in known if pair[1].is_vanilla]
+    if vanillas and not best.is_vanilla:
+      loss, vanilla = min(vanillas, key=lambda pair: pair[0])
+      share = (best.scalar(series_lib.spent_flops)[0]
+               / vanilla.scalar(series_lib.spent_flops)[0])
+      text += (f", with {number(share, '.3f')} of the FLOPs of the vanilla "
+               f"baseline, which has {loss:.4f}")
+    return text + ".\n"
 
   def _runs_table(self):
     key_names = series_lib.common_rates(self._runs)

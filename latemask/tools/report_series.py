@@ -210,7 +210,12 @@ def common_rates(runs):
   """Returns keys of the held-out losses at fixed rates that all runs have."""
   sets = [{k for k in run.final if k.startswith("eval/rate_")
            and k.endswith("/loss")} for run in runs if run.final]
-  return sorted(set.intersection(*sets)) if sets else []
+  return sorted(set.intersection(*sets), key=_rate) if sets else []
+
+
+def _rate(key):
+  """Returns the rate in eval/rate_0.15/loss."""
+  return float(key.split("_")[1].split("/")[0])
 
 
 def quality_key(runs):
@@ -228,8 +233,13 @@ def loss_name(key):
   """Returns what a key of the held-out losses is called."""
   if key == "eval/loss":
     return "held-out loss"
-  rate = float(key.split("_")[1].split("/")[0])
-  return f"held-out loss at {100 * rate:g} % masks"
+  return f"held-out loss at {100 * _rate(key):g} % masks"
+
+
+def is_comparable(runs):
+  """Returns whether `quality_key` means the same task for all runs."""
+  return (quality_key(runs) != "eval/loss"
+          or len({run.config["masking.rate"] for run in runs}) < 2)
 
 
 def grid(series, key):
