@@ -1,0 +1,287 @@
+"""What a report draws: series of runs that differ in their seed alone.
+
+A series is named by the config keys in which it differs from the others: the
+`columns` of a sweep.json where there is one, else mask rate and insertion
+layer, and then the fewest others that tell all series apart. Also what is
+computed of a series: means over its seeds, the grid of the heat map, the
+frontier.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+
+import numpy as np
+
+# Where a run lies, what it keeps and tells: no part of what it is.
+_FREE_KEYS = re.compile(
+    r"(metrics|checkpoint)\.|data\.(workers|dir|tfds_dir|max_bad_documents)$"
+    r"|(task|predict_test|export|data_dir|tfds_dir|grid\..*)$")
+# Keys that readers look for first.
+_FIRST_KEYS = ("masking.rate", "model.insertion_layer", "model.decoder",
+               "masking.predict_rate", "model.layers", "model.width",
+               "optimizer.learning_rate", "train.batch_size")
+VANILLA_RATE = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+  """Runs, or fine-tuning workdirs, that differ in their seed alone.
+
+  Fields:
+    number: its place in the table, from 1.
+    label: what it is called in pictures.
+    values: {key: value} that tell it from the others.
+    runs: its members.
+  """
+
+  number: int
+  label: str
+  values: dict
+  runs: list
+
+  def scalar(self, of_run):
+    """Returns (mean, sample deviation, number) over the runs that know it."""
+    values = [v for v in map(of_run, self.runs) if math.isfinite(v)]
+    if not values:
+      return math.nan, math.nan, 0
+    return (float(np.mean(values)),
+            float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+            len(values))
+
+  @property
+  def is_finished(self):
+    """Whether all runs have come to their end."""
+    return all(run.is_finished for run in self.runs)
+
+  @property
+  def masks_at_input(self):
+    """Whether this is ordinary masked language modelling."""
+    return self.runs[0].config["model.insertion_layer"] == 0
+
+  @property
+  def is_vanilla(self):
+    """Whether this is the baseline: 15 % masks, at the input."""
+    return (self.masks_at_input
+            and self.runs[0].config["masking.rate"] == VANILLA_RATE)
+
+
+def group(runs, columns):
+  """Returns (series, keys that name them, all keys in which they differ).
+
+  Args:
+    runs: with `path` and a flat `config`.
+    columns: keys that are wanted as names, first.
+  """
+  configs = [{k: json.dumps(v) for k, v in run.config.items()
+              if not _FREE_KEYS.match(k) and k != "seed"} for run in runs]
+  keys = sorted(set().union(*configs), key=_rank)
+  differing = [k for k in keys if len({c.get(k) for c in configs}) > 1]
+  members = {}
+  for run, config in zip(runs, configs):
+    members.setdefault(tuple(config.get(k) for k in differing), []).append(run)
+  naming = _fewest(differing, list(members),
+                   [c for c in columns or _FIRST_KEYS[:2] if c in differing])
+  series = []
+  for place in sorted(members, key=lambda p: [
+      _order(dict(zip(differing, p))[k]) for k in naming + differing]):
+    first = members[place][0]
+    values = {k: first.config.get(k) for k in naming}
+    series.append(Series(
+        len(series) + 1, _label(values, first, len(members) == 1),
+        values, sorted(members[place], key=lambda r: (
+            str(r.config.get("seed")), r.path))))
+  return series, naming, differing
+
+
+def each(glues, names):
+  """Returns a series for each fine-tuning workdir: its seeds are its cells'.
+
+  Args:
+    names: {real path of a pre-training run: its label}, in order, which is
+      the order of what began from them.
+  """
+  series, order = [], list(names)
+  for s in group(glues, ())[0] if glues else ():
+    for member in s.runs:
+      values, label = dict(s.values), s.label
+      path = os.path.realpath(str(member.config.get("init_from")))
+      begun = names.get(path)
+      if "init_from" in values and begun:
+        values["init_from"] = begun
+        label = ", ".join([begun] + [f"{short(k)} {show(v)}" for k, v in
+                                     values.items() if k != "init_from"])
+      if len(s.runs) > 1:
+        label += f" ({os.path.basename(os.path.abspath(member.path))})"
+      series.append((order.index(path) if begun else len(order),
+                     label, values, member))
+  series.sort(key=lambda s: s[0])
+  return [Series(i + 1, label, values, [member])
+          for i, (_, label, values, member) in enumerate(series)]
+
+
+def _rank(key):
+  return (_FIRST_KEYS.index(key) if key in _FIRST_KEYS else len(_FIRST_KEYS),
+          key)
+
+
+def _order(text):
+  """Sorts JSON values: numbers by size, before the others."""
+  value = None if text is None else json.loads(text)
+  is_number = isinstance(value, (int, float))
+  return (not is_number, value if is_number else 0, text or "")
+
+
+def _fewest(keys, places, wanted):
+  """Returns `wanted` and then keys, each of which tells more places apart."""
+  chosen = list(wanted)
+  index = {key: i for i, key in enumerate(keys)}
+
+  def parts(chosen):
+    return len({tuple(p[index[k]] for k in chosen) for p in places})
+
+  for key in keys:
+    if parts(chosen + [key]) > parts(chosen):
+      chosen.append(key)
+  return chosen
+
+
+def _label(values, run, is_only):
+  if is_only:
+    return os.path.basename(os.path.abspath(run.path))
+  return ", ".join(f"{short(key)} {show(value)}"
+                   for key, value in values.items())
+
+
+def short(key):
+  """Returns a config key as words: its last part, with spaces."""
+  group_name, _, last = key.rpartition(".")
+  # These say nothing without their group.
+  if last in ("rate", "schedule", "length", "unit", "source"):
+    last = {"masking": "mask"}.get(group_name, group_name) + " " + last
+  return last.replace("_", " ")
+
+
+def show(value):
+  """Returns a config value for a label."""
+  if isinstance(value, bool) or value is None:
+    return str(value)
+  if isinstance(value, float):
+    return f"{value:g}"
+  text = str(value)
+  return text if len(text) <= 24 else "..." + text[-21:]
+
+
+def settled(series):
+  """Returns the series whose runs have all ended; all where none has."""
+  return [s for s in series if s.is_finished and s.runs] or list(series)
+
+
+def curve(series, x_of_step, part, key):
+  """Returns (x, mean, low, high) over the runs of a series, each [P].
+
+  Where seeds have come to different steps, the mean is over those that have
+  come so far.
+
+  Args:
+    x_of_step: function of a run: what a step is in the units of x.
+    part: "train" or "evals".
+  """
+  curves = []
+  for run in series.runs:
+    columns = getattr(run, part)
+    if key in columns and len(columns["step"]):
+      is_known = np.isfinite(columns[key])
+      curves.append((columns["step"][is_known] * x_of_step(run),
+                     columns[key][is_known]))
+  curves = [c for c in curves if len(c[0]) and np.isfinite(c[0]).all()]
+  if not curves:
+    return (np.zeros(0),) * 4
+  x_P = max((c[0] for c in curves), key=lambda x: (x[-1], len(x)))
+  y_RxP = np.array([np.interp(x_P, x, y, right=np.nan) for x, y in curves])
+  # The longest curve knows every point, so there is no column of NaN alone.
+  return (x_P, np.nanmean(y_RxP, 0), np.nanmin(y_RxP, 0),
+          np.nanmax(y_RxP, 0))
+
+
+def common_rates(runs):
+  """Returns keys of the held-out losses at fixed rates that all runs have."""
+  sets = [{k for k in run.final if k.startswith("eval/rate_")
+           and k.endswith("/loss")} for run in runs if run.final]
+  return sorted(set.intersection(*sets), key=_rate) if sets else []
+
+
+def _rate(key):
+  """Returns the rate in eval/rate_0.15/loss."""
+  return float(key.split("_")[1].split("/")[0])
+
+
+def quality_key(runs):
+  """Returns the held-out loss by which runs can be compared.
+
+  Losses at unlike mask rates measure unlike tasks: the one at the lowest
+  rate that all share, unless they were trained at one rate.
+  """
+  rates = common_rates(runs)
+  trained = {run.config["masking.rate"] for run in runs}
+  return rates[0] if rates and len(trained) > 1 else "eval/loss"
+
+
+def loss_name(key):
+  """Returns what a key of the held-out losses is called."""
+  if key == "eval/loss":
+    return "held-out loss"
+  return f"held-out loss at {100 * _rate(key):g} % masks"
+
+
+def is_comparable(runs):
+  """Returns whether `quality_key` means the same task for all runs."""
+  return (quality_key(runs) != "eval/loss"
+          or len({run.config["masking.rate"] for run in runs}) < 2)
+
+
+def grid(series, key):
+  """Returns (rates_R, layers_I, loss_RxI, count_RxI), of the heat map.
+
+  Mask rate x insertion layer; NaN where nothing was run. Where series in a
+  cell differ in other keys, the one with the lowest mean stands for it.
+
+  Args:
+    key: of `Run.final`.
+  """
+  cells = {}
+  for s in settled(series):
+    config = s.runs[0].config
+    mean, _, count = s.scalar(lambda run: run.final.get(key, math.nan))
+    place = config["masking.rate"], config["model.insertion_layer"]
+    if count and mean <= cells.get(place, (math.inf,))[0]:
+      cells[place] = mean, count
+  rates = sorted({rate for rate, _ in cells})
+  layers = sorted({layer for _, layer in cells})
+  loss_RxI = np.full((len(rates), len(layers)), np.nan)
+  count_RxI = np.zeros((len(rates), len(layers)), int)
+  for (rate, layer), (mean, count) in cells.items():
+    place = rates.index(rate), layers.index(layer)
+    loss_RxI[place], count_RxI[place] = mean, count
+  return rates, layers, loss_RxI, count_RxI
+
+
+def spent_flops(run):
+  """Returns the FLOPs up to the newest evaluation; NaN where unknown."""
+  return run.final.get("step", math.nan) * run.step_flops
+
+
+def frontier(points):
+  """Returns the indices of points that no other beats in cost and loss.
+
+  Args:
+    points: [(cost, loss)], finite.
+  """
+  best, chosen = math.inf, []
+  for index in sorted(range(len(points)), key=lambda i: points[i]):
+    if points[index][1] < best:
+      best = points[index][1]
+      chosen.append(index)
+  return chosen

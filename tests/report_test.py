@@ -1,0 +1,589 @@
+"""Reports of generated runs: numbers, pictures, damage, refusals, ranks."""
+
+import json
+import math
+import statistics
+import sys
+import xml.etree.ElementTree
+
+import jax
+import jax.numpy as jnp
+from matplotlib import image
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import base
+from configs import glue as glue_config
+from latemask import checkpoint
+from latemask import errors
+from latemask import layers
+from latemask import masking
+from latemask import model as model_lib
+from latemask import pretrained
+from latemask import results as results_lib
+from latemask import sharding
+from latemask import step as step_lib
+from latemask.data import packing
+from latemask.data import tokenizer
+from latemask.tools import rank
+from latemask.tools import report
+from latemask.tools import report_look
+from latemask.tools import report_page
+from latemask.tools import report_runs
+from latemask.tools import report_series
+from tests import conftest
+
+_STEP_FLOPS = 7.0
+
+
+def _make_run(path, num_lines=12, upto=None, rate=0.5, layer=12, seed=0,
+              **overrides):
+  """Writes a run; returns the records of its metrics.jsonl."""
+  config = base.get_config("base")
+  config.masking.rate, config.model.insertion_layer = rate, layer
+  config.seed, config.train.num_steps = seed, num_lines
+  config.update_from_flattened_dict(overrides)
+  path.mkdir(parents=True)
+  (path / "config.json").write_text(json.dumps(config.to_dict()))
+  rng = np.random.default_rng([seed, layer, round(100 * rate)])
+  records = []
+  for step in range((upto or num_lines) + 1):
+    if step % 4 == 0:
+      loss = 2 + rng.random()
+      records.append({"step": step, "eval/loss": loss, "eval/accuracy": 0.25,
+                      "eval/rate_0.15/loss": loss / 2})
+    if step:
+      records.append({
+          "step": step, "loss": 2 + rng.random(), "accuracy": rng.random(),
+          "data_wait_fraction": rng.random() / 10,
+          "flops": step * _STEP_FLOPS} | (
+              {"tokens_per_sec": 100 + rng.random()} if step > 1 else {}))
+  (path / "metrics.jsonl").write_text(
+      "".join(json.dumps(r) + "\n" for r in records))
+  return records
+
+
+def _make_glue(path, init_from, quality=0.5, tasks=("cola", "mrpc", "mnli"),
+               **overrides):
+  """Writes a fine-tuning workdir; returns {task: results}."""
+  config = glue_config.get_config()
+  config.init_from = str(init_from)
+  config.update_from_flattened_dict(overrides)
+  path.mkdir(parents=True)
+  (path / "config.json").write_text(json.dumps(config.to_dict()))
+  rng = np.random.default_rng(3)
+  made = {}
+  for task in tasks:
+    (path / "cells" / task).mkdir(parents=True)
+    for batch_size in (16, 32):
+      for seed in range(3):
+        metrics = {"a": quality + 0.1 * rng.random(),
+                   "b": quality + 0.1 * rng.random()}
+        result = {"task": task, "batch_size": batch_size,
+                  "learning_rate": 1e-5, "seed": seed, "metrics": metrics,
+                  "score": statistics.mean(metrics.values())}
+        made.setdefault(task, []).append(result)
+        (path / "cells" / task / f"{batch_size}-{seed}.json").write_text(
+            json.dumps(result))
+  return made
+
+
+def _table(text, heading):
+  """Returns the rows of the table after a heading, as dicts."""
+  lines = iter(text.split(heading)[1].splitlines())
+  rows = []
+  for line in lines:
+    if line.startswith("|"):
+      rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    elif rows:
+      break
+  return [dict(zip(rows[0], row)) for row in rows[2:]]
+
+
+def _check_pictures(out):
+  """Every picture of the page is there, as a PNG and an SVG that are whole."""
+  text = (out / "report.md").read_text()
+  names = {path.stem for path in out.iterdir()} - {"report"}
+  assert names == {n for n in report_page.PICTURES if f'"{n}.png"' in text}
+  for name in names:
+    pixels = image.imread(out / f"{name}.png")
+    assert pixels.shape[1] == round(300 * report_look.WIDTH_INCHES)
+    assert np.ptp(pixels[..., :3]) > 0.5  # Not blank.
+    root = xml.etree.ElementTree.parse(out / f"{name}.svg").getroot()
+    assert root.tag.endswith("svg")
+  return names
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+  """(records by (rate, layer, seed), page, folder) of a 2 x 2 sweep."""
+  folder = tmp_path_factory.mktemp("sweep")
+  records = {}
+  for rate in (0.15, 0.5):
+    for layer in (0, 12):
+      for seed in (0, 1, 2):
+        if (rate, layer, seed) != (0.5, 12, 2):  # One cell has two seeds.
+          records[rate, layer, seed] = _make_run(
+              folder / f"runs/deep/{rate}-{layer}-{seed}", rate=rate,
+              layer=layer, seed=seed)
+  out = folder / "out"
+  assert report.write([folder / "runs"], out) == []
+  return records, (out / "report.md").read_text(), out
+
+
+def test_numbers_of_the_table(sweep):
+  records, text, _ = sweep
+  rows = _table(text, "## Runs")
+  assert len(rows) == 4
+  for row in rows:
+    rate = float(row["`masking.rate`"])
+    layer = int(row["`model.insertion_layer`"])
+    mine = [r for key, r in records.items() if key[:2] == (rate, layer)]
+    assert row["runs"].startswith(f"{len(mine)}: ")
+    finals = [[r for r in run if "eval/loss" in r][-1] for run in mine]
+    for column, key in (("held-out loss", "eval/loss"),
+                        ("at 15 % masks", "eval/rate_0.15/loss")):
+      losses = [final[key] for final in finals]
+      assert row[column] == (f"{statistics.mean(losses):.4f} ± "
+                             f"{statistics.stdev(losses):.4f}")
+    assert float(row["tokens"]) == pytest.approx(12 * 4096 * 128, rel=1e-2)
+    assert float(row["FLOPs"]) == 12 * _STEP_FLOPS
+    waits = [statistics.mean(r["data_wait_fraction"] for r in run
+                             if "loss" in r) for run in mine]
+    assert row["data wait %"] == f"{100 * statistics.mean(waits):.2f}"
+    speeds = [statistics.median(r["tokens_per_sec"] for r in run
+                                if "tokens_per_sec" in r) for run in mine]
+    assert row["tokens/s"] == f"{statistics.mean(speeds):,.0f}"
+    assert row["state"] == "finished"
+
+
+def test_heat_map_and_frontier(sweep):
+  records, _, out = sweep
+  found = report_runs.read([out.parent / "runs"])
+  series, naming, _ = report_series.group(found.runs, found.columns)
+  assert naming == ["masking.rate", "model.insertion_layer"]
+  rates, layer_list, loss_RxI, count_RxI = report_series.grid(
+      series, "eval/loss")
+  for (row, column), loss in np.ndenumerate(loss_RxI):
+    finals = [[r["eval/loss"] for r in run if "eval/loss" in r][-1]
+              for key, run in records.items()
+              if key[:2] == (rates[row], layer_list[column])]
+    assert loss == pytest.approx(statistics.mean(finals))
+    assert count_RxI[row, column] == len(finals)
+  assert count_RxI.tolist() == [[3, 3], [3, 2]]
+  assert [s.is_vanilla for s in series] == [True, False, False, False]
+  assert report_series.quality_key(found.runs) == "eval/rate_0.15/loss"
+  assert report_series.is_comparable(found.runs)
+  for run in found.runs[:1]:
+    del run.final["eval/rate_0.15/loss"]
+  assert report_series.quality_key(found.runs) == "eval/loss"
+  assert not report_series.is_comparable(found.runs)
+  points = [(3.0, 1.0), (1.0, 2.0), (2.0, 2.5), (2.0, 1.5), (4.0, 1.0)]
+  assert report_series.frontier(points) == [1, 3, 0]
+
+
+def test_the_best_is_compared_with_vanilla(sweep):
+  records, text, _ = sweep
+  means = {}
+  for key, run in records.items():
+    means.setdefault(key[:2], []).append(
+        [r["eval/rate_0.15/loss"] for r in run if "eval/loss" in r][-1])
+  means = {key: statistics.mean(losses) for key, losses in means.items()}
+  best = min(means, key=means.get)
+  told, = (line for line in text.splitlines() if line.startswith("Lowest"))
+  assert f"at 15 % masks: **{means[best]:.4f}**" in told
+  assert (f"1.000 of the FLOPs of the vanilla baseline, which has "
+          f"{means[0.15, 0]:.4f}" in told) == (best != (0.15, 0))
+
+
+def test_pictures_of_a_sweep(sweep):
+  assert _check_pictures(sweep[2]) == {
+      "frontier", "heat_map", "loss_steps", "loss_tokens", "loss_flops",
+      "accuracy", "throughput"}
+
+
+def test_axes_curves_and_look(sweep):
+  found = report_runs.read([sweep[2].parent / "runs"])
+  page = report_page.Page(found)
+  with report_look.style():
+    page.draw()
+  ends = {}
+  for name in ("steps", "tokens", "flops"):
+    top, bottom = page.figures[f"loss_{name}"].axes
+    assert len(top.lines) == len(bottom.lines) == 4
+    assert len(top.collections) == 4  # Bands over seeds.
+    ends[name] = max(line.get_xdata()[-1] for line in top.lines)
+    assert bottom.get_xlabel() and "nats" in bottom.get_ylabel()
+  assert ends["steps"] == 12
+  assert ends["tokens"] == pytest.approx(12 * 4096 * 128 / 1e6)
+  assert ends["flops"] == 12 * _STEP_FLOPS
+  for fig in page.figures.values():
+    assert fig.get_size_inches()[0] == report_look.WIDTH_INCHES
+    for ax in fig.axes:
+      assert all(text.get_fontsize() >= 7 for text in ax.findobj(
+          lambda artist: hasattr(artist, "get_fontsize")))
+  assert len(set(page._look.colors)) == 4
+
+
+def test_the_mean_curve_is_that_of_its_seeds(tmp_path):
+  records = [_make_run(tmp_path / str(seed), seed=seed, upto=upto)
+             for seed, upto in ((0, None), (1, 8))]
+  found = report_runs.read([tmp_path])
+  (series,), _, _ = report_series.group(found.runs, [])
+  x, mean, low, high = report_series.curve(
+      series, lambda run: 2.0, "train", "loss")
+  first, second = ([r["loss"] for r in run if "loss" in r] for run in records)
+  np.testing.assert_array_equal(x, 2.0 * np.arange(1, 13))
+  np.testing.assert_allclose(
+      mean[:8], np.mean([first[:8], second], axis=0))
+  np.testing.assert_allclose(mean[8:], first[8:])
+  np.testing.assert_allclose(low[:8], np.minimum(first[:8], second))
+  np.testing.assert_allclose(high[:8], np.maximum(first[:8], second))
+
+
+def test_thinning_keeps_the_mean_and_passes_over_what_is_not_finite():
+  rng = np.random.default_rng(0)
+  y = rng.random(1003)
+  y[[5, 700]] = np.nan, np.inf
+  y[300:310] = np.nan
+  thinned = report_runs.thin({"step": np.arange(1003.0), "y": y}, 100)
+  assert len(thinned["step"]) == len(thinned["y"]) == 100
+  edges = np.linspace(0, 1003, 101).astype(int)
+  for i, (start, stop) in enumerate(zip(edges, edges[1:])):
+    part = y[start:stop]
+    if np.isfinite(part).any():
+      assert thinned["y"][i] == pytest.approx(
+          part[np.isfinite(part)].mean())
+    assert start <= thinned["step"][i] < stop
+
+
+def test_damage_is_told_and_left_out(tmp_path, monkeypatch, capsys):
+  runs = tmp_path / "runs"
+  _make_run(runs / "good")
+  _make_run(runs / "gone", rate=0.4)
+  (runs / "gone/metrics.jsonl").write_bytes(b"\0\xff" * 99 + b"\nrubbish\n")
+  _make_run(runs / "config", rate=0.3)
+  (runs / "config/config.json").write_text("{")
+  _make_run(runs / "old", rate=0.2)
+  (runs / "old/config.json").write_text('{"seed": 0}')
+  _make_run(runs / "empty", rate=0.1)
+  (runs / "empty/metrics.jsonl").write_text("")
+  _make_run(runs / "hurt", rate=0.45)
+  path = runs / "hurt/metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  lines[5:7] = ['{"step": 1, "lo\n', "[1]\n", '{"step": 2, "loss": []}\n']
+  path.write_text("".join(lines))
+  monkeypatch.setattr(
+      sys, "argv", ["report", str(runs), "--out", str(tmp_path / "out")])
+  report.main()
+  text = (tmp_path / "out/report.md").read_text()
+  for told in (text, capsys.readouterr().err):
+    for name, why in (("gone/metrics.jsonl", "none of its 2 lines"),
+                      ("config/config.json", "cannot be read"),
+                      ("old/config.json", "has no masking.rate"),
+                      ("empty/metrics.jsonl", "no line so far"),
+                      ("hurt/metrics.jsonl",
+                       f"3 of {len(lines)} lines cannot be read")):
+      assert any(name in line and why in line for line in told.splitlines()), (
+          name, told)
+  assert [row["runs"] for row in _table(text, "## Runs")] == [
+      "1: hurt", "1: good"]
+  _check_pictures(tmp_path / "out")
+
+
+def test_a_live_run_and_one_that_is_not_finite(tmp_path):
+  runs = tmp_path / "runs"
+  _make_run(runs / "live", upto=7)
+  path = runs / "live/metrics.jsonl"
+  path.write_text(path.read_text() + '{"step": 8, "loss": 2.')
+  _make_run(runs / "nan", rate=0.4, upto=3)
+  with (runs / "nan/metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "loss": "nan", "accuracy": 0.0}\n')
+  _make_run(runs / "new", rate=0.3)
+  (runs / "new/metrics.jsonl").write_text(
+      '{"step": 0, "eval/loss": 9.0, "eval/accuracy": 0.0}\n')
+  assert report.write([runs], tmp_path / "out") == []
+  text = (tmp_path / "out/report.md").read_text()
+  states = {row["runs"]: row["state"] for row in _table(text, "## Runs")}
+  assert states == {"1: live": "step 7 of 12", "1: new": "step 0 of 12",
+                    "1: nan": "not finite at step 4"}
+  assert "No run has ended yet" in text
+  _check_pictures(tmp_path / "out")
+
+
+def test_glue_table_is_that_of_results(tmp_path):
+  run = tmp_path / "runs/run"
+  _make_run(run)
+  _make_run(tmp_path / "runs/other", rate=0.15, layer=0)
+  made = _make_glue(tmp_path / "runs/g1", run)
+  _make_glue(tmp_path / "runs/g2", tmp_path / "runs/other", 0.7)
+  hurt = tmp_path / "runs/g2/cells/cola/16-0.json"
+  hurt.write_text(hurt.read_text()[:40])
+  out = tmp_path / "out"
+  problem, = report.write([tmp_path / "runs"], out)
+  assert str(hurt) in problem
+  text = (out / "report.md").read_text()
+  assert results_lib.tabulate(made) in text
+  assert {"glue", "frontier_glue"} <= _check_pictures(out)
+  page = report_page.Page(report_runs.read([tmp_path / "runs"]))
+  # Named and coloured as the run that it began from.
+  assert [s.label for s in page._glue_series] == [s.label
+                                                  for s in page._series]
+  with report_look.style():
+    page.draw()
+  scores = [statistics.median(r["score"] for r in results_lib.choose(cells))
+            for cells in made.values()]
+  drawn = [line.get_xdata()[0] for line in page.figures["glue"].axes[0].lines
+           if line.get_color() == page._look.colors[1] and len(line.get_xdata())
+           == 1]
+  for score in (*scores, statistics.mean(scores)):
+    assert any(x == pytest.approx(100 * score) for x in drawn)
+
+
+def test_one_fine_tuning_workdir_alone(tmp_path):
+  _make_glue(tmp_path / "g", "nowhere", tasks=("rte",))
+  report.write([tmp_path / "g"], tmp_path / "out")
+  assert _check_pictures(tmp_path / "out") == {"glue"}
+
+
+def test_names_are_what_differs(tmp_path):
+  def name(columns=(), **runs):
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    for run, overrides in runs.items():
+      _make_run(folder / run, **overrides)
+    if columns:
+      (folder / "sweep.json").write_text(json.dumps({"columns": columns}))
+    found = report_runs.read([folder])
+    series, naming, differing = report_series.group(found.runs, found.columns)
+    return [s.label for s in series], naming, differing
+
+  lr, width = "optimizer.learning_rate", "model.mlp"
+  assert name(a={}) == (["a"], [], [])
+  # Seeds, and where a run lies, make no other series.
+  assert name(a={"seed": 0}, b={"seed": 1, "data.dir": "x",
+                                "checkpoint.keep": 9})[1:] == ([], [])
+  assert name(a={lr: 1e-3}, b={lr: 5e-4, width: 64}) == (
+      ["learning rate 0.0005", "learning rate 0.001"], [lr], [lr, width])
+  assert name([width], a={lr: 1e-3}, b={lr: 5e-4, width: 64})[:2] == (
+      ["mlp 64", "mlp 3072"], [width])
+  assert name([width], a={lr: 1e-3}, b={lr: 5e-4}, c={width: 64})[1] == [
+      width, lr]
+
+
+def test_many_series_have_a_colour_bar(tmp_path):
+  for i, rate in enumerate((0.1, 0.2, 0.3, 0.4, 0.5)):
+    for layer in (4, 12):
+      _make_run(tmp_path / f"{i}-{layer}", rate=rate, layer=layer)
+  found = report_runs.read([tmp_path])
+  series, _, _ = report_series.group(found.runs, [])
+  looks = report_look.look(series)
+  assert looks.bar[1] == "mask rate"
+  assert [name for _, name in looks.handles] == [
+      "insertion layer 4", "insertion layer 12"]
+  assert len(set(map(tuple, looks.colors))) == 5
+  for s, color in zip(series, looks.colors):
+    same = series[0].values["masking.rate"] == s.values["masking.rate"]
+    assert (tuple(color) == tuple(looks.colors[0])) == same
+
+
+def test_refusals(tmp_path, monkeypatch, capsys):
+  runs, out = tmp_path / "runs", tmp_path / "out"
+  _make_run(runs / "run")
+  (tmp_path / "none").mkdir()
+
+  def refused(*args):
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, args)])
+    with pytest.raises(SystemExit) as ending:
+      report.main()
+    assert ending.value.code == 2
+    line, = capsys.readouterr().err.splitlines()[-1:]
+    return line
+
+  assert "no run in" in refused(tmp_path / "none", "--out", out)
+  assert "is no folder" in refused(tmp_path / "nowhere", "--out", out)
+  assert not out.exists()
+  before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+  assert "something else" in refused(runs, "--out", runs / "run")
+  assert "something else" in refused(runs, "--out", runs)
+  out.mkdir()
+  (out / "report.md").write_text("my own\n")
+  assert "something else" in refused(runs, "--out", out)
+  (out / "report.md").unlink()
+  (out / "file").write_text("")
+  assert "is no folder" in refused(runs, "--out", out / "file")
+  (out / "file").unlink()
+  assert "must be positive" in refused(runs, "--out", out, "--rank_rows", 0)
+  (tmp_path / "hurt").mkdir()
+  (tmp_path / "hurt/config.json").write_text("{")
+  (tmp_path / "hurt/metrics.jsonl").write_text("")
+  assert "no run can be used" in refused(tmp_path / "hurt", "--out", out)
+  assert before == {p: p.read_bytes() for p in runs.rglob("*")
+                    if p.is_file()}
+  # An earlier report is written anew, and no stale picture stays.
+  runs = tmp_path / "fine"
+  _make_glue(runs, "nowhere", tasks=("rte",))
+  report.write([runs], out)
+  first = {p.name: p.read_bytes() for p in out.iterdir()}
+  (out / "rank.png").write_text("of an earlier report")
+  report.write([runs], out)
+  assert first == {p.name: p.read_bytes() for p in out.iterdir()}
+  (out / "notes.txt").write_text("mine")
+  with pytest.raises(errors.InputError, match="notes.txt"):
+    report.write([runs], out)
+
+
+def test_effective_rank_of_known_matrices():
+  rng = np.random.default_rng(0)
+  orthogonal, _ = np.linalg.qr(rng.normal(size=(50, 7)))
+  assert rank.effective_rank(orthogonal) == pytest.approx(7)
+  assert rank.effective_rank(3 * orthogonal.T) == pytest.approx(7)
+  assert rank.effective_rank(np.outer(rng.normal(size=40), rng.normal(
+      size=9))) == pytest.approx(1, abs=1e-6)
+  assert rank.effective_rank(np.zeros((4, 3))) == 0
+  # Singular values 3 and 1: entropy of (3/4, 1/4).
+  assert rank.effective_rank(np.diag([3.0, 1.0])) == pytest.approx(
+      math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
+
+
+def _by_hand(config, params, masked):
+  """Returns [kept; slots] after each layer, by layers.py alone."""
+  layer = layers.Layer(config.layer, False, parent=None)
+  model = model_lib.LateMaskModel(config)
+  tables = params["early"]["layers"], params["late"]["layers"]
+
+  def one(table, index):
+    return {"params": jax.tree.map(lambda x: x[index], table)}
+
+  def embed(bound, vector, position):
+    return bound._embed(vector, position, False)
+
+  kept = model.apply(
+      {"params": params}, params["embedding"][masked.kept_ids_BxK],
+      masked.kept_position_BxK, method=embed)
+  slots = model.apply(
+      {"params": params}, params["mask_vector"][None, None],
+      masked.slot_position_BxQ, method=embed)
+  states = [kept]
+  place = layers.place(config.layer, masked.kept_position_BxK,
+                       masked.kept_segment_BxK, config.rotary_theta)
+  for index in range(config.insertion_layer):
+    states.append(layer.apply(one(tables[0], index), states[-1], place,
+                              is_first=index == 0))
+  both = jnp.concatenate([states[-1], slots], axis=1)
+  place = layers.place(
+      config.layer, jnp.concatenate(
+          [masked.kept_position_BxK, masked.slot_position_BxQ], 1),
+      jnp.concatenate([masked.kept_segment_BxK, masked.slot_segment_BxQ], 1),
+      config.rotary_theta)
+  late = [both]
+  for index in range(config.layers - config.insertion_layer):
+    late.append(layer.apply(one(tables[1], index), late[-1], place,
+                            is_first=False))
+  return states, late
+
+
+def _tiny(source="builtin"):
+  config = conftest.tiny_config(source)
+  config.model.layers, config.model.insertion_layer = 3, 1
+  config.train.num_steps, config.optimizer.warmup_steps = 2, 1
+  return config
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, packed_dir, corpus):
+  """The workdir of a run of one early and two late layers, saved."""
+  config = _tiny(f"text:{corpus}/*.txt")
+  config.data.dir = str(packed_dir)
+  packed = packing.prepare(config, packed_dir)
+  mesh = jax.make_mesh((1, 1, 1), sharding.AXES, devices=jax.devices()[:1],
+                       axis_types=(jax.sharding.AxisType.Auto,) * 3)
+  program = step_lib.build(config, packed.tokenizer.vocab_size, mesh=mesh)
+  # As if trained for long: weights that tell contexts apart.
+  state = program.init_state()
+  state = state.replace(params=jax.tree.map(lambda x: 8 * x, state.params))
+  workdir = tmp_path_factory.mktemp("saved") / "run"
+  _make_run(workdir, num_lines=2)
+  (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+  checkpoints = checkpoint.Checkpoints(workdir, config, packed)
+  checkpoints.save(2, checkpoint.Progress(state))
+  checkpoints.wait()
+  checkpoints.close()
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def found(saved):
+  """`Ranks` of 21 held-out rows of the saved run."""
+  return rank.measure(saved, 21)
+
+
+def test_rank_of_a_saved_model_equals_numpy(saved, found):
+  loaded = pretrained.load(saved)
+  config = json.loads((saved / "config.json").read_text())
+  ids_NxL = rank.held_out(saved, ml_collections.ConfigDict(config), 21)
+  assert len(ids_NxL) == 21  # Two batches of the analysis.
+  plan = masking.make_plan(
+      _tiny(), loaded.tokenizer.vocab_size, rate=0.5)
+  masked = jax.jit(lambda ids_NxL: masking.mask_batch(
+      plan, jax.random.key(rank._KEY), jnp.arange(21), ids_NxL))(ids_NxL)
+  states, late = jax.jit(lambda params, masked: _by_hand(
+      loaded.config, params, masked))(loaded.params, masked)
+  num_kept = plan.num_kept
+  is_real = np.asarray((masked.kept_ids_BxK >= tokenizer.NUM_SPECIALS)
+                       & (masked.kept_segment_BxK > 0))
+  is_slot = np.asarray(masked.slot_segment_BxQ > 0)
+
+  def by_numpy(matrix):
+    values = np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)
+    share = values / values.sum()
+    return np.exp(-(share * np.log(share)).sum())
+
+  real = [np.asarray(x)[is_real] for x in states] + [
+      np.asarray(x[:, :num_kept])[is_real] for x in late[1:]]
+  slots = [np.asarray(x[:, num_kept:])[is_slot] for x in late]
+  assert found.num_tokens == is_real.sum() > found.width
+  np.testing.assert_allclose(
+      found.masked, [by_numpy(x) for x in real], rtol=1e-4)
+  np.testing.assert_allclose(
+      found.slots[1:], [by_numpy(x) for x in slots], rtol=1e-4)
+  np.testing.assert_allclose(found.both[1:], [
+      by_numpy(np.concatenate(pair)) for pair in zip(real[1:], slots)],
+                             rtol=1e-4)
+  assert np.isnan(found.slots[:1]).all() and np.isnan(found.both[:1]).all()
+  # The same tokens at the embeddings, other contexts after that.
+  assert found.unmasked[0] == pytest.approx(found.masked[0], rel=1e-5)
+  assert np.all(np.abs(found.unmasked[1:] / found.masked[1:] - 1) > 1e-4)
+
+
+@pytest.mark.parametrize("layer, decoder", [(0, "self"), (1, "cross")])
+def test_rank_of_every_kind_of_model(layer, decoder):
+  tiny = _tiny()
+  tiny.model.layers = 2
+  tiny.model.insertion_layer, tiny.model.decoder = layer, decoder
+  model = model_lib.make_model(tiny, 320)
+  plan = masking.make_plan(tiny, 320)
+  ids_BxL = conftest.random_rows(4, tiny.data.length)
+  params = jax.jit(lambda: model.init(jax.random.key(1), masking.mask_batch(
+      plan, jax.random.key(0), np.arange(4), jnp.asarray(ids_BxL))))()["params"]
+  found = rank.measure_rows(model.config, params, plan, np.asarray(ids_BxL))
+  known = layer + 1 if decoder == "cross" else 3
+  for name in ("unmasked", "masked"):
+    values = getattr(found, name)
+    assert np.isfinite(values[:known]).all() and np.isnan(values[known:]).all()
+    assert np.all((values[:known] >= 1) & (values[:known] <= 16))
+  assert np.isfinite(found.slots).sum() == (
+      0 if decoder == "cross" else 3 - layer)
+
+
+def test_report_with_rank(saved, found, tmp_path):
+  bare = tmp_path / "bare"
+  _make_run(bare, rate=0.4)
+  problem, = report.write([saved, bare], tmp_path / "out", ["rank"], 21)
+  assert f"no effective rank of {bare}" in problem
+  assert "rank" in _check_pictures(tmp_path / "out")
+  rows = _table((tmp_path / "out/report.md").read_text(),
+                "## Effective rank")
+  assert [row["half masked"] for row in rows] == [
+      f"{v:.1f}" for v in found.masked]
+  assert rows[0]["slots"] == "–"
