@@ -78,7 +78,7 @@ def train(config, workdir):
     Stopped: a signal asked for the end.
   """
   workdir = epath.Path(workdir)
-  beginning = check(config, workdir)
+  _, beginning = check(config, workdir)
   packed = _prepare(config, workdir)
   tokenizer = packed.tokenizer
   program = step_lib.build(config, tokenizer.vocab_size,
@@ -154,7 +154,8 @@ def check(config, workdir):
   """Checks all that can be checked before anything is written.
 
   Returns:
-    What `train.init_from` names, where a run begins with it; else None.
+    (the `step.Program`, of the vocabulary that is asked for; what
+    `train.init_from` names, where a run begins with it, else None).
 
   Raises:
     InputError: the first thing found that cannot be.
@@ -202,10 +203,10 @@ def check(config, workdir):
   for rate in config.eval.rates:
     masking.make_plan(config, vocab_size, word_start_V, rate)
   if not config.train.init_from or checkpoint.steps(workdir):
-    return None
+    return program, None
   beginning = pretrained.load(config.train.init_from)
   pretrained.check(beginning, program.model.config)
-  return beginning
+  return program, beginning
 
 
 def _loop(program, loader, evaluator, checkpoints, writer, signals, profiler,
