@@ -66,6 +66,7 @@ class _Process:
   def __init__(self, point, claim, out):
     self.point, self.claim = point, claim
     self._start_secs = time.monotonic()
+    self._begun_steps = sweep_points.last_step(point.path)
     if local.is_remote(point.path):
       self.log = pathlib.Path(tempfile.mkdtemp()) / "log"
     else:
@@ -97,6 +98,15 @@ class _Process:
     """How long it has run."""
     return time.monotonic() - self._start_secs
 
+  @property
+  def flops_per_sec(self):
+    """Its rate since it was started; None of fine-tuning, or of no step."""
+    point = self.point
+    if not point.flops:
+      return None
+    return point.flops * (
+        1 - self._begun_steps / point.num_steps) / self.secs or None
+
   def tell(self, signum):
     """Sends it a signal."""
     with contextlib.suppress(ProcessLookupError):
@@ -116,8 +126,8 @@ class Sweep:
     self._held, self._running = set(), {}
     self._failed = {}
     self._rate = sweep_points.rate_of(points) or args.flops_per_sec
-    self._num_ended = sum(1 for point in points if point.done)
-    self._looked_secs = -_LOOK_SECS
+    self._looked_secs = None
+    self._left = list(points)
     self._told_of = set()
     # What others found to fail since is not tried again here.
     self._began_secs = time.time()
@@ -134,11 +144,11 @@ class Sweep:
             self._look_after(process)
           if stop := signals.agreed(0):
             return self._stop(stop)
-          left = [p for p in self._points
-                  if p.name not in self._failed and not p.done]
-          if not left:
-            break
-          self._start(left)
+          if self._is_time_to_look():
+            self._look()
+            if not self._left:
+              break
+            self._start()
           time.sleep(_POLL_SECS)
       finally:
         for process in self._running.values():  # Only after a bug of ours.
@@ -150,15 +160,23 @@ class Sweep:
             "failed; the same command tries them again", file=sys.stderr)
     return int(bool(self._failed))
 
-  def _start(self, left):
+  def _is_time_to_look(self):
+    return (self._looked_secs is None
+            or time.monotonic() > self._looked_secs + _LOOK_SECS)
+
+  def _look(self):
+    """Looks which runs have not come to their end, here or elsewhere."""
+    self._looked_secs = time.monotonic()
+    self._left = [p for p in self._left
+                  if p.name not in self._failed and not p.done]
+
+  def _start(self):
     """Starts runs in free places."""
-    idle = [p for p in left if p.name not in self._running]
-    if (not idle or len(self._running) >= self._args.parallel
-        or time.monotonic() < self._looked_secs + _LOOK_SECS):
-      return
-    for point in idle:
+    for point in self._left:
       if len(self._running) >= self._args.parallel:
         return
+      if point.name in self._running:
+        continue
       if self._failed_elsewhere(point):
         continue
       claim = None
@@ -176,7 +194,6 @@ class Sweep:
           continue
         self._held.add(claim)
       self._running[point.name] = _Process(point, claim, self._args.out)
-    self._looked_secs = time.monotonic()  # The rest is held by others.
 
   @property
   def _stale_secs(self):
@@ -203,10 +220,9 @@ class Sweep:
     if code is None:
       return
     if code == 0:
-      rate = sweep_points.measured(point.path) if point.flops else None
       sweep_points.write_json(point.file("done"), {
           "config": point.wanted, "secs": round(process.secs, 1),
-          "flops_per_sec": rate})
+          "flops_per_sec": process.flops_per_sec})
       point.file("failed").unlink(missing_ok=True)
       self._rate = sweep_points.rate_of(self._points) or self._rate
       said = f"done in {metrics.duration(process.secs)}"
@@ -217,18 +233,14 @@ class Sweep:
       self._failed[point.name] = reason
       said = f"FAILED, {reason}"
     self._drop(process)
-    self._looked_secs = -_LOOK_SECS
-    self._num_ended += 1
-    print(f"[{self._num_ended}/{len(self._points)}] {point.name}: {said}; "
-          f"{self._left()}", flush=True)
-
-  def _left(self):
-    todo = [p for p in self._points
-            if p.name not in self._failed and not p.done]
+    self._look()
+    self._looked_secs = None  # There is a free place.
     secs = sweep_points.left_secs(
-        todo, self._points, self._rate, self._args.parallel)
-    return f"{len(todo)} left" + (
-        "" if secs is None else f", {metrics.duration(secs)}")
+        self._left, self._points, self._rate, self._args.parallel)
+    total = len(self._points)
+    print(f"[{total - len(self._left)}/{total}] {point.name}: {said}; "
+          f"{'unknown' if secs is None else metrics.duration(secs)} left",
+          flush=True)
 
   def _drop(self, process):
     del self._running[process.point.name]
@@ -252,8 +264,9 @@ class Sweep:
     return 128 + signum
 
   def _say_how_many(self):
-    todo = len(self._points) - self._num_ended
-    print(f"{todo} of {len(self._points)} runs to do, "
+    self._look()
+    self._looked_secs = None
+    print(f"{len(self._left)} of {len(self._points)} runs to do, "
           f"{self._args.parallel} at a time", flush=True)
 
 

@@ -9,6 +9,7 @@ A run is done if RUN.done names the config that is wanted now.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -61,7 +62,7 @@ class Point:
     """Returns the path of a file beside the workdir: log, done, failed."""
     return self.path.with_name(f"{self.path.name}.{kind}")
 
-  @property
+  @functools.cached_property
   def wanted(self):
     """The config by which a run is known to be done."""
     return {key: value for key, value in
@@ -125,6 +126,8 @@ def read(spec, out, init_from=()):
       points.append(Point(
           label, epath.Path(out) / label, overrides,
           _with_rows(changed, out), ()))
+  if not points:
+    raise errors.InputError(f"{path}: sweep() yields no point")
   points = [dataclasses.replace(point, flags=_flags(
       name, point.config, given)) for point in points]
   _refuse_twins(points, path)
@@ -293,26 +296,30 @@ def _time(secs):
 
 
 def rate_of(points):
-  """Returns the FLOP/s of the runs that are done; None where none tells."""
+  """Returns the FLOP/s of the runs that are done; None where none tells.
+
+  From start to end, compiling and evaluations included.
+  """
   rates = [point.done["flops_per_sec"] for point in points if point.done]
   rates = [rate for rate in rates if rate]
   return statistics.median(rates) if rates else None
 
 
-def measured(path):
-  """Returns the FLOP/s of a run by its metrics.jsonl; None where none tells."""
-  file, rates = path / "metrics.jsonl", []
-  for line in file.read_text().splitlines() if file.exists() else ():
-    record = json.loads(line)
-    if "step_ms" in record:
-      rates.append(record["flops"] / record["step"] / record["step_ms"] * 1e3)
-  return statistics.median(rates) if rates else None
+def last_step(path):
+  """Returns the newest step in the metrics.jsonl of a run; 0 before."""
+  file = path / "metrics.jsonl"
+  lines = file.read_text().splitlines()[-2:] if file.exists() else ()
+  return max((_object(line).get("step", 0) for line in lines), default=0)
 
 
 def read_json(path):
   """Returns the object in a file of ours; {} where it was cut off."""
+  return _object(path.read_text())
+
+
+def _object(text):
   try:
-    found = json.loads(path.read_text())
+    found = json.loads(text)
   except ValueError:
     return {}
   return found if isinstance(found, dict) else {}
