@@ -48,15 +48,26 @@ from latemask.tools import sweep_points
 
 _POLL_SECS = 0.2
 _LOOK_SECS = 3  # Between looks at what others do.
-# Ends with this process, killed or not: SIGTERM, so that it saves. Linux only;
-# elsewhere the lock on the claim outlives it.
-_CHILD = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-  ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() != int(sys.argv[1]):
-  sys.exit(128 + signal.SIGTERM)
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+_MAIN = ("-m", "latemask.main")
+# Stands between the sweep and a run, so that the run does not outlive a sweep
+# that is killed: signals come as bytes through a pipe, and at its end the run
+# is told once to save. (PR_SET_PDEATHSIG may tell it twice, a thread of the
+# parent each time, and a second SIGTERM ends a run at once.)
+_SHIM = """
+import os, signal, subprocess, sys, threading
+for s in (signal.SIGTERM, signal.SIGINT):
+  signal.signal(s, lambda *_: None)
+run = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, close_fds=False)
+def follow():
+  told = False
+  while told_now := os.read(0, 1):
+    run.send_signal(told_now[0])
+    told = True
+  if not told:
+    run.terminate()
+threading.Thread(target=follow, daemon=True).start()
+code = run.wait()
+os._exit(code if code >= 0 else 128 - code)
 """
 
 
@@ -81,17 +92,17 @@ class _Process:
       log.write(f"--- start {number} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
       log.flush()
       # A session of its own: Ctrl-C goes to the sweep, which tells it once.
-      self._child = subprocess.Popen(
-          [sys.executable, "-I", "-S", "-c", _CHILD, str(os.getpid()),
-           "-m", "latemask.main", *point.flags, f"--workdir={point.path}"],
-          stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-          env=environment, start_new_session=True,
+      self._shim = subprocess.Popen(
+          [sys.executable, "-I", "-S", "-c", _SHIM, sys.executable, *_MAIN,
+           *point.flags, f"--workdir={point.path}"],
+          stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+          env=environment, start_new_session=True, bufsize=0,
           pass_fds=[claim.fd] if claim else [])
 
   @property
   def code(self):
     """Its exit code; None while it runs."""
-    return self._child.poll()
+    return self._shim.poll()
 
   @property
   def secs(self):
@@ -109,8 +120,8 @@ class _Process:
 
   def tell(self, signum):
     """Sends it a signal."""
-    with contextlib.suppress(ProcessLookupError):
-      self._child.send_signal(signum)
+    with contextlib.suppress(BrokenPipeError):
+      self._shim.stdin.write(bytes([signum]))
 
   def last_line(self):
     """Returns the last line that it printed."""

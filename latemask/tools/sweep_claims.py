@@ -131,14 +131,12 @@ def _split(path):
 
 
 def _is_live(path, stale_secs):
-  beaten_secs = path.stat().st_mtime
-  if not beaten_secs:
-    return False
   if _read(path).get("boot") == _boot():
     locked = _is_locked(path)
     if locked is not None:
       return locked
-  return now(path.parent) - beaten_secs < stale_secs
+  beaten_secs = path.stat().st_mtime
+  return beaten_secs > 0 and now(path.parent) - beaten_secs < stale_secs
 
 
 def _read(path):
