@@ -149,7 +149,8 @@ def test_changes_reach_points_and_flags(tmp_path):
 
 
 def test_names():
-  config = config_file.load("configs/base.py:tiny,data.source=text:/a b/ü*.txt")
+  config = config_file.load(
+      "configs/base.py:tiny,data.source=text:/a b/ü*.txt")
   name = sweep_points.name_of
   assert name(config, {"seed": 0, "masking.rate": 1}) == (
       "masking.rate=0.5_seed=0")
