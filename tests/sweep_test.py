@@ -228,7 +228,8 @@ def test_claims_race(tmp_path):
     found.append(sweep_claims.take(run, 60))
   for number in range(1, 15):
     found.clear()
-    threads = [threading.Thread(target=contend) for _ in range(8)]
+    threads = [threading.Thread(target=contend, daemon=True)
+               for _ in range(8)]
     for thread in threads:
       thread.start()
     for thread in threads:

@@ -72,7 +72,7 @@ def take(run, stale_secs):
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
   except FileExistsError:
     return None  # Another was faster.
-  _lock(fd, fcntl.LOCK_EX)
+  _lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
   os.write(fd, json.dumps({
       "host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(),
       "time": time.strftime("%Y-%m-%d %H:%M:%S %z")}).encode() + b"\n")
