@@ -367,6 +367,7 @@ def test_finetuning_of_finished_runs(
   assert not (out / "seed=7" / "glue.log").exists()
   assert (out / "sweep.json").read_text() == before
   # More to do is not done.
+  capsys.readouterr()
   assert _main(monkeypatch, *command[:1], "configs/sweeps/glue.py",
                *command[2:], "--dry_run") == 0
   assert "2 of 2 to do" in capsys.readouterr().out
