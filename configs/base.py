@@ -135,6 +135,10 @@ def get_config(size="base"):
   train.batch_size = batch_size
   # Updates.
   train.num_steps = num_steps
+  # FLOPs of the run, matrix products by flops.py. It then takes as many steps
+  # as fit, whatever num_steps says, and optimizer.warmup_steps keeps its share
+  # of num_steps; what is counted in steps elsewhere stays. None: num_steps.
+  train.total_flops = real()
   # Micro-batches of an update.
   train.accumulation = 1
   # When loss or gradient is no longer finite: stop, or rollback (go on from

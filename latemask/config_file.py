@@ -22,11 +22,11 @@ def load(spec):
   """
   name, *changes = spec.split(",")
   path, _, size = name.partition(":")
-  module = _module(path)
-  if not hasattr(module, "get_config"):
+  file = module(path)
+  if not hasattr(file, "get_config"):
     raise errors.InputError(f"{path} has no get_config; is it a config?")
   try:
-    config = module.get_config(size) if size else module.get_config()
+    config = file.get_config(size) if size else file.get_config()
   except (TypeError, ValueError) as error:
     raise errors.InputError(f"{name}: {error}") from error
   config.lock()
@@ -35,12 +35,21 @@ def load(spec):
     if not equals:
       raise errors.InputError(
           f"{spec}: {change!r} is no KEY=VALUE, such as model.unroll=2")
-    try:
-      config.update_from_flattened_dict({key: _value(value)})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-      reason = str(error).strip().splitlines()[0]
-      raise errors.InputError(f"{spec}: {change!r}: {reason}") from error
+    override(config, {key: _value(value)}, f"{spec}: {change!r}")
   return config
+
+
+def override(config, changes, where):
+  """Sets {dotted key: value} in a locked config.
+
+  Raises:
+    InputError: no such key, or a value of another type; begins with `where`.
+  """
+  try:
+    config.update_from_flattened_dict(changes)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    reason = str(error).strip().splitlines()[0]
+    raise errors.InputError(f"{where}: {reason}") from error
 
 
 def _value(text):
@@ -50,19 +59,27 @@ def _value(text):
     return text
 
 
-def _module(path):
+def module(path):
+  """Returns what a config file defines.
+
+  Raises:
+    InputError: there is none, or it cannot be read.
+  """
   file = pathlib.Path(path)
   if file.suffix != ".py" or not file.is_file():
     raise errors.InputError(
         f"there is no config file {path}; give FILE.py[:SIZE][,KEY=VALUE...]")
-  # configs/*.py import each other as `configs`, from the root of the project.
-  root = str(file.resolve().parent.parent)
+  # They import each other as `configs`, from the folder that it lies in.
+  folder = file.resolve().parent
+  configs = next((p for p in (folder, *folder.parents)
+                  if p.name == "configs"), folder)
+  root = str(configs.parent)
   if root not in sys.path:
     sys.path.insert(0, root)
   spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
-  module = importlib.util.module_from_spec(spec)
+  loaded = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
+    spec.loader.exec_module(loaded)
   except (AttributeError, ImportError, NameError, SyntaxError) as error:
     raise errors.InputError(f"{path} cannot be read: {error}") from error
-  return module
+  return loaded

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from latemask import errors
+from latemask import flops
 from latemask import keys
 from latemask import loss
 from latemask import masking
@@ -59,7 +60,7 @@ class Program:
   """A config made executable on a mesh.
 
   Fields:
-    config: the run's config.
+    config: the run's config, with the number of steps that its budget allows.
     mesh: devices as (data, fsdp, tensor).
     model, plan, optimizer, schedule: its parts.
   """
@@ -70,6 +71,11 @@ class Program:
   plan: masking.Plan
   optimizer: optax.GradientTransformation
   schedule: object
+
+  @property
+  def step_flops(self):
+    """FLOPs of a step, all rows."""
+    return _step_flops(self.config, self.model, self.plan)
 
   @property
   def batch_sharding(self):
@@ -233,6 +239,11 @@ class _InMesh:
       return self.jitted.lower(*args)
 
 
+def _step_flops(config, model, plan):
+  return config.train.batch_size * sum(
+      flops.train_step_flops(model.config, plan).values())
+
+
 def build(config, vocab_size=None, word_start_V=None, mesh=None):
   """Makes a config executable; touches neither disk nor parameters.
 
@@ -258,9 +269,12 @@ def build(config, vocab_size=None, word_start_V=None, mesh=None):
         f"train.batch_size {train.batch_size} is not divisible by the "
         f"{shards} shards of the mesh (mesh.data x mesh.fsdp) times "
         f"train.accumulation {train.accumulation}")
+  plan = masking.make_plan(config, vocab_size, word_start_V)
+  # Here, because nothing is known of a step before, and nothing asks for the
+  # number of steps, or the schedule, but of what is built here.
+  config = flops.within_budget(config, _step_flops(config, model, plan))
   program = Program(
-      config=config, mesh=mesh, model=model,
-      plan=masking.make_plan(config, vocab_size, word_start_V),
+      config=config, mesh=mesh, model=model, plan=plan,
       optimizer=optimizer_lib.make_optimizer(config),
       schedule=optimizer_lib.make_schedule(config))
   program.state_shapes  # An axis that the mesh does not divide raises here.

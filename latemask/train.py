@@ -78,7 +78,7 @@ def train(config, workdir):
     Stopped: a signal asked for the end.
   """
   workdir = epath.Path(workdir)
-  beginning = check(config, workdir)
+  _, beginning = check(config, workdir)
   packed = _prepare(config, workdir)
   tokenizer = packed.tokenizer
   program = step_lib.build(config, tokenizer.vocab_size,
@@ -99,8 +99,8 @@ def train(config, workdir):
       while True:
         try:
           with contextlib.closing(_Profiler(config, workdir)) as profiler:
-            return _loop(config, program, loader, evaluator, checkpoints,
-                         writer, signals, profiler, progress)
+            return _loop(program, loader, evaluator, checkpoints, writer,
+                         signals, profiler, progress)
         except NonFiniteError as error:
           # Its frames hold the state's memory, which the next one needs.
           cause = error.with_traceback(None)
@@ -154,7 +154,8 @@ def check(config, workdir):
   """Checks all that can be checked before anything is written.
 
   Returns:
-    What `train.init_from` names, where a run begins with it; else None.
+    (the `step.Program`, of the vocabulary that is asked for; what
+    `train.init_from` names, where a run begins with it, else None).
 
   Raises:
     InputError: the first thing found that cannot be.
@@ -181,11 +182,6 @@ def check(config, workdir):
     raise errors.InputError(
         f"data.eval_fraction is {config.data.eval_fraction}; it must lie in "
         "(0, 1)")
-  first = config.metrics.profile_step
-  if first is not None and not 0 <= first < config.train.num_steps:
-    raise errors.InputError(
-        f"metrics.profile_step is {first}; it must lie in 0 to "
-        f"train.num_steps - 1, or be None")
   packing.check(config)
   workdir_lib.compare_config(config, epath.Path(workdir), _FREE_KEYS)
   local.check_writable(workdir)
@@ -197,28 +193,34 @@ def check(config, workdir):
     vocab_size = tokenizer.vocab_size
     word_start_V = tokenizer.word_start_V
   program = step_lib.build(config, vocab_size, word_start_V)
+  num_steps = program.config.train.num_steps
+  first = config.metrics.profile_step
+  if first is not None and not 0 <= first < num_steps:
+    raise errors.InputError(
+        f"metrics.profile_step is {first}; it must lie in 0 to "
+        f"train.num_steps - 1 ({num_steps - 1}), or be None")
   evaluate.batch_size(config, program.mesh)
   for rate in config.eval.rates:
     masking.make_plan(config, vocab_size, word_start_V, rate)
   if not config.train.init_from or checkpoint.steps(workdir):
-    return None
+    return program, None
   beginning = pretrained.load(config.train.init_from)
   pretrained.check(beginning, program.model.config)
-  return beginning
+  return program, beginning
 
 
-def _loop(config, program, loader, evaluator, checkpoints, writer, signals,
-          profiler, progress):
+def _loop(program, loader, evaluator, checkpoints, writer, signals, profiler,
+          progress):
   """The loop proper; see `train`."""
+  config = program.config
   state, start = progress.state, int(progress.state.step)
   num_steps = config.train.num_steps
   batches = loader.train_batches(
       program.batch_sharding, config.train.batch_size,
       start + progress.skipped_steps, num_steps + progress.skipped_steps)
   clock = metrics.Clock(
-      config.train.batch_size * config.data.length,
-      config.train.batch_size * sum(flops.train_step_flops(
-          program.model.config, program.plan).values()), _peak_flops())
+      config.train.batch_size * config.data.length, program.step_flops,
+      _peak_flops())
   pending = evaluation = None
   saved = start if checkpoints.latest_step is not None else None
   for step in range(start, num_steps + 1):

@@ -25,7 +25,8 @@ ORDER = [
     ["tools.aot", "tools.torch_peer", "tools.bench", "tools.bench_finetune",
      "tools.bench_checkpoint",
      "tools.export", "tools.fill_mask", "tools.prepare", "tools.faults",
-     "tools.soak", "tools.rank", "tools.report_runs", "tools.report_series",
+     "tools.soak", "tools.sweep_claims", "tools.sweep_points", "tools.sweep",
+     "tools.rank", "tools.report_runs", "tools.report_series",
      "tools.report_look", "tools.report_figures", "tools.report_page",
      "tools.report"]]
 FLAT = [name for row in ORDER for name in row]

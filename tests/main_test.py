@@ -126,6 +126,9 @@ BAD = [
     ({"model.remat": "all"}, "elementwise"),
     ({"optimizer.warmup_steps": -1}, "warmup_steps"),
     ({"metrics.profile_step": 20}, "metrics.profile_step is 20"),
+    ({"train.total_flops": 1e7}, "train.total_flops is 1e.07; one step takes"),
+    ({"train.total_flops": float("inf")}, "train.total_flops is inf"),
+    ({"train.total_flops": float("nan")}, "train.total_flops is nan"),
 ]
 
 

@@ -19,6 +19,7 @@ from latemask import signals as signals_lib
 from latemask import step as step_lib
 from latemask import train
 from latemask.data import loader as loader_lib
+from latemask.tools import report_runs
 from tests import conftest
 
 
@@ -97,6 +98,54 @@ def test_finished_run_is_left_as_it_is(tiny_run, tmp_path, capsys):
   after = {k: v for k, v in _files(tmp_path).items() if "events.out" not in k}
   assert before == after
   assert "eval loss" in capsys.readouterr().out
+
+
+# Of tiny_config, by hand: width 16, MLP 32, 16 of 32 tokens kept. An early
+# layer multiplies 81,920 (attention 32,768 + 16,384, MLP 32,768), the late
+# one for its targets 114,688, the head 8,192 + 196,608 (384 padded ids).
+TINY_STEP_FLOPS = 16 * (
+    3 * (3 * 81_920 + 114_688 + 204_800) + 2 * 16 * 384)
+
+
+@pytest.mark.parametrize("budget_flops, num_steps, warmup_steps", [
+    (12 * TINY_STEP_FLOPS, 12, 1), (13 * TINY_STEP_FLOPS - 1, 12, 1),
+    (TINY_STEP_FLOPS, 1, 0), (1e12, int(1e12) // TINY_STEP_FLOPS, 3659)])
+def test_budget_sets_the_steps(tiny, budget_flops, num_steps, warmup_steps):
+  tiny.train.total_flops = float(budget_flops)
+  program = step_lib.build(tiny.lock(), 320)
+  assert program.step_flops == TINY_STEP_FLOPS
+  train_config = program.config.train
+  assert train_config.num_steps == num_steps
+  # 2 of 20, rounded down.
+  assert program.config.optimizer.warmup_steps == warmup_steps
+  assert program.config.is_locked
+  assert (tiny.train.num_steps, tiny.optimizer.warmup_steps) == (20, 2)
+  end = tiny.optimizer.learning_rate / (num_steps - warmup_steps)
+  np.testing.assert_allclose(program.schedule(num_steps - 1), end, rtol=1e-3)
+
+
+def test_run_of_a_budget(tiny_run, tmp_path, monkeypatch):
+  """It ends within its last step, whichever way it came there."""
+  tiny_run.train.total_flops = 12.5 * TINY_STEP_FLOPS
+  tiny_run.metrics.every_steps = 5
+  with monkeypatch.context() as patch:
+    _stop_at(patch, 7)
+    with pytest.raises(train.Stopped):
+      train.train(tiny_run, tmp_path)
+  state, _ = train.train(tiny_run, tmp_path)
+  assert int(state.step) == 12
+  last = [r for r in _lines(tmp_path) if "loss" in r][-1]
+  assert last["step"] == 12
+  assert (last["flops"] <= tiny_run.train.total_flops
+          < last["flops"] + TINY_STEP_FLOPS)
+  given = json.loads((tmp_path / "config.json").read_text())
+  assert given["train"]["num_steps"] == 20
+  assert given["train"]["total_flops"] == tiny_run.train.total_flops
+  run = report_runs.read_run(tmp_path)
+  assert run.num_steps == 12 and run.is_finished
+  tiny_run.train.total_flops = 13 * TINY_STEP_FLOPS
+  with pytest.raises(errors.InputError, match="train.total_flops"):
+    train.train(tiny_run, tmp_path)
 
 
 def test_files_of_a_run(tiny_run, tmp_path, capsys):

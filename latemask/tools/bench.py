@@ -56,8 +56,7 @@ class Contender:
     self.rows = config.train.batch_size
     self.length = config.data.length
     model_config = self.program.model.config
-    self.flops = self.rows * sum(flops.train_step_flops(
-        model_config, self.program.plan).values())
+    self.flops = self.program.step_flops
     ids_BxL = jax.device_put(
         _rows(self.rows, self.length, model_config.vocab_size),
         self.program.batch_sharding)

@@ -322,7 +322,7 @@ def _state(run):
     return f"not finite at step {run.nonfinite_step:,}{rollbacks}"
   if run.is_finished:
     return f"finished{rollbacks}"
-  num_steps = run.config["train.num_steps"]
+  num_steps = run.num_steps
   return (f"step {run.last_step:,} of "
           + ("?" if num_steps is None else f"{num_steps:,}") + rollbacks)
 

@@ -70,10 +70,20 @@ class Run:
   nonfinite_step: int | None
 
   @property
+  def num_steps(self):
+    """Steps of the whole run; None where nothing tells so far."""
+    budget_flops = self.config.get("train.total_flops")  # Not in older runs.
+    if budget_flops is None:
+      return self.config["train.num_steps"]
+    if math.isnan(self.step_flops):
+      return None
+    # step_flops is a quotient: no step may be lost to its last bit.
+    return math.floor(budget_flops / self.step_flops * (1 + 1e-12))
+
+  @property
   def is_finished(self):
-    """Whether the last step of the config is on record."""
-    num_steps = self.config["train.num_steps"]
-    return num_steps is not None and self.last_step >= num_steps
+    """Whether the last step is on record."""
+    return self.num_steps is not None and self.last_step >= self.num_steps
 
   @property
   def step_tokens(self):

@@ -1,0 +1,392 @@
+"""Runs the points of a sweep, one after the other or several at a time.
+
+  python -m latemask.tools.sweep --out runs/lr --config configs/sweeps/lr.py \\
+      --dry_run
+  python -m latemask.tools.sweep --out runs/lr --config \\
+      configs/sweeps/lr.py:tiny,data.source=builtin,model.dtype=float32
+  python -m latemask.tools.sweep --out runs/lr \\
+      --config configs/sweeps/glue.py,data_dir=/data/glue
+  python -m latemask.tools.report runs/lr
+
+--config is FILE[:SIZE][,KEY=VALUE...] of configs/sweeps/; every point is a run
+of latemask.main in --out/NAME. The same command goes on: what is done is left,
+what was begun goes on from its checkpoint, what failed is tried again. A run
+that fails stops no other. Rows that points share are packed once, under
+--out/data, compiled programs are kept in --out/cache, and --out/sweep.json
+tells tools/report.py what was swept. With configs/sweeps/glue.py the finished
+runs of --out, or those of --init_from, are fine-tuned, each in RUN/glue.
+
+Several machines may share --out and run the same command: each run is claimed
+(see sweep_claims.py). A command ends when all runs have ended, those of other
+machines, too. gs:// has no claims: there, --no_claims, and one machine.
+
+Exit codes: 0 all done; 1 some runs failed (they are listed); 2 what was given
+cannot be used; 143 / 130 stopped by SIGTERM / SIGINT, the runs after a save.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import logging
+from etils import epath
+import jax
+
+from latemask import errors
+from latemask import metrics
+from latemask import signals as signals_lib
+from latemask.data import local
+from latemask.data import packing
+from latemask.tools import sweep_claims
+from latemask.tools import sweep_points
+
+_POLL_SECS = 0.2
+_LOOK_SECS = 3  # Between looks at what others do.
+_MAIN = ("-m", "latemask.main")
+# Stands between the sweep and a run, so that the run does not outlive a sweep
+# that is killed: signals come as bytes through a pipe, and at its end the run
+# is told once to save. (PR_SET_PDEATHSIG may tell it twice, a thread of the
+# parent each time, and a second SIGTERM ends a run at once.)
+_SHIM = """
+import os, signal, subprocess, sys, threading
+for s in (signal.SIGTERM, signal.SIGINT):
+  signal.signal(s, lambda *_: None)
+run = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, close_fds=False)
+def follow():
+  told = False
+  while told_now := os.read(0, 1):
+    run.send_signal(told_now[0])
+    told = True
+  if not told:
+    run.terminate()
+threading.Thread(target=follow, daemon=True).start()
+code = run.wait()
+os._exit(code if code >= 0 else 128 - code)
+"""
+
+
+class _Process:
+  """A run under way: latemask.main, as a process of its own."""
+
+  def __init__(self, point, claim, out):
+    self.point, self.claim = point, claim
+    self._start_secs = time.monotonic()
+    self._begun_steps = sweep_points.last_step(point.path)
+    if local.is_remote(point.path):
+      self.log = pathlib.Path(tempfile.mkdtemp()) / "log"
+    else:
+      self.log = pathlib.Path(point.file("log"))
+    self.log.parent.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)
+    if not local.is_remote(out):
+      environment.setdefault("JAX_COMPILATION_CACHE_DIR",
+                             str(pathlib.Path(out).absolute() / "cache"))
+    with self.log.open("a") as log:
+      number = claim.number if claim else ""
+      log.write(f"--- start {number} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+      log.flush()
+      # A session of its own: Ctrl-C goes to the sweep, which tells it once.
+      self._shim = subprocess.Popen(
+          [sys.executable, "-I", "-S", "-c", _SHIM, sys.executable, *_MAIN,
+           *point.flags, f"--workdir={point.path}"],
+          stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+          env=environment, start_new_session=True, bufsize=0,
+          pass_fds=[claim.fd] if claim else [])
+
+  @property
+  def code(self):
+    """Its exit code; None while it runs."""
+    return self._shim.poll()
+
+  @property
+  def secs(self):
+    """How long it has run."""
+    return time.monotonic() - self._start_secs
+
+  @property
+  def flops_per_sec(self):
+    """Its rate since it was started; None of fine-tuning, or of no step."""
+    point = self.point
+    if not point.flops:
+      return None
+    return point.flops * (
+        1 - self._begun_steps / point.num_steps) / self.secs or None
+
+  def tell(self, signum):
+    """Sends it a signal."""
+    with contextlib.suppress(BrokenPipeError):
+      self._shim.stdin.write(bytes([signum]))
+
+  def last_line(self):
+    """Returns the last line that it printed."""
+    lines = self.log.read_text(errors="replace").replace("\r", "\n").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "").strip()
+
+
+class Sweep:
+  """Runs points; see the module."""
+
+  def __init__(self, points, args):
+    self._points, self._args = points, args
+    self._held, self._running = set(), {}
+    self._failed = {}
+    self._rate = sweep_points.rate_of(points) or args.flops_per_sec
+    self._looked_secs = None
+    self._left = list(points)
+    self._told_of = set()
+    # What others found to fail since is not tried again here.
+    self._began_secs = time.time()
+
+  def run(self):
+    """Runs what is not done; returns the exit code."""
+    self._say_how_many()
+    with sweep_claims.Heart(self._held), signals_lib.Signals() as signals:
+      if not self._args.no_claims:
+        self._began_secs = sweep_claims.now(self._args.out)
+      try:
+        while True:
+          for process in list(self._running.values()):
+            self._look_after(process)
+          if stop := signals.agreed(0):
+            return self._stop(stop)
+          if self._is_time_to_look():
+            self._look()
+            if not self._left:
+              break
+            self._start()
+          time.sleep(_POLL_SECS)
+      finally:
+        for process in self._running.values():  # Only after a bug of ours.
+          process.tell(signal.SIGKILL)
+    for name, reason in self._failed.items():
+      print(f"latemask: {name}: {reason}", file=sys.stderr)
+    if self._failed:
+      print(f"latemask: {len(self._failed)} of {len(self._points)} runs "
+            "failed; the same command tries them again", file=sys.stderr)
+    return int(bool(self._failed))
+
+  def _is_time_to_look(self):
+    return (self._looked_secs is None
+            or time.monotonic() > self._looked_secs + _LOOK_SECS)
+
+  def _look(self):
+    """Looks which runs have not come to their end, here or elsewhere."""
+    self._looked_secs = time.monotonic()
+    self._left = [p for p in self._left
+                  if p.name not in self._failed and not p.done]
+
+  def _start(self):
+    """Starts runs in free places."""
+    for point in self._left:
+      if len(self._running) >= self._args.parallel:
+        return
+      if point.name in self._running:
+        continue
+      if self._failed_elsewhere(point):
+        continue
+      claim = None
+      if not self._args.no_claims:
+        claim = sweep_claims.take(point.path, self._stale_secs)
+        if claim is None:
+          if point.name not in self._told_of:
+            print(f"{point.name}: held by {sweep_claims.holder(point.path)}; "
+                  "waiting", flush=True)
+            self._told_of.add(point.name)
+          continue
+        # It may have ended between the look and the claim.
+        if point.done or self._failed_elsewhere(point):
+          claim.release()
+          continue
+        self._held.add(claim)
+      self._running[point.name] = _Process(point, claim, self._args.out)
+
+  @property
+  def _stale_secs(self):
+    return 60 * self._args.stale_mins
+
+  def _failed_elsewhere(self, point):
+    path = point.file("failed")
+    if not path.exists() or path.stat().mtime < self._began_secs:
+      return False
+    self._failed[point.name] = sweep_points.read_json(path).get("reason", "?")
+    return True
+
+  def _look_after(self, process):
+    """Takes down how a run ended, if it did."""
+    point, claim = process.point, process.claim
+    if claim and claim.is_lost:
+      process.tell(signal.SIGKILL)
+      while process.code is None:
+        time.sleep(_POLL_SECS)
+      self._drop(process)
+      print(f"{point.name}: another machine took it over", flush=True)
+      return
+    code = process.code
+    if code is None:
+      return
+    if code == 0:
+      sweep_points.write_json(point.file("done"), {
+          "config": point.wanted, "secs": round(process.secs, 1),
+          "flops_per_sec": process.flops_per_sec})
+      point.file("failed").unlink(missing_ok=True)
+      self._rate = sweep_points.rate_of(self._points) or self._rate
+      said = f"done in {metrics.duration(process.secs)}"
+    else:
+      reason = f"exit code {code}: {process.last_line()}"
+      sweep_points.write_json(point.file("failed"),
+                              {"code": code, "reason": reason})
+      self._failed[point.name] = reason
+      said = f"FAILED, {reason}"
+    self._drop(process)
+    self._look()
+    self._looked_secs = None  # There is a free place.
+    secs = sweep_points.left_secs(
+        self._left, self._points, self._rate, self._args.parallel)
+    total = len(self._points)
+    print(f"[{total - len(self._left)}/{total}] {point.name}: {said}; "
+          f"{'unknown' if secs is None else metrics.duration(secs)} left",
+          flush=True)
+
+  def _drop(self, process):
+    del self._running[process.point.name]
+    if process.claim:
+      self._held.discard(process.claim)
+      process.claim.release()
+
+  def _stop(self, signum):
+    """Lets the runs save; returns the exit code."""
+    print(f"{signal.Signals(signum).name}: {len(self._running)} run(s) save; "
+          "the same command goes on", flush=True)
+    for process in self._running.values():
+      process.tell(signal.SIGTERM)
+    for process in list(self._running.values()):
+      while process.code is None:
+        time.sleep(_POLL_SECS)
+      if process.code == 0:
+        self._look_after(process)
+      else:
+        self._drop(process)
+    return 128 + signum
+
+  def _say_how_many(self):
+    self._look()
+    self._looked_secs = None
+    print(f"{len(self._left)} of {len(self._points)} runs to do, "
+          f"{self._args.parallel} at a time", flush=True)
+
+
+def _pack(points, args):
+  """Packs the rows that runs share, each set once."""
+  todo = [point for point in points if not point.done]
+  for directory, config in sweep_points.rows(todo).items():
+    told = False
+    while not packing.load(config, directory):
+      claim = None if args.no_claims else sweep_claims.take(
+          directory, 60 * args.stale_mins)
+      if claim or args.no_claims:
+        held = {claim} if claim else set()
+        with sweep_claims.Heart(held):
+          try:
+            packing.prepare(config, directory)
+          finally:
+            for claim in held:
+              claim.release()
+      else:
+        if not told:
+          print(f"{directory}: {sweep_claims.holder(directory)} packs it; "
+                "waiting", flush=True)
+        told = True
+        time.sleep(_LOOK_SECS)
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+      prog="python -m latemask.tools.sweep", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--config", required=True,
+                      help="a sweep, FILE[:SIZE][,KEY=VALUE...]")
+  parser.add_argument("--out", help="folder of the runs")
+  parser.add_argument("--init_from", nargs="+", default=[], metavar="RUN",
+                      help="runs to fine-tune")
+  parser.add_argument("--parallel", type=int, default=1,
+                      help="runs at a time on this machine (1)")
+  parser.add_argument("--flops_per_sec", type=float,
+                      help="of a run, for an estimate while none is done")
+  parser.add_argument("--stale_mins", type=float, default=10,
+                      help="silence after which another machine is taken for "
+                      "dead, and its run over (10)")
+  parser.add_argument("--no_claims", action="store_true",
+                      help="this machine alone runs the sweep")
+  parser.add_argument("--dry_run", action="store_true",
+                      help="print the runs, write nothing")
+  return parser
+
+
+def _run(args):
+  """Runs the command; returns the exit code."""
+  if not args.out:
+    if not args.init_from:
+      raise errors.InputError("--out is missing: the folder of the runs")
+    args.out = os.path.commonpath(
+        [os.path.dirname(os.path.abspath(run)) for run in args.init_from])
+  if args.parallel < 1:
+    raise errors.InputError(f"--parallel is {args.parallel}; at least 1")
+  if args.flops_per_sec is not None and not args.flops_per_sec > 0:
+    raise errors.InputError(
+        f"--flops_per_sec is {args.flops_per_sec}; it must be positive")
+  # Below, a beat that comes late would be taken for the end.
+  if not 60 * args.stale_mins >= 4 * sweep_claims.BEAT_SECS:
+    raise errors.InputError(
+        f"--stale_mins is {args.stale_mins}; it must be at least "
+        f"{4 * sweep_claims.BEAT_SECS / 60:g}")
+  if any(map(local.is_remote, (args.out, *args.init_from))) and (
+      not args.no_claims and not args.dry_run):
+    raise errors.InputError(
+        "no file of gs:// can be created exclusively, so no run be claimed; "
+        "with --no_claims one machine alone may run the sweep")
+  points, columns = sweep_points.read(args.config, args.out, args.init_from)
+  points = sweep_points.check(points)
+  local.check_writable(args.out)
+  rate = sweep_points.rate_of(points) or args.flops_per_sec
+  print(sweep_points.table(points, rate, args.parallel), flush=True)
+  if args.dry_run:
+    return 0
+  try:
+    with signals_lib.interrupting():
+      _pack(points, args)
+  except signals_lib.Interrupt as error:
+    print("stopped; the same command goes on packing", flush=True)
+    return 128 + error.signum
+  if points[0].flops:
+    _record(points, columns, epath.Path(args.out) / "sweep.json")
+  return Sweep(points, args).run()
+
+
+def _record(points, columns, path):
+  """Writes what was swept, for tools/report.py."""
+  before = sweep_points.read_json(path) if path.exists() else {}
+  wanted = before | {
+      "columns": columns, "points": before.get("points", {}) | {
+          point.name: point.overrides for point in points}}
+  if wanted != before:
+    sweep_points.write_json(path, wanted)
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  logging.set_verbosity(logging.WARNING)
+  # The accelerator is the runs' own.
+  jax.config.update("jax_platforms", "cpu")
+  with errors.one_line_exit():
+    sys.exit(_run(args))
+
+
+if __name__ == "__main__":
+  main()
