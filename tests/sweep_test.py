@@ -18,7 +18,6 @@ import pytest
 from configs import base
 from configs import sweeps
 from latemask import config_file
-from latemask import errors
 from latemask import step as step_lib
 from latemask.tools import report_runs
 from latemask.tools import sweep

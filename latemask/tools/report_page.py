@@ -12,7 +12,6 @@ from latemask.data import glue
 from latemask.tools import rank as rank_lib
 from latemask.tools import report_figures as figures_lib
 from latemask.tools import report_look as look_lib
-from latemask.tools import report_runs as runs_lib
 from latemask.tools import report_series as series_lib
 
 # Every picture there may be: what stands side by side, in the page's order.
