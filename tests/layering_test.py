@@ -28,7 +28,7 @@ ORDER = [
      "tools.soak", "tools.sweep_claims", "tools.sweep_points", "tools.sweep",
      "tools.rank", "tools.report_runs", "tools.report_series",
      "tools.report_look", "tools.report_figures", "tools.report_page",
-     "tools.report"]]
+     "tools.report", "tools.token_layers"]]
 FLAT = [name for row in ORDER for name in row]
 
 

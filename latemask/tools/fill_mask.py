@@ -96,22 +96,28 @@ class Filler:
   def fill(self, text, top=5, truncate=False):
     """Returns, for each mask, the `top` best [(word, probability)].
 
-    Special tokens and single bytes are left out; ## begins what continues a
-    word.
-
     Raises:
       InputError: see `ids`.
     """
     ids_S = self.ids(text, truncate)
     masks_Q = np.flatnonzero(ids_S == tokenizer_lib.MASK)
-    probabilities_QxV = np.array(self._logits(
-        self._params, _masked(ids_S, masks_Q)))[0, :len(masks_Q)]
-    probabilities_QxV[:, self._is_no_word_V] = 0
+    probabilities_QxV = self.probabilities(
+        _masked(ids_S, masks_Q))[:len(masks_Q)]
     best_QxN = np.argsort(-probabilities_QxV, axis=1, kind="stable")[:, :top]
-    return [[(self._word(i), float(probabilities_V[i])) for i in best_N]
+    return [[(self.word(i), float(probabilities_V[i])) for i in best_N]
             for probabilities_V, best_N in zip(probabilities_QxV, best_QxN)]
 
-  def _word(self, index):
+  def probabilities(self, masked):
+    """Returns those of all words for the targets of the first row, [T, V].
+
+    Special tokens and single bytes have none.
+    """
+    probabilities_TxV = np.array(self._logits(self._params, masked))[0]
+    probabilities_TxV[:, self._is_no_word_V] = 0
+    return probabilities_TxV
+
+  def word(self, index):
+    """Returns a piece as text; ## begins what continues a word."""
     piece = self._tokenizer.processor.id_to_piece(int(index))
     return piece.replace("\u2581", " ").strip() if (
         piece.startswith("\u2581")) else "##" + piece
