@@ -42,8 +42,7 @@ class Writer:
             self._evaluated.add(record["step"])
     # All processes must come to the same `has_eval`: an evaluation is theirs
     # together. None may cut the file before all have read it.
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("metrics read")
+    multihost_utils.sync_global_devices("metrics read")
     if not self._is_active:
       return
     with _full_disk(self._path):

@@ -20,10 +20,10 @@ import signal
 
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from latemask import checkpoint
+from latemask import distributed
 from latemask import errors
 from latemask import evaluate
 from latemask import flops
@@ -382,11 +382,8 @@ def _prepare(config, workdir):
     except errors.InputError as error:
       refusal = error
   # A barrier that also tells the others whether there is anything to wait for.
-  if jax.process_count() > 1 and np.any(multihost_utils.process_allgather(
-      np.bool_(refusal is not None))):
-    refusal = refusal or errors.InputError("process 0 could not pack the rows")
-  if refusal:
-    raise refusal
+  if not distributed.everywhere(refusal is None):
+    raise refusal or errors.InputError("process 0 could not pack the rows")
   if jax.process_index() > 0:
     packed = packing.load(config, directory)
     if packed is None:

@@ -103,6 +103,14 @@ def test_other_bits_that_can_be_read(saved, capsys):
   assert "other bits than were saved in" in capsys.readouterr().out
 
 
+def test_steps_are_those_of_whole_checkpoints(tmp_path):
+  assert checkpoint.steps(tmp_path) == []
+  for name in ("5", "10", "10.damaged", "15.orbax-checkpoint-tmp", "other"):
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
+  (tmp_path / "checkpoints" / "20").write_text("no folder")
+  assert sorted(checkpoint.steps(tmp_path)) == [5, 10]
+
+
 def test_all_checkpoints_damaged_is_no_new_start(saved):
   config, workdir, _ = saved
   faults.damage("checkpoints: all bad", workdir, random.Random(0))

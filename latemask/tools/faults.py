@@ -81,8 +81,8 @@ def damage(name, workdir, rng):
     else:
       path.write_bytes(_flipped(whole, rng))
     return lambda: path.write_bytes(whole)
-  steps = sorted((p for p in workdir.glob("checkpoints/*")
-                  if p.name.isdigit()), key=lambda p: int(p.name))
+  steps = [workdir / "checkpoints" / str(step)
+           for step in sorted(checkpoint.steps(workdir))]
   if name == "checkpoints: all bad":
     kept = workdir.with_suffix(".kept")
     shutil.copytree(workdir / "checkpoints", kept)

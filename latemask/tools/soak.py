@@ -187,8 +187,7 @@ class Run:
 
   def checkpoints(self):
     """Returns the steps of the checkpoints, the newest first."""
-    return sorted((int(p.name) for p in self.workdir.glob("checkpoints/*")
-                   if p.name.isdigit()), reverse=True)
+    return sorted(checkpoint.steps(self.workdir), reverse=True)
 
   def start(self, name, rng=random):
     """Runs the command under a fault; returns what went wrong, or ""."""
