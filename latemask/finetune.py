@@ -125,7 +125,7 @@ def finetune(config, workdir):
         program = programs[data.task.num_outputs]
         for cell in todo[data.name]:
           result, _ = train_cell(config, program, data, cell, clock)
-          _write_json(_path(workdir, data.name, cell), result)
+          local.write_json(_path(workdir, data.name, cell), result)
         if config.predict_test or config.export:
           _use_best(config, program, data, tokenizer, workdir)
   except signals.Interrupt as error:
@@ -334,7 +334,7 @@ def _use_best(config, program, data, tokenizer, workdir):
               class_head=params["head"], labels=data.task.labels,
               overwrite=True)
     metrics.say(f"wrote {folder}: {cell}")
-  _write_json(record, wanted)
+  local.write_json(record, wanted)
 
 
 class _Clock:
@@ -353,13 +353,6 @@ class _Clock:
 
 def _path(workdir, name, cell):
   return workdir / "cells" / name / f"{cell}.json"
-
-
-def _write_json(path, value):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + ".part")
-  part.write_text(json.dumps(value, indent=1) + "\n")
-  part.replace(path)
 
 
 def _is_finished(workdir, data, cell):

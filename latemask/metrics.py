@@ -16,6 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from latemask import errors
+from latemask.data import local
 
 
 class Writer:
@@ -49,9 +50,8 @@ class Writer:
       if self._file:
         self._file.close()
       if self._path.exists():
-        part = self._path.with_name("metrics.jsonl.part")
-        part.write_text("".join(kept))
-        part.replace(self._path)
+        with local.writing(self._path) as part:
+          part.write_text("".join(kept))
       self._file = self._path.open("a")
 
   def has_eval(self, step):

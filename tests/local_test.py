@@ -61,6 +61,26 @@ def test_remote_or_not():
   assert not local.is_remote(pathlib.Path("/data/rows"))
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_fails_leaves_nothing(tmp_path, monkeypatch, remote):
+  monkeypatch.setattr(local, "is_remote", lambda path: remote)
+  path = tmp_path / "new" / "file.json"
+  local.write_json(path, {"b": [1], "a": None})
+  assert path.read_text() == '{\n "b": [\n  1\n ],\n "a": null\n}\n'
+  local.write_json(path, {"b": 1, "a": 2}, sort_keys=True)
+  assert path.read_text() == '{\n "a": 2,\n "b": 1\n}\n'
+  with pytest.raises(KeyboardInterrupt):
+    with local.writing(path) as part:
+      part.write_text("half")
+      raise KeyboardInterrupt
+  (path.parent / "folder").mkdir()
+  with pytest.raises(IsADirectoryError):
+    with local.writing(path.parent / "folder") as part:
+      part.write_text("whole")
+  assert {p.name for p in path.parent.iterdir()} == {"file.json", "folder"}
+  assert path.read_text() == '{\n "a": 2,\n "b": 1\n}\n'
+
+
 def test_folders_that_cannot_be_written():
   with pytest.raises(errors.InputError, match="/dev/null is a file"):
     local.check_writable("/dev/null/x/y")

@@ -191,8 +191,8 @@ def prepare(config, directory, pack=None):
     raise errors.InputError(
         f"data.source {config.data.source} holds no document of at least "
         f"{rows.MIN_PIECE_TOKENS} tokens")
-  _write_json(directory / "manifest.json", manifest | {
-      "complete": True, "totals": totals, "shards": shards})
+  local.write_json(directory / "manifest.json", manifest | {
+      "complete": True, "totals": totals, "shards": shards}, sort_keys=True)
   done_tokens = sum(shards[s]["tokens"] for s in todo)
   print(f"packed {totals['documents']:,} documents, {totals['tokens']:,} "
         f"tokens, {totals['rows']:,} rows of {config.data.length} in "
@@ -245,7 +245,7 @@ def pack_shard(job, shard, progress=lambda num_bytes: None):
                        "first_bad_document": bad.first,
                        "file": path.name, "sha256": _sha256(part),
                        "bytes": part.stat().length}
-  _write_json(path.with_suffix(".json"), result)
+  local.write_json(path.with_suffix(".json"), result, sort_keys=True)
   return result
 
 
@@ -327,7 +327,7 @@ def _continue_or_begin(directory, manifest):
           f"{directory} holds a preparation that is not complete, and its "
           "sources or shards have changed; delete the folder or choose "
           "another data.dir")
-  _write_json(path, manifest)
+  local.write_json(path, manifest, sort_keys=True)
 
 
 def _pack_here(job):
@@ -358,8 +358,3 @@ def _shard_name(shard, num_shards, suffix):
 def _sha256(path):
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path, value):
-  with local.writing(path) as part:
-    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

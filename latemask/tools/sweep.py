@@ -231,7 +231,7 @@ class Sweep:
     if code is None:
       return
     if code == 0:
-      sweep_points.write_json(point.file("done"), {
+      local.write_json(point.file("done"), {
           "config": point.wanted, "secs": round(process.secs, 1),
           "flops_per_sec": process.flops_per_sec})
       point.file("failed").unlink(missing_ok=True)
@@ -239,8 +239,8 @@ class Sweep:
       said = f"done in {metrics.duration(process.secs)}"
     else:
       reason = f"exit code {code}: {process.last_line()}"
-      sweep_points.write_json(point.file("failed"),
-                              {"code": code, "reason": reason})
+      local.write_json(point.file("failed"),
+                       {"code": code, "reason": reason})
       self._failed[point.name] = reason
       said = f"FAILED, {reason}"
     self._drop(process)
@@ -375,7 +375,7 @@ def _record(points, columns, path):
       "columns": columns, "points": before.get("points", {}) | {
           point.name: point.overrides for point in points}}
   if wanted != before:
-    sweep_points.write_json(path, wanted)
+    local.write_json(path, wanted)
 
 
 def main():

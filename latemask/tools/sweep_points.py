@@ -323,10 +323,3 @@ def _object(text):
   except ValueError:
     return {}
   return found if isinstance(found, dict) else {}
-
-
-def write_json(path, value):
-  """Writes a file whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with local.writing(path) as part:
-    part.write_text(json.dumps(value, indent=1) + "\n")
