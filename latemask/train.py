@@ -374,7 +374,7 @@ def _introduce(program, loader, progress):
 
 def _prepare(config, workdir):
   """Packs on process 0 while the others wait."""
-  directory = config.data.dir or workdir / "data"
+  directory = packing.directory_of(config, workdir)
   refusal = None
   if jax.process_index() == 0:
     try:

@@ -247,7 +247,6 @@ def main(argv=None):
     if "data" not in config:
       raise errors.InputError(
           f"{args.config} has no data to pack; give a config that pre-trains")
-    packing.check(config)
     if args.dry_run:
       dry_run(config, args.out)
       return
