@@ -33,7 +33,6 @@ from latemask import metrics
 from latemask import pretrained as pretrained_lib
 from latemask import results as results_lib
 from latemask import signals
-from latemask import train
 from latemask import workdir as workdir_lib
 from latemask.data import glue
 from latemask.data import local
@@ -94,7 +93,7 @@ def finetune(config, workdir):
 
   Raises:
     InputError: the config or what it names cannot be used.
-    train.Stopped: SIGINT or SIGTERM; finished cells are kept.
+    signals.Stopped: SIGINT or SIGTERM; finished cells are kept.
   """
   workdir = epath.Path(workdir)
   check(config)
@@ -130,7 +129,7 @@ def finetune(config, workdir):
           _use_best(config, program, data, tokenizer, workdir)
   except signals.Interrupt as error:
     metrics.say("stopped; the same command goes on with the cell begun last")
-    raise train.Stopped(error.signum) from error
+    raise signals.Stopped(error.signum) from error
   results = _results(workdir)
   table = results_lib.tabulate(results)
   (workdir / "results.md").write_text(table)

@@ -37,14 +37,14 @@ def test_packed_there_and_read_here(bucket, corpus, tmp_path, packed_dir):
              for n in names)
   here = packing.load(conftest.tiny_config(f"text:{corpus}/*.txt"), packed_dir)
   for _ in range(2):
-    there = loader.Loader(packed, config, 0)
+    there = loader.Loader(packed, config)
     np.testing.assert_array_equal(
-        there.read(range(20)), loader.Loader(here, config, 0).read(range(20)))
+        there.read(range(20)), loader.Loader(here, config).read(range(20)))
     # Only the copies are opened; a second start makes none anew.
     copies = sorted((tmp_path / "cache").rglob("*.arrayrecord"))
     assert len(copies) == len(packed.paths)
     times = [copy.stat().st_mtime_ns for copy in copies]
-    loader.Loader(packed, config, 0)
+    loader.Loader(packed, config)
     assert times == [copy.stat().st_mtime_ns for copy in copies]
     copies[0].write_bytes(copies[0].read_bytes()[:1000])  # Mended.
 
@@ -52,7 +52,7 @@ def test_packed_there_and_read_here(bucket, corpus, tmp_path, packed_dir):
 def test_what_is_local_is_not_copied(packed_dir, corpus, tmp_path):
   config = conftest.tiny_config(f"text:{corpus}/*.txt")
   config.data.cache_dir = str(tmp_path / "cache")
-  loader.Loader(packing.load(config, packed_dir), config, 0)
+  loader.Loader(packing.load(config, packed_dir), config)
   assert not (tmp_path / "cache").exists()
 
 

@@ -245,14 +245,11 @@ def _run(args):
         _rows(contenders[0].rows, contenders[0].length,
               contenders[0].program.model.config.vocab_size),
         not args.eager))
-  kind = jax.devices()[0].device_kind
-  peak = flops.PEAK_FLOPS.get(kind)
-  peak = peak and peak * jax.device_count()
-  if args.peak:
-    peak = measured_peak(contenders[0].details["dtype"])
+  peak = (measured_peak(contenders[0].details["dtype"]) if args.peak
+          else flops.peak_flops())
   for line in report(contenders, measure(contenders, args.repeats), peak):
-    print(json.dumps({"device": kind, "devices": jax.device_count()} | line),
-          flush=True)
+    print(json.dumps({"device": jax.devices()[0].device_kind,
+                      "devices": jax.device_count()} | line), flush=True)
 
 
 def main():

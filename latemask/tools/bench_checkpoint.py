@@ -58,7 +58,7 @@ def _run(args, folder):
   packed = packing.prepare(config, f"{folder}/data")
   program = step_lib.build(config, packed.tokenizer.vocab_size,
                            packed.tokenizer.word_start_V)
-  loader = loader_lib.Loader(packed, config, config.seed)
+  loader = loader_lib.Loader(packed, config)
   bench = _Bench(config, folder, packed, program, loader)
   state = bench.step(bench.step(program.init_state(), 0), 1)  # Compiles.
   num_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
@@ -153,8 +153,7 @@ class _Bench:
       for step, found in secs.items():
         start_secs = time.monotonic()
         checkpoints = self._checkpoints(str(step))
-        loader = loader_lib.Loader(
-            self._packed, self._config, self._config.seed)
+        loader = loader_lib.Loader(self._packed, self._config)
         restored = checkpoints.restore(self._program.state_shapes).state
         self._loader = loader
         self.step(restored, step)
