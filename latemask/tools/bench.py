@@ -35,6 +35,7 @@ import tqdm
 from latemask import config_file
 from latemask import errors
 from latemask import flops
+from latemask import markdown
 from latemask import sharding
 from latemask import step as step_lib
 from latemask.data import tokenizer
@@ -197,10 +198,7 @@ def _print_table(table):
       k: v / 1e9 if "flops" in k else v / 1e6 if k == "parameters" else v
       for k, v in row.items()}) for text in columns.values()]
           for row in table]
-  widths = [max(map(len, column)) for column in zip(columns, *rows)]
-  for row in (columns, ["-" * width for width in widths], *rows):
-    print("| " + " | ".join(
-        text.ljust(width) for text, width in zip(row, widths)) + " |")
+  print(markdown.table([columns, *rows]), end="")
 
 
 def _parser():

@@ -32,6 +32,7 @@ import tqdm
 
 from latemask import checkpoint
 from latemask import errors
+from latemask import markdown
 from latemask.tools import faults
 
 _TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
@@ -100,7 +101,7 @@ def _soak(args):
   bar.close()
   table, all_survived = tabulate(
       outcomes, (time.monotonic() - start_secs) / 60)
-  print(table)
+  print(table, end="")
   if all_survived and not args.out:
     shutil.rmtree(out)
   return int(not all_survived)
@@ -108,19 +109,17 @@ def _soak(args):
 
 def tabulate(outcomes, minutes):
   """Returns (table by kind of fault as Markdown, whether all survived)."""
-  lines = ["| fault | injected | survived | bit-equal | exit codes |",
-           "|---|---|---|---|---|"]
+  rows = [("fault", "injected", "survived", "bit-equal", "exit codes")]
   met = [n for n in faults.FAULTS if any(o[0] == n for o in outcomes)]
   for name in met + [None]:
-    rows = [o for o in outcomes if name in (None, o[0])]
-    codes = sorted({o[1] for o in rows})
-    lines.append(
-        f"| {name or f'all, in {minutes:.0f} min'} | {len(rows)} | "
-        f"{sum(not o[2] for o in rows)} | {sum(o[3] for o in rows)} | "
-        f"{', '.join(map(str, codes))} |")
-  failed = [f"- {o[0]} ({o[4]}): {o[2] or 'the result differs'}"
+    found = [o for o in outcomes if name in (None, o[0])]
+    rows.append((
+        name or f"all, in {minutes:.0f} min", str(len(found)),
+        str(sum(not o[2] for o in found)), str(sum(o[3] for o in found)),
+        ", ".join(map(str, sorted({o[1] for o in found})))))
+  failed = [f"- {o[0]} ({o[4]}): {o[2] or 'the result differs'}\n"
             for o in outcomes if o[2] or not o[3]]
-  return "\n".join(lines + failed), not failed
+  return markdown.table(rows) + "".join(failed), not failed
 
 
 def break_run(workdir, corpus, reference, kinds, rng, deadline=math.inf,

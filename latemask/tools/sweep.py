@@ -354,7 +354,7 @@ def _run(args):
   points = sweep_points.check(points)
   local.check_writable(args.out)
   rate = sweep_points.rate_of(points) or args.flops_per_sec
-  print(sweep_points.table(points, rate, args.parallel), flush=True)
+  print(sweep_points.table(points, rate, args.parallel), end="", flush=True)
   if args.dry_run:
     return 0
   try:

@@ -21,6 +21,7 @@ import ml_collections
 from latemask import config_file
 from latemask import errors
 from latemask import finetune
+from latemask import markdown
 from latemask import metrics
 from latemask import train
 from latemask import workdir as workdir_lib
@@ -33,7 +34,8 @@ from latemask.data import tfds_source
 _PLACES = re.compile(r"(data\.)?(dir|cache_dir|tfds_dir|data_dir|workers)"
                      r"|init_from")
 # Of the group `data`, what packed rows do not depend on.
-_NOT_PACKED = ("dir", "cache_dir", "tfds_dir", "workers", "eval_fraction")
+_NOT_PACKED = ("dir", "cache_dir", "tfds_dir", "workers", "eval_fraction",
+               "max_bad_documents")
 _MAX_NAME = 180
 
 
@@ -264,22 +266,19 @@ def table(points, rate, parallel):
     rate: FLOP/s of a run; None where it is unknown.
     parallel: runs at a time.
   """
-  lines = [("run", "steps", "PFLOP", "time", "state"), ("---",) * 5]
+  rows = [("run", "steps", "PFLOP", "time", "state")]
   for point in points:
-    lines.append((
+    rows.append((
         point.name, f"{point.num_steps:,}" if point.num_steps else "",
         f"{point.flops / 1e15:,.4g}" if point.flops else "",
         _time(point.flops / rate if rate and point.flops else None),
         point.state))
   todo = [point for point in points if not point.done]
   total = sum(point.flops or 0 for point in todo)
-  lines.append((f"{len(todo)} of {len(points)} to do, {parallel} at a time",
-                "", f"{total / 1e15:,.4g}" if total else "",
-                _time(left_secs(todo, points, rate, parallel)), ""))
-  widths = [max(map(len, column)) for column in zip(*lines)]
-  return "\n".join("| " + " | ".join(
-      cell.ljust(width) for cell, width in zip(line, widths)) + " |"
-                   for line in lines)
+  rows.append((f"{len(todo)} of {len(points)} to do, {parallel} at a time",
+               "", f"{total / 1e15:,.4g}" if total else "",
+               _time(left_secs(todo, points, rate, parallel)), ""))
+  return markdown.table(rows)
 
 
 def left_secs(todo, points, rate, parallel):
