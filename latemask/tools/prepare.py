@@ -18,8 +18,8 @@ that is, estimated from a sample, and writes and downloads nothing.
 """
 
 import argparse
+import contextlib
 import dataclasses
-import threading
 
 from etils import epath
 import numpy as np
@@ -27,6 +27,7 @@ import numpy as np
 from latemask import config_file
 from latemask import errors
 from latemask.data import packing
+from latemask.data import processes
 from latemask.data import rows as rows_lib
 from latemask.data import sources as sources_lib
 from latemask.data import tfds_source
@@ -74,7 +75,7 @@ def beam_packer(runner, beam_args):
      # Else runners give one worker all that was made together.
      | beam.Reshuffle()
      | "pack" >> beam.Map(_pack_on_worker, job=job))
-    with _Watch(job):
+    with _watching(job):
       state = pipeline.run().wait_until_finish()
     for message in _take_refusals(job):
       raise errors.InputError(message)
@@ -110,32 +111,21 @@ def _take_refusals(job):
   return messages
 
 
-class _Watch:
+@contextlib.contextmanager
+def _watching(job):
   """Prints how many shards are done, while its body runs and at the end."""
-
-  def __init__(self, job):
-    self._job, self._said = job, None
-    self._end = threading.Event()
-    self._thread = threading.Thread(target=self._follow, daemon=True)
-
-  def __enter__(self):
-    self._thread.start()
-
-  def __exit__(self, *exception):
-    self._end.set()
-    self._thread.join()
-    self._say()
-
-  def _follow(self):
-    while not self._end.wait(_POLL_SECS):
-      self._say()
-
-  def _say(self):
-    job = self._job
+  said = None
+  def say():
+    nonlocal said
     done = len(packing.done_shards(job.directory, job.num_shards))
-    if done != self._said:
+    if done != said:
       print(f"{done:,} of {job.num_shards:,} shards are packed", flush=True)
-    self._said = done
+    said = done
+  try:
+    with processes.repeating(say, _POLL_SECS):
+      yield
+  finally:
+    say()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Point:
 
   @property
   def state(self):
-    """done, failed (and not begun since), begun or new."""
+    """done, failed (so it ended last), begun or new."""
     if self.done:
       return "done"
     if self.file("failed").exists():
@@ -121,8 +121,8 @@ def read(spec, out, init_from=()):
     changed = _copy(config)
     config_file.override(changed, overrides, f"{path}: {overrides}")
     if is_finetuning:
-      points += [_finetuning(run, overrides, changed, given, name)
-                 for run in init_from or _done_runs(epath.Path(out))]
+      points += [_finetuning(run, overrides, changed) for run
+                 in init_from or _done_runs(epath.Path(out))]
     else:
       label = name_of(changed, overrides)
       points.append(Point(
@@ -136,7 +136,7 @@ def read(spec, out, init_from=()):
   return points, columns
 
 
-def _finetuning(run, overrides, config, given, name):
+def _finetuning(run, overrides, config):
   config = _copy(config)
   with config.unlocked():
     config.init_from = str(run)
