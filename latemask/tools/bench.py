@@ -21,7 +21,6 @@ whose last layer computes the targets alone, and to one that computes it for
 all tokens, as is usual elsewhere; and the ratio of layers x tokens.
 """
 
-import argparse
 import json
 import re
 import statistics
@@ -39,6 +38,7 @@ from latemask import markdown
 from latemask import sharding
 from latemask import step as step_lib
 from latemask.data import tokenizer
+from latemask.tools import command
 
 _FLOPS_CONFIGS = tuple(
     f"configs/{name}.py:{size}" for size in ("base", "large")
@@ -202,9 +202,7 @@ def _print_table(table):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.bench", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("bench", __doc__)
   parser.add_argument("--config", action="append", default=[],
                       help="FILE[:SIZE][,KEY=VALUE...]; may stand repeatedly")
   parser.add_argument("--rows", type=int, help="rows of a batch")

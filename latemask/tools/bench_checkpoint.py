@@ -12,7 +12,6 @@ Three JSON lines:
            step 10 and at step 1,000,000 (compiling left out), and their ratio
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ from latemask import errors
 from latemask import step as step_lib
 from latemask.data import loader as loader_lib
 from latemask.data import packing
+from latemask.tools import command
 
 _EARLY, _LATE = 10, 1_000_000
 
@@ -42,9 +42,7 @@ def main():
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.bench_checkpoint", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("bench_checkpoint", __doc__)
   parser.add_argument(
       "--config", default="configs/base.py:small,data.source=builtin,"
       "data.vocab_size=4096,model.dtype=float32,train.batch_size=8",

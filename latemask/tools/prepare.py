@@ -17,7 +17,6 @@ byte for byte, and what one has begun the other goes on with.
 that is, estimated from a sample, and writes and downloads nothing.
 """
 
-import argparse
 import contextlib
 import dataclasses
 
@@ -32,6 +31,7 @@ from latemask.data import rows as rows_lib
 from latemask.data import sources as sources_lib
 from latemask.data import tfds_source
 from latemask.data import tokenizer as tokenizer_lib
+from latemask.tools import command
 
 _POLL_SECS = 10
 _REFUSED = ".refused"
@@ -212,10 +212,7 @@ def _estimate(config, source, tokenizer):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.prepare", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      allow_abbrev=False)
+  parser = command.parser("prepare", __doc__, allow_abbrev=False)
   parser.add_argument("--config", required=True,
                       help="FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--out", required=True, help="folder of the packed rows")

@@ -12,7 +12,6 @@ of the unbroken run, bit for bit. Exit code 1 if any has not. What failed stays
 under --out, with the output of every start.
 """
 
-import argparse
 import concurrent.futures
 import json
 import math
@@ -33,6 +32,7 @@ import tqdm
 from latemask import checkpoint
 from latemask import errors
 from latemask import markdown
+from latemask.tools import command
 from latemask.tools import faults
 
 _TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
@@ -48,9 +48,7 @@ def main():
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.soak", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("soak", __doc__)
   parser.add_argument("--minutes", type=float, default=30,
                       help="no run is begun later (30)")
   parser.add_argument("--faults", type=int,

@@ -24,7 +24,6 @@ Exit codes: 0 all done; 1 some runs failed (they are listed); 2 what was given
 cannot be used; 143 / 130 stopped by SIGTERM / SIGINT, the runs after a save.
 """
 
-import argparse
 import contextlib
 import math
 import os
@@ -44,6 +43,7 @@ from latemask import metrics
 from latemask import signals as signals_lib
 from latemask.data import local
 from latemask.data import packing
+from latemask.tools import command
 from latemask.tools import sweep_claims
 from latemask.tools import sweep_points
 
@@ -296,9 +296,7 @@ def _pack(points, args):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.sweep", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("sweep", __doc__)
   parser.add_argument("--config", required=True,
                       help="a sweep, FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--out", help="folder of the runs")
