@@ -304,7 +304,7 @@ def test_killed_for_real(tmp_path, monkeypatch, no_tensorflow):
   monkeypatch.setattr(soak, "_HANG_SECS", 120)
   corpus = soak.make_corpus(tmp_path)
   reference = soak.Run(tmp_path / "unbroken", corpus)
-  assert not reference.start(None) and reference.code == 0
+  assert not reference.start(None, random.Random(1)) and reference.code == 0
   run = soak.Run(tmp_path / "run", corpus)
   rng = random.Random(0)
   for name, code in (("SIGKILL, save", -signal.SIGKILL),
@@ -314,5 +314,5 @@ def test_killed_for_real(tmp_path, monkeypatch, no_tensorflow):
     assert run.start(name, rng) == "", run.log.read_text()[-3000:]
     assert run.code in (code, 0), name
   while run.code:
-    assert run.start(None) == ""
+    assert run.start(None, rng) == ""
   assert run.result() == reference.result()
