@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from latemask import distributed
 from latemask import errors
 from latemask import keys
 from latemask import sharding
@@ -124,7 +125,7 @@ class Checkpoints:
       # On damaged files Orbax raises anything, a bare Exception included.
       except Exception as found:
         progress, error = None, found
-      if _everywhere(progress is not None):
+      if distributed.everywhere(progress is not None):
         for bad in damaged:
           self._set_aside(bad)
         return progress
@@ -153,12 +154,11 @@ class Checkpoints:
 
   def _set_aside(self, step):
     if jax.process_index() == 0:
-      path = epath.Path(self._manager.directory) / str(step)
+      path = self._manager.directory / str(step)
       names = (path.with_name(f"{step}.damaged{'-' * n}{n or ''}")
                for n in itertools.count())
       path.rename(next(name for name in names if not name.exists()))
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f"set aside {step}")
+    multihost_utils.sync_global_devices(f"set aside {step}")
     self._manager.reload()
 
   def wait(self):
@@ -191,8 +191,10 @@ class Checkpoints:
       self._manager.wait_until_finished()
     except (OSError, ValueError) as found:
       error = error or found
-    self._sweep()
     step, self._saving = self._saving, None
+    if error and step is not None:
+      self._failed_steps.add(step)
+    self._sweep()
     if step is None:
       return
     if error is None:
@@ -201,13 +203,10 @@ class Checkpoints:
     self._num_failed += 1
     print(f"step {step:,}: the save failed ({self._num_failed} in a row): "
           f"...{str(error).strip().splitlines()[0][-120:]}", flush=True)
-    self._failed_steps.add(step)
-    self._sweep()
     if self._num_failed > self._max_failed:
       raise errors.SaveError(
           f"{self._num_failed} saves in a row have failed; make room, and the "
           f"same command goes on from step {self.latest_step or 0:,}")
-
 
   def _sweep(self):
     """Gives back the room that failed saves took.
@@ -215,18 +214,16 @@ class Checkpoints:
     More than once: a thread of theirs may come late and write on.
     """
     if jax.process_index() == 0:
-      folder = epath.Path(self._manager.directory)
       for step in self._failed_steps - set(self._manager.all_steps()):
-        for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+        for path in self._manager.directory.glob(
+            f"{step}.orbax-checkpoint-tmp*"):
           with contextlib.suppress(OSError):  # Just then it wrote.
             path.rmtree(missing_ok=True)
 
 
 def steps(workdir):
-  """Returns the steps of the checkpoints of a workdir, in no order."""
-  folder = epath.Path(workdir) / "checkpoints"
-  return [int(path.name) for path in folder.iterdir()
-          if path.name.isdigit()] if folder.is_dir() else []
+  """Returns the steps of the whole checkpoints of a workdir, in no order."""
+  return ocp.utils.checkpoint_steps(epath.Path(workdir) / "checkpoints")
 
 
 def read(path):
@@ -313,10 +310,3 @@ def _checked(run):
 
 def _line(error):
   return (str(error).strip().splitlines() or [repr(error)])[0][:300]
-
-
-def _everywhere(holds):
-  """Returns whether something holds on all processes."""
-  if jax.process_count() == 1:
-    return holds
-  return bool(np.all(multihost_utils.process_allgather(np.bool_(holds))))

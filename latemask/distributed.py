@@ -1,4 +1,4 @@
-"""Start and end of a run of several processes.
+"""Start and end of a run of several processes, and what they agree on.
 
 Who takes part comes from TPU metadata or from flags. Then a roll call: every
 process tells process 0 that it is there, and each learns who is missing when
@@ -17,10 +17,11 @@ import socket
 import sys
 import time
 import traceback
-import urllib.error
 import urllib.request
 
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 
 from latemask import errors
 
@@ -80,7 +81,10 @@ def together(spec, num_processes=None, process_id=None, start_secs=300):
     yield
   # Also what ends all processes alike, such as a stop by a signal.
   except (errors.Ending, SystemExit):
-    jax.distributed.shutdown()
+    # This waits for the others. If they know nothing of the end, and sit in a
+    # collective, it raises, which must not take the place of the exit code.
+    with contextlib.suppress(RuntimeError):
+      jax.distributed.shutdown()
     raise
   except BaseException:
     # The others are somewhere in a collective and will not come to an orderly
@@ -90,6 +94,11 @@ def together(spec, num_processes=None, process_id=None, start_secs=300):
     sys.stderr.flush()
     os._exit(1)
   jax.distributed.shutdown()
+
+
+def everywhere(holds):
+  """Returns whether something holds on all processes, which all ask."""
+  return bool(np.all(multihost_utils.process_allgather(np.bool_(holds))))
 
 
 def _team(spec, num_processes, process_id):
@@ -132,7 +141,7 @@ def _metadata(key):
   try:
     with urllib.request.urlopen(request, timeout=10) as response:
       return response.read().decode()
-  except (OSError, urllib.error.URLError) as error:
+  except OSError as error:
     raise errors.InputError(
         f"--distributed=tpu: no TPU metadata ({key}: {error}); on other "
         "machines give HOST:PORT, --num_processes and --process_id") from error

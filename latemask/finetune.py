@@ -33,7 +33,6 @@ from latemask import metrics
 from latemask import pretrained as pretrained_lib
 from latemask import results as results_lib
 from latemask import signals
-from latemask import train
 from latemask import workdir as workdir_lib
 from latemask.data import glue
 from latemask.data import local
@@ -94,7 +93,7 @@ def finetune(config, workdir):
 
   Raises:
     InputError: the config or what it names cannot be used.
-    train.Stopped: SIGINT or SIGTERM; finished cells are kept.
+    signals.Stopped: SIGINT or SIGTERM; finished cells are kept.
   """
   workdir = epath.Path(workdir)
   check(config)
@@ -125,12 +124,12 @@ def finetune(config, workdir):
         program = programs[data.task.num_outputs]
         for cell in todo[data.name]:
           result, _ = train_cell(config, program, data, cell, clock)
-          _write_json(_path(workdir, data.name, cell), result)
+          local.write_json(_path(workdir, data.name, cell), result)
         if config.predict_test or config.export:
           _use_best(config, program, data, tokenizer, workdir)
   except signals.Interrupt as error:
     metrics.say("stopped; the same command goes on with the cell begun last")
-    raise train.Stopped(error.signum) from error
+    raise signals.Stopped(error.signum) from error
   results = _results(workdir)
   table = results_lib.tabulate(results)
   (workdir / "results.md").write_text(table)
@@ -334,7 +333,7 @@ def _use_best(config, program, data, tokenizer, workdir):
               class_head=params["head"], labels=data.task.labels,
               overwrite=True)
     metrics.say(f"wrote {folder}: {cell}")
-  _write_json(record, wanted)
+  local.write_json(record, wanted)
 
 
 class _Clock:
@@ -353,13 +352,6 @@ class _Clock:
 
 def _path(workdir, name, cell):
   return workdir / "cells" / name / f"{cell}.json"
-
-
-def _write_json(path, value):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + ".part")
-  part.write_text(json.dumps(value, indent=1) + "\n")
-  part.replace(path)
 
 
 def _is_finished(workdir, data, cell):

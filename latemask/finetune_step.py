@@ -39,11 +39,6 @@ def _squared_error(logits_Bx1, labels_B):
 _LOSSES = {False: _cross_entropy, True: _squared_error}
 
 
-def _key(seed, stream, kind="threefry2x32"):
-  return jax.random.fold_in(
-      jax.random.key(seed, impl=keys.KINDS[kind]), stream)
-
-
 def _pretraining_keys(config, num_steps):
   """Returns the keys of pre-training that optimizer.py reads; rate 1."""
   options = config.optimizer.to_dict()
@@ -90,13 +85,14 @@ class Program:
     encoder = self.encoder
     if self.from_scratch:
       fresh = model_lib.LateMaskModel(self.model).init(
-          _key(seed, _ENCODER), masking.unmasked(jnp.zeros((1, 1), jnp.int32)),
+          keys.stream(seed, _ENCODER),
+          masking.unmasked(jnp.zeros((1, 1), jnp.int32)),
           method="encode")["params"]
       encoder = {name: fresh[name] for name in encoder}
     # Copied, since a step takes its state away.
     params = {"encoder": jax.tree.map(jnp.copy, encoder),
               "head": classifier.init_head(
-                  self.model, self.num_outputs, _key(seed, _HEAD))}
+                  self.model, self.num_outputs, keys.stream(seed, _HEAD))}
     return step_lib.TrainState(
         jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 
@@ -117,7 +113,7 @@ class Program:
   def _train_step(self, state, batch, learning_rate, seed):
     ids_BxS, labels_B, weights_B = batch
     key_drop = jax.random.fold_in(
-        _key(seed, _DROPOUT, "hash"), state.step)
+        keys.stream(seed, _DROPOUT, "hash"), state.step)
 
     def mean_loss(params):
       logits_BxC = classifier.logits(

@@ -26,6 +26,12 @@ PEAK_FLOPS = {
 }
 
 
+def peak_flops():
+  """Returns the FLOP/s of all devices; None where the chip is not known."""
+  peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+  return peak and peak * jax.device_count()
+
+
 def train_step_flops(config, plan, pruned=True):
   """Returns {component: FLOPs of a row in one train step}.
 

@@ -17,6 +17,11 @@ import numpy as np
 _THREEFRY = extend_random.threefry_prng_impl
 
 
+def stream(seed, number, kind="threefry2x32"):
+  """Returns the key of one of the streams of random numbers of a seed."""
+  return jax.random.fold_in(jax.random.key(seed, impl=KINDS[kind]), number)
+
+
 def index(shape):
   """Returns the place of every element, uint32; it repeats at 2**32."""
   found = jnp.zeros(shape, jnp.uint32)

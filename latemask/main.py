@@ -56,6 +56,7 @@ def main(argv):
   import jax
   from latemask import distributed
   from latemask import finetune
+  from latemask import signals
   from latemask import train
   logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save.
   # What fails in its threads is raised here too, and told in one line.
@@ -71,7 +72,7 @@ def main(argv):
       _START_SECS.value):
     try:
       run(_CONFIG.value, _WORKDIR.value)
-    except train.Stopped as stopped:
+    except signals.Stopped as stopped:
       sys.exit(stopped.code)
 
 

@@ -16,6 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from latemask import errors
+from latemask.data import local
 
 
 class Writer:
@@ -42,17 +43,15 @@ class Writer:
             self._evaluated.add(record["step"])
     # All processes must come to the same `has_eval`: an evaluation is theirs
     # together. None may cut the file before all have read it.
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("metrics read")
+    multihost_utils.sync_global_devices("metrics read")
     if not self._is_active:
       return
     with _full_disk(self._path):
       if self._file:
         self._file.close()
       if self._path.exists():
-        part = self._path.with_name("metrics.jsonl.part")
-        part.write_text("".join(kept))
-        part.replace(self._path)
+        with local.writing(self._path) as part:
+          part.write_text("".join(kept))
       self._file = self._path.open("a")
 
   def has_eval(self, step):

@@ -6,6 +6,8 @@ batch_size, seed; metrics and their mean, score, at its best epoch.
 
 import statistics
 
+from latemask import markdown
+
 
 def choose(results):
   """Returns the results, one a seed, of the best rate and batch size.
@@ -27,7 +29,7 @@ def tabulate(results):
     results: {task: results of its cells}.
   """
   rows = [("task", "metric", "median", "std", "best", "learning rate",
-           "batch", "seeds", "cells"), ("---",) * 9]
+           "batch", "seeds", "cells")]
   scores = []
   for name, cells in results.items():
     chosen = choose(cells)
@@ -40,19 +42,16 @@ def tabulate(results):
     scores.append([result["score"] for result in chosen])
   rows.append((
       "average", "", *(f"{100 * statistics.mean(map(f, scores)):.2f}"
-                       for f in (statistics.median, _deviation, max)),
+                       for f in (statistics.median, deviation, max)),
       "", "", "", ""))
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return "".join("| " + " | ".join(
-      cell.ljust(width) for cell, width in zip(row, widths)) + " |\n"
-                 for row in rows)
+  return markdown.table(rows)
 
 
 def _spread(values):
   return (f"{100 * statistics.median(values):.2f}",
-          f"{100 * _deviation(values):.2f}", f"{100 * max(values):.2f}")
+          f"{100 * deviation(values):.2f}", f"{100 * max(values):.2f}")
 
 
-def _deviation(values):
-  """The sample's standard deviation; 0 of a single one."""
+def deviation(values):
+  """Returns the sample's standard deviation; 0 of a single value."""
   return statistics.stdev(values) if len(values) > 1 else 0.0

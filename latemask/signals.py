@@ -23,6 +23,14 @@ class Interrupt(BaseException):
     self.signum = signum
 
 
+class Stopped(Exception):
+  """A signal ended a run that goes on later; `code` is the exit code."""
+
+  def __init__(self, signum):
+    super().__init__(f"stopped by {signal.Signals(signum).name}")
+    self.code = 128 + signum
+
+
 @contextlib.contextmanager
 def interrupting():
   """Its body is left with `Interrupt` at the first SIGTERM or SIGINT.

@@ -163,8 +163,7 @@ class Program:
     return _InMesh(jitted, self.mesh)
 
   def _key(self, stream, kind="threefry2x32"):
-    return jax.random.fold_in(
-        jax.random.key(self.config.seed, impl=keys.KINDS[kind]), stream)
+    return keys.stream(self.config.seed, stream, kind)
 
   def _init(self):
     plan = self.plan

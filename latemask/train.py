@@ -20,10 +20,10 @@ import signal
 
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from latemask import checkpoint
+from latemask import distributed
 from latemask import errors
 from latemask import evaluate
 from latemask import flops
@@ -40,7 +40,7 @@ from latemask.data import tokenizer as tokenizer_lib
 
 # What may change between two stretches of one run: where and on what it runs,
 # and what it tells. Everything else changes the result.
-_FREE_KEYS = re.compile(
+FREE_KEYS = re.compile(
     r"(mesh|metrics|checkpoint)\.|train\.(on_nonfinite|max_rollbacks)$"
     r"|data\.(workers|dir|cache_dir|tfds_dir|max_bad_documents)$")
 
@@ -57,14 +57,6 @@ class NonFiniteError(errors.Ending):
     self.step = step
 
 
-class Stopped(Exception):
-  """A signal ended the run after a save; `code` is the exit code."""
-
-  def __init__(self, signum):
-    super().__init__(f"stopped by {signal.Signals(signum).name}")
-    self.code = 128 + signum
-
-
 def train(config, workdir):
   """Pre-trains, from the newest checkpoint on if there is one.
 
@@ -75,7 +67,7 @@ def train(config, workdir):
     InputError: the config or what it names cannot be used.
     NonFiniteError: the loss or gradient became NaN or infinite.
     SaveError: neither checkpoints nor metrics can be written any more.
-    Stopped: a signal asked for the end.
+    signals.Stopped: a signal asked for the end.
   """
   workdir = epath.Path(workdir)
   _, beginning = check(config, workdir)
@@ -83,7 +75,7 @@ def train(config, workdir):
   tokenizer = packed.tokenizer
   program = step_lib.build(config, tokenizer.vocab_size,
                            tokenizer.word_start_V)
-  loader = loader_lib.Loader(packed, config, config.seed)
+  loader = loader_lib.Loader(packed, config)
   evaluator = evaluate.Evaluator(program, loader)
   workdir_lib.write_config(config, workdir)
   checkpoints = checkpoint.Checkpoints(workdir, config, packed)
@@ -183,7 +175,7 @@ def check(config, workdir):
         f"data.eval_fraction is {config.data.eval_fraction}; it must lie in "
         "(0, 1)")
   packing.check(config)
-  workdir_lib.compare_config(config, epath.Path(workdir), _FREE_KEYS)
+  workdir_lib.compare_config(config, epath.Path(workdir), FREE_KEYS)
   local.check_writable(workdir)
   # A tokenizer still to be trained may come out smaller, never larger.
   vocab_size = config.data.vocab_size
@@ -220,7 +212,7 @@ def _loop(program, loader, evaluator, checkpoints, writer, signals, profiler,
       start + progress.skipped_steps, num_steps + progress.skipped_steps)
   clock = metrics.Clock(
       config.train.batch_size * config.data.length, program.step_flops,
-      _peak_flops())
+      flops.peak_flops())
   pending = evaluation = None
   saved = start if checkpoints.latest_step is not None else None
   for step in range(start, num_steps + 1):
@@ -251,7 +243,7 @@ def _loop(program, loader, evaluator, checkpoints, writer, signals, profiler,
       checkpoints.wait()
       metrics.say(f"step {step:,}: saved on {signal.Signals(stop).name}; the "
                   "same command goes on from here")
-      raise Stopped(stop)
+      raise signals_lib.Stopped(stop)
     if is_last:
       checkpoints.wait()
       return state, evaluation
@@ -341,12 +333,6 @@ class _Profiler:
       self._is_open = False
 
 
-def _peak_flops():
-  """Returns the FLOP/s of all devices, None where the chip is not known."""
-  peak = flops.PEAK_FLOPS.get(jax.devices()[0].device_kind)
-  return peak and peak * jax.device_count()
-
-
 def _introduce(program, loader, progress):
   start = int(progress.state.step)
   c, config = program.model.config, program.config
@@ -374,7 +360,7 @@ def _introduce(program, loader, progress):
 
 def _prepare(config, workdir):
   """Packs on process 0 while the others wait."""
-  directory = config.data.dir or workdir / "data"
+  directory = packing.directory_of(config, workdir)
   refusal = None
   if jax.process_index() == 0:
     try:
@@ -382,11 +368,8 @@ def _prepare(config, workdir):
     except errors.InputError as error:
       refusal = error
   # A barrier that also tells the others whether there is anything to wait for.
-  if jax.process_count() > 1 and np.any(multihost_utils.process_allgather(
-      np.bool_(refusal is not None))):
-    refusal = refusal or errors.InputError("process 0 could not pack the rows")
-  if refusal:
-    raise refusal
+  if not distributed.everywhere(refusal is None):
+    raise refusal or errors.InputError("process 0 could not pack the rows")
   if jax.process_index() > 0:
     packed = packing.load(config, directory)
     if packed is None:

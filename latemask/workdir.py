@@ -2,22 +2,17 @@
 
 import json
 
+import flax.traverse_util
 import jax
-import ml_collections
 
 from latemask import errors
 from latemask.data import local
 
 
 def flatten(config):
-  """Returns a config as {dotted key: JSON value}."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, (dict, ml_collections.ConfigDict)):
-      flat |= {f"{key}.{k}": v for k, v in flatten(value).items()}
-    else:
-      flat[key] = json.loads(json.dumps(value))
-  return flat
+  """Returns a config, given as a dict, as {dotted key: JSON value}."""
+  return flax.traverse_util.flatten_dict(
+      json.loads(json.dumps(config)), sep=".")
 
 
 def compare_config(config, workdir, free_keys):
@@ -52,7 +47,4 @@ def write_config(config, workdir):
   """Writes config.json on process 0, unless it is there."""
   path = workdir / "config.json"
   if jax.process_index() == 0 and not path.exists():
-    local.make(workdir)
-    part = workdir / "config.json.part"
-    part.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
-    part.replace(path)
+    local.write_json(path, config.to_dict())

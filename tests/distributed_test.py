@@ -121,6 +121,26 @@ def test_flags_that_cannot_be(spec, num_processes, process_id, message):
     distributed._team(spec, num_processes, process_id)
 
 
+@pytest.mark.parametrize("ending", [
+    SystemExit(143), errors.InputError("no such file")])
+def test_exit_code_outlives_a_shutdown_that_fails(monkeypatch, ending):
+  """As where the others sit in a collective, and never come to the end."""
+  def shutdown():
+    raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: barrier timed out")
+  monkeypatch.setattr(distributed, "roll_call", lambda *_: ["a", "b"])
+  monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+  monkeypatch.setattr(jax.distributed, "shutdown", shutdown)
+  with pytest.raises(type(ending)) as raised:
+    with distributed.together("host:80", 2, 1):
+      raise ending
+  assert raised.value is ending
+
+
+def test_alone_is_everywhere():
+  assert distributed.everywhere(True) is True
+  assert distributed.everywhere(False) is False
+
+
 def _start(workdir, corpus, data, process, num_processes, port, *flags):
   devices = 4 // num_processes
   several = [f"--distributed=127.0.0.1:{port}", "--start_secs=60",

@@ -18,7 +18,7 @@ def parts(tiny_run):
   mesh = jax.make_mesh((1, 1, 1), sharding.AXES, devices=jax.devices()[:1],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
   program = step_lib.build(tiny_run, packed.tokenizer.vocab_size, mesh=mesh)
-  return program, loader_lib.Loader(packed, tiny_run, tiny_run.seed)
+  return program, loader_lib.Loader(packed, tiny_run)
 
 
 def test_masks_are_fixed_and_batches_do_not_matter(parts):

@@ -103,6 +103,14 @@ def test_other_bits_that_can_be_read(saved, capsys):
   assert "other bits than were saved in" in capsys.readouterr().out
 
 
+def test_steps_are_those_of_whole_checkpoints(tmp_path):
+  assert checkpoint.steps(tmp_path) == []
+  for name in ("5", "10", "10.damaged", "15.orbax-checkpoint-tmp", "other"):
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
+  (tmp_path / "checkpoints" / "20").write_text("no folder")
+  assert sorted(checkpoint.steps(tmp_path)) == [5, 10]
+
+
 def test_all_checkpoints_damaged_is_no_new_start(saved):
   config, workdir, _ = saved
   faults.damage("checkpoints: all bad", workdir, random.Random(0))
@@ -296,7 +304,7 @@ def test_killed_for_real(tmp_path, monkeypatch, no_tensorflow):
   monkeypatch.setattr(soak, "_HANG_SECS", 120)
   corpus = soak.make_corpus(tmp_path)
   reference = soak.Run(tmp_path / "unbroken", corpus)
-  assert not reference.start(None) and reference.code == 0
+  assert not reference.start(None, random.Random(1)) and reference.code == 0
   run = soak.Run(tmp_path / "run", corpus)
   rng = random.Random(0)
   for name, code in (("SIGKILL, save", -signal.SIGKILL),
@@ -306,5 +314,5 @@ def test_killed_for_real(tmp_path, monkeypatch, no_tensorflow):
     assert run.start(name, rng) == "", run.log.read_text()[-3000:]
     assert run.code in (code, 0), name
   while run.code:
-    assert run.start(None) == ""
+    assert run.start(None, rng) == ""
   assert run.result() == reference.result()

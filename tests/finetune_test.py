@@ -17,8 +17,8 @@ from latemask import classifier
 from latemask import errors
 from latemask import finetune
 from latemask import results as results_lib
+from latemask import signals
 from latemask import step as step_lib
-from latemask import train
 from latemask.data import glue
 from latemask.data import packing
 from tests import conftest
@@ -100,7 +100,7 @@ def test_a_signal_loses_the_cell_begun_alone(
     return score(*args)
   with monkeypatch.context() as patch:
     patch.setattr(glue, "score", score_and_signal)
-    with pytest.raises(train.Stopped) as stopped:
+    with pytest.raises(signals.Stopped) as stopped:
       finetune.finetune(config, tmp_path)
   assert stopped.value.code == 128 + signum
   assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

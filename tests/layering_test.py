@@ -12,20 +12,19 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Rooms in order; a module imports only what stands in a row before its own,
 # or before it in its row.
 ORDER = [
-    ["errors", "config_file", "hlo"],
-    ["data.tokenizer", "data.rows", "data.tfds_source", "data.sources",
-     "data.processes", "data.local",
-     "data.packing", "data.glue"],
-    ["sharding", "keys", "layers", "loss", "masking", "optimizer", "flops",
-     "metrics", "workdir", "data.loader", "checkpoint", "signals",
-     "distributed"],
+    ["errors", "config_file", "hlo", "markdown"],
+    ["data.local", "data.tokenizer", "data.rows", "data.tfds_source",
+     "data.sources", "data.processes", "data.packing", "data.glue"],
+    ["distributed", "sharding", "keys", "layers", "loss", "masking",
+     "optimizer", "flops", "metrics", "workdir", "data.loader", "checkpoint",
+     "signals"],
     ["stack", "model", "classifier", "hf_tokenizer", "hf_weights", "hf",
      "pretrained"], ["step"], ["evaluate"], ["finetune_step", "results"],
     ["train"], ["finetune"], ["main"],
-    ["tools.aot", "tools.torch_peer", "tools.bench", "tools.bench_finetune",
-     "tools.bench_checkpoint",
-     "tools.export", "tools.fill_mask", "tools.prepare", "tools.faults",
-     "tools.soak", "tools.sweep_claims", "tools.sweep_points", "tools.sweep",
+    ["tools.command", "tools.aot", "tools.torch_peer", "tools.bench",
+     "tools.bench_finetune", "tools.bench_checkpoint", "tools.export",
+     "tools.fill_mask", "tools.prepare", "tools.faults", "tools.soak",
+     "tools.sweep_claims", "tools.sweep_points", "tools.sweep",
      "tools.rank", "tools.report_runs", "tools.report_series",
      "tools.report_look", "tools.report_figures", "tools.report_page",
      "tools.report", "tools.token_layers"]]
@@ -65,10 +64,9 @@ def test_files_are_short_and_say_what_they_are():
 
 @pytest.mark.parametrize("blocked, modules", [
     (("tensorflow", "tensorflow_datasets", "tensorboard", "apache_beam"), FLAT),
-    (("jax",), ["errors", "data.tokenizer", "data.rows", "data.tfds_source",
-                "data.sources", "data.processes", "data.local",
-     "data.packing", "main",
-                "tools.prepare"])])
+    (("jax",), ["errors", "data.local", "data.tokenizer", "data.rows",
+                "data.tfds_source", "data.sources", "data.processes",
+                "data.packing", "main", "tools.prepare"])])
 def test_imports_without(blocked, modules):
   """All rooms without TensorFlow; the packer's processes without JAX."""
   code = (f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "

@@ -18,7 +18,7 @@ from tests import conftest
 @pytest.fixture
 def loader(tiny_run):
   packed = packing.prepare(tiny_run, tiny_run.data.dir)
-  return loader_lib.Loader(packed, tiny_run, seed=0)
+  return loader_lib.Loader(packed, tiny_run)
 
 
 def _sharding(*sizes):
@@ -35,7 +35,7 @@ def test_epochs_are_permutations_and_never_hold_held_out_rows(loader):
   assert len({tuple(sorted(e)) for e in epochs}) == 1
   assert len(set(epochs[0])) == count
   assert epochs[0] != epochs[1] != epochs[2]
-  held_out = {loader._split[i] for i in range(loader.num_eval_rows)}
+  held_out = {loader.eval_row(i) for i in range(loader.num_eval_rows)}
   assert len(held_out) == loader.num_eval_rows
   assert not held_out & set(epochs[0])
   assert len(held_out) + count == len(loader._records)
@@ -43,7 +43,8 @@ def test_epochs_are_permutations_and_never_hold_held_out_rows(loader):
 
 def test_seed_orders_and_does_not_split(loader, tiny_run):
   packed = packing.prepare(tiny_run, tiny_run.data.dir)
-  other = loader_lib.Loader(packed, tiny_run, seed=1)
+  tiny_run.seed = 1
+  other = loader_lib.Loader(packed, tiny_run)
   rows = [[x.train_row(i) for i in range(x.num_train_rows)]
           for x in (loader, other)]
   assert rows[0] != rows[1]
@@ -93,7 +94,7 @@ def test_eval_batches_cover_the_held_out_rows_once(loader):
   rows, ids = zip(*loader.eval_batches(sharding, 16, count))
   rows, ids = np.concatenate(rows), np.concatenate(ids)
   np.testing.assert_array_equal(rows, np.arange(len(ids)))
-  expected = loader.read([loader._split[i] for i in range(count)])
+  expected = loader.read([loader.eval_row(i) for i in range(count)])
   np.testing.assert_array_equal(ids[:count], expected)
   assert np.all(ids[count:] == 1)
   assert 0 < len(ids) - count < 16
@@ -104,7 +105,7 @@ def test_bad_fractions(tiny_run, fraction):
   tiny_run.data.eval_fraction = fraction
   packed = packing.prepare(tiny_run, tiny_run.data.dir)
   with pytest.raises(errors.InputError, match="eval_fraction"):
-    loader_lib.Loader(packed, tiny_run, seed=0)
+    loader_lib.Loader(packed, tiny_run)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def _flip(path, place):
 
 def _load(config):
   packed = packing.load(config, config.data.dir)
-  return loader_lib.Loader(packed, config, seed=0), packed
+  return loader_lib.Loader(packed, config), packed
 
 
 def _all_batches(loader):

@@ -37,14 +37,14 @@ def test_packed_there_and_read_here(bucket, corpus, tmp_path, packed_dir):
              for n in names)
   here = packing.load(conftest.tiny_config(f"text:{corpus}/*.txt"), packed_dir)
   for _ in range(2):
-    there = loader.Loader(packed, config, 0)
+    there = loader.Loader(packed, config)
     np.testing.assert_array_equal(
-        there.read(range(20)), loader.Loader(here, config, 0).read(range(20)))
+        there.read(range(20)), loader.Loader(here, config).read(range(20)))
     # Only the copies are opened; a second start makes none anew.
     copies = sorted((tmp_path / "cache").rglob("*.arrayrecord"))
     assert len(copies) == len(packed.paths)
     times = [copy.stat().st_mtime_ns for copy in copies]
-    loader.Loader(packed, config, 0)
+    loader.Loader(packed, config)
     assert times == [copy.stat().st_mtime_ns for copy in copies]
     copies[0].write_bytes(copies[0].read_bytes()[:1000])  # Mended.
 
@@ -52,13 +52,33 @@ def test_packed_there_and_read_here(bucket, corpus, tmp_path, packed_dir):
 def test_what_is_local_is_not_copied(packed_dir, corpus, tmp_path):
   config = conftest.tiny_config(f"text:{corpus}/*.txt")
   config.data.cache_dir = str(tmp_path / "cache")
-  loader.Loader(packing.load(config, packed_dir), config, 0)
+  loader.Loader(packing.load(config, packed_dir), config)
   assert not (tmp_path / "cache").exists()
 
 
 def test_remote_or_not():
   assert local.is_remote("gs://bucket/rows")
   assert not local.is_remote(pathlib.Path("/data/rows"))
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_fails_leaves_nothing(tmp_path, monkeypatch, remote):
+  monkeypatch.setattr(local, "is_remote", lambda path: remote)
+  path = tmp_path / "new" / "file.json"
+  local.write_json(path, {"b": [1], "a": None})
+  assert path.read_text() == '{\n "b": [\n  1\n ],\n "a": null\n}\n'
+  local.write_json(path, {"b": 1, "a": 2}, sort_keys=True)
+  assert path.read_text() == '{\n "a": 2,\n "b": 1\n}\n'
+  with pytest.raises(KeyboardInterrupt):
+    with local.writing(path) as part:
+      part.write_text("half")
+      raise KeyboardInterrupt
+  (path.parent / "folder").mkdir()
+  with pytest.raises(IsADirectoryError):
+    with local.writing(path.parent / "folder") as part:
+      part.write_text("whole")
+  assert {p.name for p in path.parent.iterdir()} == {"file.json", "folder"}
+  assert path.read_text() == '{\n "a": 2,\n "b": 1\n}\n'
 
 
 def test_folders_that_cannot_be_written():

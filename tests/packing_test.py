@@ -1,6 +1,8 @@
 """Packing: every token accounted for, restartable, the same by any workers."""
 
+import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -108,6 +110,19 @@ def test_any_number_of_workers_and_a_stop_in_between(config, tmp_path):
   (two / "manifest.json").write_text(json.dumps(stopped | {"complete": False}))
   with pytest.raises(errors.InputError, match="have changed"):
     packing.prepare(config, two)
+
+
+def test_job_can_be_sent_to_another_process(config, tmp_path):
+  """With all that it takes: the sources are not opened again there."""
+  packing.prepare(config, tmp_path / "here")
+  def send(job):
+    sent = pickle.dumps(job)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(sources, "open_sources", None)
+      for shard in job.todo:
+        packing.pack_shard(pickle.loads(sent), shard)
+  packing.prepare(config, tmp_path / "there", send)
+  assert _bytes(tmp_path / "here") == _bytes(tmp_path / "there")
 
 
 def test_damaged_shards_are_named(config, tmp_path):
@@ -267,8 +282,8 @@ def test_bound_of_bad_documents_holds_over_all_shards(
   assert 0 < sum(s["bad_documents"] for s in done) <= 3
   # At the end: shards under way at the same time do not see each other.
   def together(job):
-    raised = packing.Job(config.copy_and_resolve_references(), job.directory,
-                         20, job.todo, 0)
+    raised = dataclasses.replace(
+        job, config=config.copy_and_resolve_references())
     raised.config.data.max_bad_documents = 4
     for shard in job.todo:
       packing.pack_shard(raised, shard)

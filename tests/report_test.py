@@ -309,7 +309,21 @@ def test_a_live_run_and_one_that_is_not_finite(tmp_path):
   assert states == {"1: live": "step 7 of 12", "1: new": "step 0 of 12",
                     "1: nan": "not finite at step 4"}
   assert "No run has ended yet" in text
+  assert ("3 pre-training runs in 3 series: 0 finished, 2 under way or "
+          "stopped, 1 whose loss is not finite.") in text
   _check_pictures(tmp_path / "out")
+  # Rollbacks are told, and change no count.
+  _make_run(runs / "back", rate=0.2)
+  for name in ("back", "nan"):
+    with (runs / name / "metrics.jsonl").open("a") as file:
+      file.write('{"step": 3, "rollback": 1, "skipped_rows": 16}\n')
+  report.write([runs], tmp_path / "out")
+  text = (tmp_path / "out/report.md").read_text()
+  states = {row["runs"]: row["state"] for row in _table(text, "## Runs")}
+  assert states["1: back"] == "finished, 1 rollbacks"
+  assert states["1: nan"] == "not finite at step 4, 1 rollbacks"
+  assert ("4 pre-training runs in 4 series: 1 finished, 2 under way or "
+          "stopped, 1 whose loss is not finite.") in text
 
 
 def test_glue_table_is_that_of_results(tmp_path):
@@ -343,7 +357,10 @@ def test_glue_table_is_that_of_results(tmp_path):
 
 def test_one_fine_tuning_workdir_alone(tmp_path):
   _make_glue(tmp_path / "g", "nowhere", tasks=("rte",))
-  report.write([tmp_path / "g"], tmp_path / "out")
+  _make_glue(tmp_path / "g/hurt", "nowhere", tasks=("cola",))
+  (tmp_path / "g/hurt/config.json").write_text('{"task": "cola"}')
+  problem, = report.write([tmp_path / "g"], tmp_path / "out")
+  assert "hurt/config.json has no init_from" in problem
   assert _check_pictures(tmp_path / "out") == {"glue"}
 
 
@@ -360,9 +377,11 @@ def test_names_are_what_differs(tmp_path):
 
   lr, width = "optimizer.learning_rate", "model.mlp"
   assert name(a={}) == (["a"], [], [])
-  # Seeds, and where a run lies, make no other series.
-  assert name(a={"seed": 0}, b={"seed": 1, "data.dir": "x",
-                                "checkpoint.keep": 9})[1:] == ([], [])
+  # Seeds, and what may change on the way of a run, make no other series.
+  assert name(a={"seed": 0}, b={
+      "seed": 1, "data.dir": "x", "data.cache_dir": "y", "checkpoint.keep": 9,
+      "train.on_nonfinite": "rollback", "train.max_rollbacks": 7})[1:] == (
+          [], [])
   assert name(a={lr: 1e-3}, b={lr: 5e-4, width: 64}) == (
       ["learning rate 0.0005", "learning rate 0.001"], [lr], [lr, width])
   assert name([width], a={lr: 1e-3}, b={lr: 5e-4, width: 64})[:2] == (

@@ -1,9 +1,15 @@
 """The soak's own judgement: what it must not take for survived."""
 
+import json
+import os
 import random
+import signal
 import subprocess
 import sys
 
+import pytest
+
+from latemask import errors
 from latemask.tools import faults
 from latemask.tools import soak
 
@@ -39,8 +45,9 @@ def test_what_is_not_survived(tmp_path):
 def test_table():
   table, survived = soak.tabulate(
       [("NaN", 3, "", True, "a"), ("NaN", 0, "", True, "a")], 3)
-  assert survived and "| NaN | 2 | 2 | 2 | 0, 3 |" in table
-  assert "| all, in 3 min | 2 | 2 | 2 | 0, 3 |" in table
+  cells = " ".join(table.split())
+  assert survived and "| NaN | 2 | 2 | 2 | 0, 3 |" in cells
+  assert "| all, in 3 min | 2 | 2 | 2 | 0, 3 |" in cells
   table, survived = soak.tabulate([("NaN", 3, "", False, "a/run7")], 3)
   assert not survived and "- NaN (a/run7): the result differs" in table
 
@@ -72,6 +79,28 @@ def test_damage_is_done_and_undone(tmp_path):
     else:
       for path, data in before.items():
         path.write_bytes(data)
+
+
+def test_run_that_is_there_is_refused(tmp_path):
+  (tmp_path / "run").mkdir()
+  with pytest.raises(errors.InputError, match="run is there already"):
+    soak.Run(tmp_path / "run", tmp_path / "corpus.txt")
+
+
+def test_run_ends_with_what_started_it(tmp_path, no_tensorflow):
+  """Of two that are alike, that whose standard input ends is killed."""
+  corpus = soak.make_corpus(tmp_path)
+  command = json.dumps({"name": None, "phase": None, "count": 1, "secs": 0,
+                        "rows": str(tmp_path / "rows")})
+  codes = []
+  for name, stdin in (("left", subprocess.DEVNULL), ("kept", subprocess.PIPE)):
+    run = soak.Run(tmp_path / name, corpus)
+    with subprocess.Popen(
+        [sys.executable, "-m", "latemask.tools.faults", command, *run._flags,
+         "--config.train.num_steps=3"], stdin=stdin,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"}) as process:
+      codes.append(process.wait(200))
+  assert codes == [-signal.SIGKILL, 0]
 
 
 def test_out_that_is_there(tmp_path):

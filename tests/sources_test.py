@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 
 import pytest
 
@@ -100,6 +101,10 @@ def test_builtin(tiny):
                for d in sources.documents(opened, s, 64, NONE_BAD)]
   assert sum(map(len, documents)) > 50_000
   assert all("\n" not in d for d in documents)
+  # Where Python lies is another machine's own affair.
+  assert opened[0].size_bytes > 10**6 and vars(opened[0])
+  sent = pickle.loads(pickle.dumps(opened[0]))
+  assert not vars(sent) and sent.fingerprint == opened[0].fingerprint
 
 
 def test_default_shards(tiny, tmp_path):

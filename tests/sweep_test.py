@@ -147,6 +147,14 @@ def test_changes_reach_points_and_flags(tmp_path):
   assert last.config.train.total_flops == 4.8e11
 
 
+def test_rows_that_are_the_same_are_shared(write, tmp_path):
+  points, _ = sweep_points.read(write([
+      {"data.max_bad_documents": 1}, {"data.max_bad_documents": 2},
+      {"data.length": 16}]), tmp_path / "out")
+  one, same, other = (point.config.data.dir for point in points)
+  assert one == same != other
+
+
 def test_names():
   config = config_file.load(
       "configs/base.py:tiny,data.source=text:/a b/ü*.txt")

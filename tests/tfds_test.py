@@ -1,5 +1,7 @@
 """A real TFDS set on disk, of ArrayRecord files: read, split, trained on."""
 
+import pickle
+
 import pytest
 
 from latemask import errors
@@ -40,6 +42,10 @@ def test_every_example_once(tiny, tmp_path, file_format):
                                           sources.BadDocuments(0))]
       assert sorted(found) == sorted(expected)
   assert opened[0].size_bytes > 1000
+  sent, = pickle.loads(pickle.dumps(opened))
+  assert sent == opened[0] and "_builder" not in vars(sent)
+  found = sent.documents(0, 1, sources.BadDocuments(0))
+  assert sorted(found) == sorted(lines[20:60])
 
 
 def test_trains_from_it(tiny, tmp_path, capsys):

@@ -69,7 +69,7 @@ def test_stopped_and_resumed_is_unbroken(tiny_run, tmp_path, monkeypatch):
 
   with monkeypatch.context() as patch:
     _stop_at(patch, 11)
-    with pytest.raises(train.Stopped) as stopped:
+    with pytest.raises(signals_lib.Stopped) as stopped:
       train.train(tiny_run, tmp_path / "broken")
   assert stopped.value.code == 143
   saved = {int(n) for n in os.listdir(tmp_path / "broken" / "checkpoints")}
@@ -130,7 +130,7 @@ def test_run_of_a_budget(tiny_run, tmp_path, monkeypatch):
   tiny_run.metrics.every_steps = 5
   with monkeypatch.context() as patch:
     _stop_at(patch, 7)
-    with pytest.raises(train.Stopped):
+    with pytest.raises(signals_lib.Stopped):
       train.train(tiny_run, tmp_path)
   state, _ = train.train(tiny_run, tmp_path)
   assert int(state.step) == 12
@@ -257,7 +257,7 @@ def test_signal_in_an_evaluation_gives_it_up(tiny_run, tmp_path, monkeypatch):
     return real(self, step)
   with monkeypatch.context() as patch:
     patch.setattr(metrics.Writer, "has_eval", has_eval)
-    with pytest.raises(train.Stopped):
+    with pytest.raises(signals_lib.Stopped):
       train.train(tiny_run, tmp_path)
   assert [r["step"] for r in _lines(tmp_path) if "eval/loss" in r] == [0]
   train.train(tiny_run, tmp_path)

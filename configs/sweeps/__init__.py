@@ -6,6 +6,8 @@ changed on the command line, so that a key that is not there is an error; and
 columns(), the keys worth a place in plots. tools/sweep.py runs them.
 """
 
+from configs import base
+
 # What base.py of a size takes for its own steps. A sweep at equal compute gives
 # it to each point (train.total_flops): what a step saves buys more steps.
 TOTAL_FLOPS = {"tiny": 4.8e11, "small": 4.8e15, "base": 5.4e18,
@@ -13,9 +15,9 @@ TOTAL_FLOPS = {"tiny": 4.8e11, "small": 4.8e15, "base": 5.4e18,
 SEEDS = (1, 2)
 
 
-def equal_compute(get_config, size):
-  """Returns a config of a size with the budget of that size."""
-  config = get_config(size)
+def equal_compute(size):
+  """Returns base.py of a size with the budget of that size."""
+  config = base.get_config(size)
   config.train.total_flops = TOTAL_FLOPS[size]
   return config
 

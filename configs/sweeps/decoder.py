@@ -8,13 +8,12 @@ Self-attention over all tokens, or cross-attention from the targets alone, 1,
 the paper's figure.
 """
 
-from configs import base
 from configs import sweeps
 
 
 def get_config(size="small"):
   """Returns base.py with the budget of its size."""
-  return sweeps.equal_compute(base.get_config, size)
+  return sweeps.equal_compute(size)
 
 
 def sweep(config):

@@ -9,13 +9,12 @@ layer. The later they come, the cheaper is a step, and the more steps the
 budget buys.
 """
 
-from configs import base
 from configs import sweeps
 
 
 def get_config(size="small"):
   """Returns base.py with the budget of its size."""
-  return sweeps.equal_compute(base.get_config, size)
+  return sweeps.equal_compute(size)
 
 
 def sweep(config):

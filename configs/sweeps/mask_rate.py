@@ -7,13 +7,12 @@
 and the head more targets (dearer); the budget is the same.
 """
 
-from configs import base
 from configs import sweeps
 
 
 def get_config(size="small"):
   """Returns base.py with the budget of its size."""
-  return sweeps.equal_compute(base.get_config, size)
+  return sweeps.equal_compute(size)
 
 
 def sweep(config):

@@ -16,7 +16,7 @@ from configs import sweeps
 
 def get_config(size="small"):
   """Returns base.py with the budget of its size."""
-  return sweeps.equal_compute(base.get_config, size)
+  return sweeps.equal_compute(size)
 
 
 def sweep(config):

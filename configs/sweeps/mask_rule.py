@@ -7,13 +7,12 @@ Tokens, whole words, spans x mask only, or 80 / 10 / 10. Tokens that become
 random or stay do not leave the encoder, so noise makes a step dearer.
 """
 
-from configs import base
 from configs import sweeps
 
 
 def get_config(size="small"):
   """Returns base.py with the budget of its size."""
-  return sweeps.equal_compute(base.get_config, size)
+  return sweeps.equal_compute(size)
 
 
 def sweep(config):

@@ -7,13 +7,12 @@
 and not predicted does not exist, and the head costs less.
 """
 
-from configs import base
 from configs import sweeps
 
 
 def get_config(size="small"):
   """Returns base.py with the budget of its size."""
-  return sweeps.equal_compute(base.get_config, size)
+  return sweeps.equal_compute(size)
 
 
 def sweep(config):

@@ -16,6 +16,7 @@ from scipy import stats
 from sklearn import metrics
 
 from latemask import errors
+from latemask.data import local
 from latemask.data import tfds_source
 from latemask.data import tokenizer as tokenizer_lib
 
@@ -365,9 +366,8 @@ def write_submission(name, part, logits_RxC, folder):
   words = ([task.labels[c] for c in found_R] if task.labels
            else [f"{s:.3f}" for s in found_R])
   path = folder / f"{task.folder}{_SUBMITTED[part]}.tsv"
-  folder.mkdir(parents=True, exist_ok=True)
-  unfinished = path.with_name(path.name + ".part")
-  unfinished.write_text("index\tprediction\n" + "".join(
-      f"{index}\t{word}\n" for index, word in enumerate(words)))
-  unfinished.replace(path)
+  local.make(folder)
+  with local.writing(path) as unfinished:
+    unfinished.write_text("index\tprediction\n" + "".join(
+        f"{index}\t{word}\n" for index, word in enumerate(words)))
   return path

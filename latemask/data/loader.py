@@ -36,12 +36,12 @@ _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
 class Loader:
   """The rows of a packed set, split into training and held-out ones."""
 
-  def __init__(self, packed, config, seed):
+  def __init__(self, packed, config):
     """Opens the shards.
 
     Args:
       packed: a `packing.Packed`.
-      seed: of the order of training rows.
+      config: the run's; its seed is that of the order of training rows.
 
     Raises:
       InputError: `data.eval_fraction` leaves no row to train on, or a shard
@@ -49,7 +49,7 @@ class Loader:
     """
     self._length = config.data.length
     self._dtype = rows_lib.row_dtype(packed.tokenizer.vocab_size)
-    self._seed = seed
+    self._seed = config.seed
     self._paths = packed.paths
     self._records = _open(packed, local.reading(
         packed.paths, packed.num_bytes, packed.digest,
@@ -80,7 +80,7 @@ class Loader:
     filled up with rows of padding.
     """
     def row(index):
-      return self._split[index] if index < num_rows else None
+      return self.eval_row(index) if index < num_rows else None
     count = -(-num_rows // batch_size)
     batches = self._batches(sharding, batch_size, 0, count, row)
     for step, ids_BxL in enumerate(batches):
@@ -94,6 +94,10 @@ class Loader:
     seed, = np.random.SeedSequence([self._seed, epoch]).generate_state(1)
     order = _permutation(self.num_train_rows, int(seed))
     return self._split[self.num_eval_rows + order[place]]
+
+  def eval_row(self, index):
+    """Returns the packed row that stands at `index` among the held-out ones."""
+    return self._split[index]
 
   def read(self, rows):
     """Returns ids [len(rows), L], int32; a row of None is all padding.

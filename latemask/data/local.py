@@ -1,10 +1,12 @@
 """Where files lie: on this machine's disk, or on gs:// and the like.
 
+Below the flow: whatever is written whole or not at all is written here.
 ArrayRecord is written and read on a local disk. Everything else (manifest,
 tokenizer, metrics, checkpoints) goes to gs:// itself, through epath and Orbax.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import tempfile
@@ -61,15 +63,29 @@ def writing(path):
   """
   path = epath.Path(path)
   part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-  if not is_remote(path):
-    yield part
+  try:
+    if is_remote(path):
+      with tempfile.TemporaryDirectory(prefix="latemask_") as folder:
+        here = epath.Path(folder) / path.name
+        yield here
+        here.copy(part, overwrite=True)
+    else:
+      yield part
     part.replace(path)
-    return
-  with tempfile.TemporaryDirectory(prefix="latemask_") as folder:
-    here = epath.Path(folder) / path.name
-    yield here
-    here.copy(part, overwrite=True)
-    part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def write_json(path, value, sort_keys=False):
+  """Writes a value as JSON, whole or not at all; makes the folder.
+
+  Raises:
+    InputError: the folder cannot be made.
+  """
+  path = epath.Path(path)
+  make(path.parent)
+  with writing(path) as part:
+    part.write_text(json.dumps(value, indent=1, sort_keys=sort_keys) + "\n")
 
 
 def reading(paths, sizes, name, cache_dir):
@@ -93,8 +109,7 @@ def reading(paths, sizes, name, cache_dir):
                  unit_scale=True, desc=f"copying rows to {folder}",
                  disable=not missing) as bar:
     for path, copy, size in missing:
-      part = f"{copy}.{uuid.uuid4().hex[:8]}.part"
-      epath.Path(path).copy(part)
-      os.replace(part, copy)
+      with writing(copy) as part:
+        epath.Path(path).copy(part)
       bar.update(size)
   return [str(copy) for copy in copies]

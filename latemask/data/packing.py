@@ -74,6 +74,7 @@ class Job:
   Fields:
     config: the run's config; its group `data` is read.
     directory: where the tokenizer lies and the shards are written.
+    sources: of the documents, opened.
     num_shards: of the whole set.
     todo: the shards to be packed.
     size_bytes: of their text, about.
@@ -81,17 +82,24 @@ class Job:
 
   config: ml_collections.ConfigDict
   directory: str
+  sources: list
   num_shards: int
   todo: tuple[int, ...]
   size_bytes: int
+
+
+def directory_of(config, workdir):
+  """Returns where the packed rows of a run lie."""
+  return config.data.dir or epath.Path(workdir) / "data"
 
 
 def load(config, directory):
   """Returns the complete `Packed` in `directory`, or None where none is.
 
   Raises:
-    InputError: what lies there was packed with other settings.
+    InputError: what lies there was packed with other settings; see `check`.
   """
+  check(config)
   directory = epath.Path(directory)
   path = directory / "manifest.json"
   if not path.exists():
@@ -174,7 +182,7 @@ def prepare(config, directory, pack=None):
       for suffix in (".json", ".arrayrecord"))]
   pack_secs = time.monotonic()
   (pack or _pack_here)(Job(
-      config, str(directory), num_shards, tuple(todo),
+      config, str(directory), sources, num_shards, tuple(todo),
       sum(s.size_bytes for s in sources) * len(todo) // num_shards))
   pack_secs = time.monotonic() - pack_secs
   shards = done_shards(directory, num_shards)
@@ -191,8 +199,8 @@ def prepare(config, directory, pack=None):
     raise errors.InputError(
         f"data.source {config.data.source} holds no document of at least "
         f"{rows.MIN_PIECE_TOKENS} tokens")
-  _write_json(directory / "manifest.json", manifest | {
-      "complete": True, "totals": totals, "shards": shards})
+  local.write_json(directory / "manifest.json", manifest | {
+      "complete": True, "totals": totals, "shards": shards}, sort_keys=True)
   done_tokens = sum(shards[s]["tokens"] for s in todo)
   print(f"packed {totals['documents']:,} documents, {totals['tokens']:,} "
         f"tokens, {totals['rows']:,} rows of {config.data.length} in "
@@ -205,7 +213,7 @@ def prepare(config, directory, pack=None):
 
 
 def pack_shard(job, shard, progress=lambda num_bytes: None):
-  """Packs one shard: a function of its arguments, the sources and tokenizer.
+  """Packs one shard: a function of its arguments, the text and tokenizer.
 
   Args:
     job: the `Job` that it belongs to.
@@ -224,12 +232,11 @@ def pack_shard(job, shard, progress=lambda num_bytes: None):
   path = directory / _shard_name(shard, job.num_shards, ".arrayrecord")
   tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
   counts = dict.fromkeys(rows.COUNTS, 0)
-  sources = sources_lib.open_sources(config)
   bound = config.data.max_bad_documents
   bad = sources_lib.BadDocuments(bound, before=bound and sum(
       s["bad_documents"] for s in done_shards(directory, job.num_shards)
       if s["file"] != path.name))
-  documents = sources_lib.documents(sources, shard, job.num_shards, bad)
+  documents = sources_lib.documents(job.sources, shard, job.num_shards, bad)
   with local.writing(path) as part:
     # One record a chunk, so that a row is read alone; not compressed, as
     # ids hardly compress and every row is read many times.
@@ -245,7 +252,7 @@ def pack_shard(job, shard, progress=lambda num_bytes: None):
                        "first_bad_document": bad.first,
                        "file": path.name, "sha256": _sha256(part),
                        "bytes": part.stat().length}
-  _write_json(path.with_suffix(".json"), result)
+  local.write_json(path.with_suffix(".json"), result, sort_keys=True)
   return result
 
 
@@ -253,9 +260,7 @@ def done_shards(directory, num_shards):
   """Returns what `pack_shard` returned for the shards that are done."""
   paths = [epath.Path(directory) / _shard_name(s, num_shards, ".json")
            for s in range(num_shards)]
-  # Those of before bad documents were allowed do not count them: none.
-  return [{"bad_documents": 0} | json.loads(p.read_text())
-          for p in paths if p.exists()]
+  return [json.loads(p.read_text()) for p in paths if p.exists()]
 
 
 def check(config):
@@ -281,7 +286,6 @@ def check(config):
 
 def _settings(config):
   """What the rows depend on, but for the tokenizer."""
-  check(config)
   data = config.data
   return {"source": data.source, "length": data.length,
           "packing": data.packing, "text_fields": list(data.text_fields),
@@ -327,7 +331,7 @@ def _continue_or_begin(directory, manifest):
           f"{directory} holds a preparation that is not complete, and its "
           "sources or shards have changed; delete the folder or choose "
           "another data.dir")
-  _write_json(path, manifest)
+  local.write_json(path, manifest, sort_keys=True)
 
 
 def _pack_here(job):
@@ -358,8 +362,3 @@ def _shard_name(shard, num_shards, suffix):
 def _sha256(path):
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path, value):
-  with local.writing(path) as part:
-    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

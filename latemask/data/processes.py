@@ -1,10 +1,11 @@
-"""Processes of this machine that share work, under one progress bar.
+"""Processes of this machine that share work, and what is repeated beside it.
 
-Beside the flow: packing runs in them. They end with the process that started
-them, killed or not.
+Beside the flow: packing runs in them, under one progress bar. They end with
+the process that started them, killed or not.
 """
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -41,6 +42,25 @@ def run(function, items, workers, bar):
     finally:
       for future in pending:
         future.cancel()
+
+
+@contextlib.contextmanager
+def repeating(function, secs):
+  """Calls a function every so many seconds, in a thread, while its body runs.
+
+  Once the body has ended it is called no more.
+  """
+  end = threading.Event()
+  def repeat():
+    while not end.wait(secs):
+      function()
+  thread = threading.Thread(target=repeat, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    end.set()
+    thread.join()
 
 
 def _start_worker(done):

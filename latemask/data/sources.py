@@ -235,6 +235,10 @@ class Builtin:
           f"data.source builtin:{rest}: builtin takes no argument")
     return cls()
 
+  def __getstate__(self):
+    """Sends nothing: on another machine Python lies elsewhere."""
+    return {}
+
   @functools.cached_property
   def _files(self):
     root = pathlib.Path(sysconfig.get_path("stdlib"))

@@ -103,6 +103,10 @@ class Tfds:
           "data.text_fields")
     return source
 
+  def __getstate__(self):
+    """Sends names to another process, which makes a builder of its own."""
+    return dataclasses.asdict(self)
+
   @functools.cached_property
   def _builder(self):
     return builder(self.name, self.data_dir)

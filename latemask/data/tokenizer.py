@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import os
 import tempfile
 
 from etils import epath
@@ -21,6 +20,7 @@ import numpy as np
 import sentencepiece
 
 from latemask import errors
+from latemask.data import local
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 BOS, PAD, EOS, UNK, MASK = range(len(SPECIALS))
@@ -79,10 +79,8 @@ class Tokenizer:
 
   def save(self, path):
     """Writes the model to `path`, whole or not at all."""
-    path = epath.Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(self.proto)
-    part.replace(path)
+    with local.writing(path) as part:
+      part.write_bytes(self.proto)
 
 
 def load(path):
@@ -168,18 +166,14 @@ def _sentences(documents, refusals):
     refusals: list that takes an InputError, which the trainer hides in one of
       its own.
   """
-  for document in _kept_refusals(documents, refusals):
-    for line in document.splitlines():
-      # At most 4 bytes a character.
-      for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
-        piece = line[start:start + _MAX_SENTENCE_BYTES // 4].strip()
-        if piece:
-          yield piece
-
-
-def _kept_refusals(documents, refusals):
   try:
-    yield from documents
+    for document in documents:
+      for line in document.splitlines():
+        # At most 4 bytes a character.
+        for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
+          piece = line[start:start + _MAX_SENTENCE_BYTES // 4].strip()
+          if piece:
+            yield piece
   except errors.InputError as error:
     refusals.append(error)
     raise

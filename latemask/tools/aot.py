@@ -15,7 +15,6 @@ jaxlib cannot read (v6e with 0.10). With --fit, largest_rows_per_chip, a
 multiple of 8, too: some compiles more.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -33,6 +32,7 @@ from latemask import flops
 from latemask import hlo
 from latemask import sharding
 from latemask import step as step_lib
+from latemask.tools import command
 
 # HBM of a chip in GiB, and what XLA lets a program have of it.
 _HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
@@ -214,9 +214,7 @@ def _next_rows(sizes, too_many, capacity):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.aot", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("aot", __doc__)
   parser.add_argument("--config", required=True,
                       help="FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--topology", required=True,

@@ -21,7 +21,6 @@ whose last layer computes the targets alone, and to one that computes it for
 all tokens, as is usual elsewhere; and the ratio of layers x tokens.
 """
 
-import argparse
 import json
 import re
 import statistics
@@ -35,9 +34,11 @@ import tqdm
 from latemask import config_file
 from latemask import errors
 from latemask import flops
+from latemask import markdown
 from latemask import sharding
 from latemask import step as step_lib
 from latemask.data import tokenizer
+from latemask.tools import command
 
 _FLOPS_CONFIGS = tuple(
     f"configs/{name}.py:{size}" for size in ("base", "large")
@@ -197,16 +198,11 @@ def _print_table(table):
       k: v / 1e9 if "flops" in k else v / 1e6 if k == "parameters" else v
       for k, v in row.items()}) for text in columns.values()]
           for row in table]
-  widths = [max(map(len, column)) for column in zip(columns, *rows)]
-  for row in (columns, ["-" * width for width in widths], *rows):
-    print("| " + " | ".join(
-        text.ljust(width) for text, width in zip(row, widths)) + " |")
+  print(markdown.table([columns, *rows]), end="")
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.bench", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("bench", __doc__)
   parser.add_argument("--config", action="append", default=[],
                       help="FILE[:SIZE][,KEY=VALUE...]; may stand repeatedly")
   parser.add_argument("--rows", type=int, help="rows of a batch")
@@ -245,14 +241,11 @@ def _run(args):
         _rows(contenders[0].rows, contenders[0].length,
               contenders[0].program.model.config.vocab_size),
         not args.eager))
-  kind = jax.devices()[0].device_kind
-  peak = flops.PEAK_FLOPS.get(kind)
-  peak = peak and peak * jax.device_count()
-  if args.peak:
-    peak = measured_peak(contenders[0].details["dtype"])
+  peak = (measured_peak(contenders[0].details["dtype"]) if args.peak
+          else flops.peak_flops())
   for line in report(contenders, measure(contenders, args.repeats), peak):
-    print(json.dumps({"device": kind, "devices": jax.device_count()} | line),
-          flush=True)
+    print(json.dumps({"device": jax.devices()[0].device_kind,
+                      "devices": jax.device_count()} | line), flush=True)
 
 
 def main():

@@ -12,7 +12,6 @@ Three JSON lines:
            step 10 and at step 1,000,000 (compiling left out), and their ratio
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ from latemask import errors
 from latemask import step as step_lib
 from latemask.data import loader as loader_lib
 from latemask.data import packing
+from latemask.tools import command
 
 _EARLY, _LATE = 10, 1_000_000
 
@@ -42,9 +42,7 @@ def main():
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.bench_checkpoint", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("bench_checkpoint", __doc__)
   parser.add_argument(
       "--config", default="configs/base.py:small,data.source=builtin,"
       "data.vocab_size=4096,model.dtype=float32,train.batch_size=8",
@@ -58,7 +56,7 @@ def _run(args, folder):
   packed = packing.prepare(config, f"{folder}/data")
   program = step_lib.build(config, packed.tokenizer.vocab_size,
                            packed.tokenizer.word_start_V)
-  loader = loader_lib.Loader(packed, config, config.seed)
+  loader = loader_lib.Loader(packed, config)
   bench = _Bench(config, folder, packed, program, loader)
   state = bench.step(bench.step(program.init_state(), 0), 1)  # Compiles.
   num_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
@@ -153,8 +151,7 @@ class _Bench:
       for step, found in secs.items():
         start_secs = time.monotonic()
         checkpoints = self._checkpoints(str(step))
-        loader = loader_lib.Loader(
-            self._packed, self._config, self._config.seed)
+        loader = loader_lib.Loader(self._packed, self._config)
         restored = checkpoints.restore(self._program.state_shapes).state
         self._loader = loader
         self.step(restored, step)

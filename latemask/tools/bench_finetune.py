@@ -13,7 +13,6 @@ standard deviations of both (pooled). --only ours or peer runs one of them, to
 see its memory.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -29,6 +28,7 @@ from latemask import finetune
 from latemask import hf
 from latemask.data import glue
 from latemask.data import tokenizer as tokenizer_lib
+from latemask.tools import command
 
 
 class Peer:
@@ -77,8 +77,9 @@ class Peer:
                            torch.float32 if data.task.num_outputs == 1
                            else torch.long))
         loss.backward()
-        for group, rate in zip(optimizer.param_groups, [next(rates)] * 2):
-          group["lr"] = float(rate)
+        rate = float(next(rates))
+        for group in optimizer.param_groups:
+          group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
       train_secs = time.monotonic() - start_secs
@@ -134,13 +135,13 @@ def _run(args):
     data, = finetune.read(config, encoder, tokenizer, model.max_length)
     program = finetune.make_program(
         config, model, jax.device_put(encoder), data.task.num_outputs)
-    contenders = {"latemask": lambda cell: finetune.train_cell(
-        config, program, data, cell)[0]}
+    contenders = {}
+    if args.only != "peer":
+      contenders["latemask"] = lambda cell: finetune.train_cell(
+          config, program, data, cell)[0]
     if args.only != "ours":
       contenders["hf"] = lambda cell: Peer(
           config, program, tokenizer).train(data, cell)
-    if args.only == "peer":
-      del contenders["latemask"]
     for rate in rates:
       _compare(task, contenders, rate, args, len(data.train))
 
@@ -167,9 +168,7 @@ def _compare(task, contenders, rate, args, num_rows):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.bench_finetune", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("bench_finetune", __doc__)
   parser.add_argument("--init_from", required=True,
                       help="run, checkpoint or Hugging Face folder")
   parser.add_argument("--data_dir", help="official TSV files; default: TFDS")

@@ -9,19 +9,16 @@ with its head. It also holds what stock transformers ignores, so that it can
 be read back here in full (fill_mask, fine-tuning).
 """
 
-import argparse
-
 from absl import logging
 
 from latemask import errors
 from latemask import hf
 from latemask import pretrained
+from latemask.tools import command
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.export", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("export", __doc__)
   parser.add_argument("--init_from", required=True,
                       help="run, checkpoint or Hugging Face folder")
   parser.add_argument("--out", required=True, help="folder to make")

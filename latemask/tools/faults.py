@@ -3,7 +3,8 @@
   python -m latemask.tools.faults JSON FLAG...
 
 is latemask.main with a fault in it, which JSON names; soak.py and the tests
-start it.
+start it. It is killed when its standard input ends, so that it does not
+outlive what started it, however that came to its end.
 """
 
 import contextlib
@@ -42,11 +43,13 @@ class Fault:
       over before, is always allowed.
     phase: where this process is told to act; None acts on the disk before.
     needs: whole checkpoints that there must be.
+    processes: of the run; the first one has the fault.
   """
 
   codes: tuple[int, ...]
   phase: str | None = None
   needs: int = 0
+  processes: int = 1
 
 
 FAULTS = {
@@ -64,7 +67,8 @@ FAULTS = {
     "checkpoints: all bad": Fault((2,), needs=1),
     "shard: byte flipped": Fault((2,)),
     "shard: missing": Fault((2,)),
-    "one process of two killed": Fault((1, _KILLED, -signal.SIGABRT), "step"),
+    "one process of two killed": Fault((1, _KILLED, -signal.SIGABRT), "step",
+                                       processes=2),
 }
 
 
@@ -81,8 +85,8 @@ def damage(name, workdir, rng):
     else:
       path.write_bytes(_flipped(whole, rng))
     return lambda: path.write_bytes(whole)
-  steps = sorted((p for p in workdir.glob("checkpoints/*")
-                  if p.name.isdigit()), key=lambda p: int(p.name))
+  steps = [workdir / "checkpoints" / str(step)
+           for step in sorted(checkpoint.steps(workdir))]
   if name == "checkpoints: all bad":
     kept = workdir.with_suffix(".kept")
     shutil.copytree(workdir / "checkpoints", kept)
@@ -128,6 +132,11 @@ def main():
   sys.argv = ["latemask.main", *flags]
   name, phase, count = command["name"], command["phase"], command["count"]
 
+  def follow():
+    while os.read(0, 1):
+      pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
   def strike():
     number = signal.SIGTERM if "SIGTERM" in name else signal.SIGKILL
     for _ in range(1 + ("twice" in name)):
@@ -146,6 +155,7 @@ def main():
       return function(*args, **options)
     return wrapped
 
+  threading.Thread(target=follow, daemon=True).start()
   rows = []
 
   def train_batches(self, sharding, batch_size, start, stop):

@@ -10,7 +10,6 @@ input is one. --json prints one JSON object a line. Exit code 2: a text without
 <mask>, or one longer than the model has positions for (--truncate cuts it).
 """
 
-import argparse
 import json
 import sys
 
@@ -24,6 +23,7 @@ from latemask import masking
 from latemask import model as model_lib
 from latemask import pretrained
 from latemask.data import tokenizer as tokenizer_lib
+from latemask.tools import command
 
 _MASK = tokenizer_lib.SPECIALS[tokenizer_lib.MASK]
 # A character of no meaning, which no tokenizer has seen: it becomes bytes.
@@ -162,9 +162,7 @@ def _print(text, filled, as_json):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.fill_mask", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("fill_mask", __doc__)
   parser.add_argument("--workdir", required=True,
                       help="run, checkpoint or exported folder")
   parser.add_argument("--top", type=int, default=5, help="words a mask")

@@ -17,9 +17,8 @@ byte for byte, and what one has begun the other goes on with.
 that is, estimated from a sample, and writes and downloads nothing.
 """
 
-import argparse
+import contextlib
 import dataclasses
-import threading
 
 from etils import epath
 import numpy as np
@@ -27,10 +26,12 @@ import numpy as np
 from latemask import config_file
 from latemask import errors
 from latemask.data import packing
+from latemask.data import processes
 from latemask.data import rows as rows_lib
 from latemask.data import sources as sources_lib
 from latemask.data import tfds_source
 from latemask.data import tokenizer as tokenizer_lib
+from latemask.tools import command
 
 _POLL_SECS = 10
 _REFUSED = ".refused"
@@ -74,7 +75,7 @@ def beam_packer(runner, beam_args):
      # Else runners give one worker all that was made together.
      | beam.Reshuffle()
      | "pack" >> beam.Map(_pack_on_worker, job=job))
-    with _Watch(job):
+    with _watching(job):
       state = pipeline.run().wait_until_finish()
     for message in _take_refusals(job):
       raise errors.InputError(message)
@@ -110,32 +111,21 @@ def _take_refusals(job):
   return messages
 
 
-class _Watch:
+@contextlib.contextmanager
+def _watching(job):
   """Prints how many shards are done, while its body runs and at the end."""
-
-  def __init__(self, job):
-    self._job, self._said = job, None
-    self._end = threading.Event()
-    self._thread = threading.Thread(target=self._follow, daemon=True)
-
-  def __enter__(self):
-    self._thread.start()
-
-  def __exit__(self, *exception):
-    self._end.set()
-    self._thread.join()
-    self._say()
-
-  def _follow(self):
-    while not self._end.wait(_POLL_SECS):
-      self._say()
-
-  def _say(self):
-    job = self._job
+  said = None
+  def say():
+    nonlocal said
     done = len(packing.done_shards(job.directory, job.num_shards))
-    if done != self._said:
+    if done != said:
       print(f"{done:,} of {job.num_shards:,} shards are packed", flush=True)
-    self._said = done
+    said = done
+  try:
+    with processes.repeating(say, _POLL_SECS):
+      yield
+  finally:
+    say()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,10 +212,7 @@ def _estimate(config, source, tokenizer):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.prepare", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      allow_abbrev=False)
+  parser = command.parser("prepare", __doc__, allow_abbrev=False)
   parser.add_argument("--config", required=True,
                       help="FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--out", required=True, help="folder of the packed rows")
@@ -247,7 +234,6 @@ def main(argv=None):
     if "data" not in config:
       raise errors.InputError(
           f"{args.config} has no data to pack; give a config that pre-trains")
-    packing.check(config)
     if args.dry_run:
       dry_run(config, args.out)
       return

@@ -55,7 +55,6 @@ class Ranks:
       there is nothing to measure.
     num_tokens: real tokens, rows of the matrix.
     width: D, columns of it.
-    insertion_layer: the layer before which the slots come in.
   """
 
   unmasked: np.ndarray
@@ -64,7 +63,6 @@ class Ranks:
   both: np.ndarray
   num_tokens: int
   width: int
-  insertion_layer: int
 
 
 def effective_rank(matrix_NxD):
@@ -108,18 +106,15 @@ def held_out(workdir, config, num_rows):
   Raises:
     InputError: the run's rows are not where its config says.
   """
-  directory = config.data.dir or epath.Path(workdir) / "data"
+  directory = packing.directory_of(config, workdir)
   packed = packing.load(config, directory)
   if packed is None:
     raise errors.InputError(
         f"{directory} holds no packed rows, which the rank of {workdir} is "
         "measured on")
-  loader = loader_lib.Loader(packed, config, config.seed)
-  num_rows = min(num_rows, loader.num_eval_rows)
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return np.concatenate([np.asarray(ids_BxL) for _, ids_BxL in
-                         loader.eval_batches(
-                             sharding, _BATCH_ROWS, num_rows)])[:num_rows]
+  loader = loader_lib.Loader(packed, config)
+  return loader.read([loader.eval_row(index) for index in range(
+      min(num_rows, loader.num_eval_rows))])
 
 
 def measure_rows(config, params, plan, ids_NxL):
@@ -176,7 +171,7 @@ def measure_rows(config, params, plan, ids_NxL):
   return Ranks(
       ranks(triangles["unmasked"]), ranks(triangles["masked"]),
       ranks(triangles["slots"], first), ranks(both, first), num_tokens,
-      config.width, first)
+      config.width)
 
 
 def _triangle(*matrices):

@@ -14,7 +14,6 @@ representations by layer (see rank.py), from each run's newest checkpoint.
 Exit code 2: no run found, or --out holds something else.
 """
 
-import argparse
 import os
 import pathlib
 import sys
@@ -22,6 +21,7 @@ import sys
 from absl import logging
 
 from latemask import errors
+from latemask.tools import command
 from latemask.tools import report_look
 from latemask.tools import report_page
 from latemask.tools import report_runs
@@ -93,9 +93,7 @@ def check_out(out):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.report", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("report", __doc__)
   parser.add_argument("directories", metavar="DIR", nargs="+",
                       help="workdir, or a folder that holds some")
   parser.add_argument("--out", default="report", help="folder to write")

@@ -7,6 +7,7 @@ import statistics
 import tqdm
 
 from latemask import errors
+from latemask import markdown
 from latemask import results as results_lib
 from latemask.data import glue
 from latemask.tools import rank as rank_lib
@@ -89,8 +90,8 @@ class Page:
               s.is_vanilla, s.masks_at_input)
 
     self._add("frontier", figures_lib.frontier(
-        [point(s, lambda run: run.final.get(key, math.nan))
-         for s in settled], looks, f"{name}\n(nats a target)", True),
+        [point(s, series_lib.final(key)) for s in settled], looks,
+        f"{name}\n(nats a target)", True),
               caption.format(name) + caution)
     average = self._glue_averages()
     self._add("frontier_glue", figures_lib.frontier(
@@ -150,11 +151,11 @@ class Page:
                 default=set())
     averages = {}
     for s in self._glue_series:
-      path = os.path.realpath(str(s.runs[0].config.get("init_from")))
+      path = s.runs[0].begun_from
       if set(s.runs[0].results) == tasks:
-        averages[path] = max(averages.get(path, -math.inf), _average([
-            _percent(cells)[0] for cells in
-            s.runs[0].results.values()]))
+        averages[path] = max(
+            averages.get(path, -math.inf), statistics.fmean(
+                _percent(cells)[0] for cells in s.runs[0].results.values()))
     return averages
 
   def _draw_glue(self):
@@ -171,8 +172,8 @@ class Page:
                     for s in self._glue_series]) for task in tasks]
     if len(tasks) > 1:
       rows.append(("average", [
-          (_average([row[i][0] for _, row in rows]),
-           _average([row[i][1] for _, row in rows]))
+          tuple(statistics.fmean(row[i][n] for _, row in rows)
+                for n in range(2))
           if all(row[i] for _, row in rows) else None
           for i in range(len(self._glue_series))]))
     return figures_lib.glue(rows, len(self._glue_series), looks)
@@ -209,7 +210,7 @@ class Page:
             number(r[name][layer], ".1f") for name in (
                 "unmasked", "masked", "slots", "both")),
                      f"{r['num_tokens']:,.0f}", f"{r['width']:.0f}"))
-    self._rank_table = table(rows)
+    self._rank_table = markdown.table(rows)
 
   def text(self):
     """Returns the page, in Markdown."""
@@ -244,12 +245,13 @@ class Page:
     return "\n".join(parts)
 
   def _summary(self):
-    states = [_state(run) for run in self._runs]
+    bad = sum(run.nonfinite_step is not None for run in self._runs)
+    finished = sum(run.is_finished and run.nonfinite_step is None
+                   for run in self._runs)
+    live = len(self._runs) - finished - bad
     kinds = [f"{len(self._runs)} pre-training runs in {len(self._series)} "
-             f"series: {states.count('finished')} finished"] * bool(states)
-    live = sum(s.startswith("step") for s in states)
+             f"series: {finished} finished"] * bool(self._runs)
     kinds += [f"{live} under way or stopped"] * bool(live)
-    bad = sum("not finite" in s for s in states)
     kinds += [f"{bad} whose loss is not finite"] * bool(bad)
     kinds += [f"{len(self._glues)} fine-tuning workdirs"] * bool(self._glues)
     kinds += [f"**{len(self.problems)} problems, listed at the end**"] * bool(
@@ -260,7 +262,7 @@ class Page:
     """Returns a sentence on the best series that has ended, or nothing."""
     key = series_lib.quality_key(self._runs)
     known = [(loss, s) for loss, s in (
-        (s.scalar(lambda run: run.final.get(key, math.nan))[0], s)
+        (s.scalar(series_lib.final(key))[0], s)
         for s in self._series if s.is_finished) if math.isfinite(loss)]
     if len(known) < 2 or not series_lib.is_comparable(self._runs):
       return ""
@@ -278,6 +280,7 @@ class Page:
 
   def _runs_table(self):
     key_names = series_lib.common_rates(self._runs)
+    final = series_lib.final
     rows = [("#", *(f"`{k}`" for k in self._naming), "runs", "state",
              "tokens", "FLOPs", "held-out loss",
              *(series_lib.loss_name(k).removeprefix("held-out loss ")
@@ -288,9 +291,6 @@ class Page:
         mean, deviation, count = s.scalar(of_run)
         return number(scale * mean, form) + (
             f" ± {scale * deviation:{form}}" if count > 1 else "")
-
-      def final(key):
-        return lambda run: run.final.get(key, math.nan)
 
       rows.append((
           str(s.number),
@@ -304,7 +304,7 @@ class Page:
           number(s.scalar(lambda r: r.tokens_per_sec)[0], ",.0f"),
           number(100 * s.scalar(lambda r: r.mfu)[0], ".1f"),
           number(100 * s.scalar(lambda r: r.data_wait_fraction)[0], ".2f")))
-    return table(rows)
+    return markdown.table(rows)
 
 
 def _members(s):
@@ -326,17 +326,12 @@ def _state(run):
           + ("?" if num_steps is None else f"{num_steps:,}") + rollbacks)
 
 
-def _average(values):
-  return sum(values) / len(values)
-
-
 def _percent(cells):
   """Returns (median, deviation) of the chosen scores; None without cells."""
   if not cells:
     return None
   scores = [100 * result["score"] for result in results_lib.choose(cells)]
-  return (statistics.median(scores),
-          statistics.stdev(scores) if len(scores) > 1 else 0.0)
+  return statistics.median(scores), results_lib.deviation(scores)
 
 
 def _mean_ranks(found):
@@ -349,10 +344,3 @@ def _mean_ranks(found):
 def number(value, form):
   """Returns a number, or a dash for what is not known."""
   return format(value, form) if math.isfinite(value) else "–"
-
-
-def table(rows):
-  """Returns rows of texts, the first its head, as a Markdown table."""
-  rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-  return "".join("| " + " | ".join(
-      cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)

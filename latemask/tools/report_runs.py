@@ -27,7 +27,8 @@ _TRAIN_KEYS = ("step", "loss", "accuracy", "tokens_per_sec",
                "data_wait_fraction", "mfu", "flops")
 # Keys of config.json without which neither tokens nor a place can be told.
 _NEEDED_KEYS = ("masking.rate", "model.insertion_layer", "model.layers",
-                "train.batch_size", "train.num_steps", "data.length", "seed")
+                "train.batch_size", "train.num_steps", "train.total_flops",
+                "data.length", "seed")
 # Where in a workdir no other workdir lies.
 _NOT_SEARCHED = ("checkpoints", "data", "plugins", "cells", "best", "export",
                  "test")
@@ -72,7 +73,7 @@ class Run:
   @property
   def num_steps(self):
     """Steps of the whole run; None where nothing tells so far."""
-    budget_flops = self.config.get("train.total_flops")  # Not in older runs.
+    budget_flops = self.config["train.total_flops"]
     if budget_flops is None:
       return self.config["train.num_steps"]
     if math.isnan(self.step_flops):
@@ -98,6 +99,11 @@ class Glue:
   path: str
   config: dict
   results: dict
+
+  @property
+  def begun_from(self):
+    """Real path of what it began from."""
+    return os.path.realpath(self.config["init_from"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,6 +318,8 @@ def read_glue(path, problems):
     _Damaged: config.json or all cells cannot be used.
   """
   config = workdir_lib.flatten(_read_json(path / "config.json"))
+  if not isinstance(config.get("init_from"), str):
+    raise _Damaged(f"{path}/config.json has no init_from")
   results = {}
   for task in glue.TASKS:  # In GLUE's order, as in results.md.
     for cell in sorted((path / "cells" / task).glob("*.json")):

@@ -15,10 +15,14 @@ import re
 
 import numpy as np
 
-# Where a run lies, what it keeps and tells: no part of what it is.
+from latemask import results as results_lib
+from latemask import train
+
+# Of a run, what it may change on its way; of fine-tuning, what it is told to
+# do and where things lie: no part of what they are.
 _FREE_KEYS = re.compile(
-    r"(metrics|checkpoint)\.|data\.(workers|dir|tfds_dir|max_bad_documents)$"
-    r"|(task|predict_test|export|data_dir|tfds_dir|grid\..*)$")
+    train.FREE_KEYS.pattern
+    + r"|(task|predict_test|export|data_dir|tfds_dir|grid\..*)$")
 # Keys that readers look for first.
 _FIRST_KEYS = ("masking.rate", "model.insertion_layer", "model.decoder",
                "masking.predict_rate", "model.layers", "model.width",
@@ -47,8 +51,7 @@ class Series:
     values = [v for v in map(of_run, self.runs) if math.isfinite(v)]
     if not values:
       return math.nan, math.nan, 0
-    return (float(np.mean(values)),
-            float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+    return (float(np.mean(values)), results_lib.deviation(values),
             len(values))
 
   @property
@@ -107,7 +110,7 @@ def each(glues, names):
   for s in group(glues, ())[0] if glues else ():
     for member in s.runs:
       values, label = dict(s.values), s.label
-      path = os.path.realpath(str(member.config.get("init_from")))
+      path = member.begun_from
       begun = names.get(path)
       if "init_from" in values and begun:
         values["init_from"] = begun
@@ -176,7 +179,7 @@ def show(value):
 
 def settled(series):
   """Returns the series whose runs have all ended; all where none has."""
-  return [s for s in series if s.is_finished and s.runs] or list(series)
+  return [s for s in series if s.is_finished] or list(series)
 
 
 def curve(series, x_of_step, part, key):
@@ -254,7 +257,7 @@ def grid(series, key):
   cells = {}
   for s in settled(series):
     config = s.runs[0].config
-    mean, _, count = s.scalar(lambda run: run.final.get(key, math.nan))
+    mean, _, count = s.scalar(final(key))
     place = config["masking.rate"], config["model.insertion_layer"]
     if count and mean <= cells.get(place, (math.inf,))[0]:
       cells[place] = mean, count
@@ -266,6 +269,11 @@ def grid(series, key):
     place = rates.index(rate), layers.index(layer)
     loss_RxI[place], count_RxI[place] = mean, count
   return rates, layers, loss_RxI, count_RxI
+
+
+def final(key):
+  """Returns a function of a run: a number of its newest evaluation, or NaN."""
+  return lambda run: run.final.get(key, math.nan)
 
 
 def spent_flops(run):

@@ -12,15 +12,14 @@ of the unbroken run, bit for bit. Exit code 1 if any has not. What failed stays
 under --out, with the output of every start.
 """
 
-import argparse
 import concurrent.futures
 import json
-import math
 import os
 import pathlib
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,24 +31,29 @@ import tqdm
 
 from latemask import checkpoint
 from latemask import errors
+from latemask import markdown
+from latemask.tools import command
 from latemask.tools import faults
 
 _TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
 _NUM_STEPS, _SAVE_EVERY = 40, 5
 # A start that takes longer hangs.
 _HANG_SECS = 300
+# Of a run; the last three meet no fault.
+_MAX_STARTS = 40
+
 
 def main():
   """Runs the command."""
   args = _parser().parse_args()
+  # At once, as by SIGTERM: threads wait for runs, which end with this process.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
   with errors.one_line_exit():
     sys.exit(_soak(args))
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.soak", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("soak", __doc__)
   parser.add_argument("--minutes", type=float, default=30,
                       help="no run is begun later (30)")
   parser.add_argument("--faults", type=int,
@@ -73,10 +77,11 @@ def _soak(args):
   corpus = make_corpus(out)
   print(f"{out}: training unbroken", flush=True)
   reference = Run(out / "unbroken", corpus)
-  reference.start(None)
+  reference.start(None, random.Random(args.seed))
   if reference.code:
     raise errors.InputError(
         f"the unbroken run ended with {reference.code}; see {reference.log}")
+  expected = reference.result()
   deadline = time.monotonic() + 60 * args.minutes
   kinds = args.only or list(faults.FAULTS)
   outcomes, numbers, lock = [], iter(range(10**9)), threading.Lock()
@@ -87,7 +92,7 @@ def _soak(args):
         args.faults is None or len(outcomes) < args.faults):
       with lock:
         number = next(numbers)
-      found = break_run(out / f"run{number}", corpus, reference, kinds,
+      found = break_run(out / f"run{number}", corpus, expected, kinds,
                         random.Random(f"{args.seed} {number}"), deadline)
       with lock:
         outcomes.extend(found)
@@ -100,7 +105,7 @@ def _soak(args):
   bar.close()
   table, all_survived = tabulate(
       outcomes, (time.monotonic() - start_secs) / 60)
-  print(table)
+  print(table, end="")
   if all_survived and not args.out:
     shutil.rmtree(out)
   return int(not all_survived)
@@ -108,34 +113,34 @@ def _soak(args):
 
 def tabulate(outcomes, minutes):
   """Returns (table by kind of fault as Markdown, whether all survived)."""
-  lines = ["| fault | injected | survived | bit-equal | exit codes |",
-           "|---|---|---|---|---|"]
+  rows = [("fault", "injected", "survived", "bit-equal", "exit codes")]
   met = [n for n in faults.FAULTS if any(o[0] == n for o in outcomes)]
   for name in met + [None]:
-    rows = [o for o in outcomes if name in (None, o[0])]
-    codes = sorted({o[1] for o in rows})
-    lines.append(
-        f"| {name or f'all, in {minutes:.0f} min'} | {len(rows)} | "
-        f"{sum(not o[2] for o in rows)} | {sum(o[3] for o in rows)} | "
-        f"{', '.join(map(str, codes))} |")
-  failed = [f"- {o[0]} ({o[4]}): {o[2] or 'the result differs'}"
+    found = [o for o in outcomes if name in (None, o[0])]
+    rows.append((
+        name or f"all, in {minutes:.0f} min", str(len(found)),
+        str(sum(not o[2] for o in found)), str(sum(o[3] for o in found)),
+        ", ".join(map(str, sorted({o[1] for o in found})))))
+  failed = [f"- {o[0]} ({o[4]}): {o[2] or 'the result differs'}\n"
             for o in outcomes if o[2] or not o[3]]
-  return "\n".join(lines + failed), not failed
+  return markdown.table(rows) + "".join(failed), not failed
 
 
-def break_run(workdir, corpus, reference, kinds, rng, deadline=math.inf,
-              max_starts=40):
+def break_run(workdir, corpus, expected, kinds, rng, deadline):
   """Trains a run to its end under faults, none of them after the deadline.
+
+  Args:
+    expected: the result of the unbroken run.
 
   Returns:
     A list of (fault, exit code, what is wrong or "", whether the end was
     bit-equal, workdir), one for each fault.
   """
   run, met = Run(workdir, corpus), []
-  for start in range(max_starts):
+  for start in range(_MAX_STARTS):
     possible = [n for n in kinds
                 if faults.FAULTS[n].needs <= len(run.checkpoints())]
-    is_over = start >= max_starts - 3 or time.monotonic() > deadline
+    is_over = start >= _MAX_STARTS - 3 or time.monotonic() > deadline
     name = rng.choice(possible) if possible and not is_over else None
     problem = run.start(name, rng)
     if name:
@@ -144,11 +149,10 @@ def break_run(workdir, corpus, reference, kinds, rng, deadline=math.inf,
       met.append(("none", run.code, problem))
     if run.code == 0:
       break
-  differing = "" if run.code == 0 and run.result() == reference.result() else (
-      "the end differs from that of the unbroken run")
-  if not differing and not any(problem for *_, problem in met):
+  is_equal = run.code == 0 and run.result() == expected
+  if is_equal and not any(problem for *_, problem in met):
     shutil.rmtree(workdir)
-  return [(name, code, problem, not differing, str(workdir))
+  return [(name, code, problem, is_equal, str(workdir))
           for name, code, problem in met]
 
 
@@ -168,7 +172,11 @@ class Run:
   """A run in a workdir of its own, with packed rows of its own."""
 
   def __init__(self, workdir, corpus):
+    """Refuses a workdir that is there: another run may write in it."""
     self.workdir = pathlib.Path(workdir)
+    if self.workdir.exists():
+      raise errors.InputError(
+          f"{workdir} is there already; another soak may be writing in it")
     self.workdir.parent.mkdir(parents=True, exist_ok=True)
     self.log = self.workdir.with_suffix(".log")
     self.rows = self.workdir.with_suffix(".rows")
@@ -187,16 +195,14 @@ class Run:
 
   def checkpoints(self):
     """Returns the steps of the checkpoints, the newest first."""
-    return sorted((int(p.name) for p in self.workdir.glob("checkpoints/*")
-                   if p.name.isdigit()), reverse=True)
+    return sorted(checkpoint.steps(self.workdir), reverse=True)
 
-  def start(self, name, rng=random):
-    """Runs the command under a fault; returns what went wrong, or ""."""
+  def start(self, name, rng):
+    """Runs the command under a fault, or None; returns what went wrong."""
     fault = faults.FAULTS[name] if name else faults.Fault(())
     before = self.checkpoints()
     undo = faults.damage(name, self.workdir, rng) if name and not (
         fault.phase) else None
-    processes = 2 if name == "one process of two killed" else 1
     command = {"name": name, "phase": fault.phase,
                "rows": str(self.rows),
                "count": rng.randrange(1, 2 * _SAVE_EVERY),
@@ -213,11 +219,12 @@ class Run:
       place = log.tell()
       # Through a pipe: files of the child may be forbidden to grow.
       pipe = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
-      for process in range(processes):
+      for process in range(fault.processes):
         mine = command | ({"phase": None} if process else {})
-        several = [f"--distributed=127.0.0.1:{port}", "--num_processes=2",
-                   f"--process_id={process}"] if processes > 1 else []
-        devices = 2 // processes
+        several = [f"--distributed=127.0.0.1:{port}",
+                   f"--num_processes={fault.processes}",
+                   f"--process_id={process}"] if fault.processes > 1 else []
+        devices = 2 // fault.processes
         environment = os.environ | cache | {
             "JAX_PLATFORMS": "cpu", "XLA_FLAGS":
             f"--xla_force_host_platform_device_count={devices} "
@@ -225,7 +232,9 @@ class Run:
         started.append(subprocess.Popen(
             [sys.executable, "-m", "latemask.tools.faults",
              json.dumps(mine), *self._flags, *several],
-            stdout=pipe.stdin, stderr=subprocess.STDOUT, env=environment))
+            # It ends when its standard input does: with this process.
+            stdin=subprocess.PIPE, stdout=pipe.stdin, stderr=subprocess.STDOUT,
+            env=environment))
       ended = []
       for process in started:
         try:
@@ -233,6 +242,7 @@ class Run:
         except subprocess.TimeoutExpired:
           process.kill()
           ended.append("hangs")
+        process.stdin.close()
       pipe.stdin.close()
       pipe.wait()
     self.code = next((code for code in ended if code), 0)
@@ -264,11 +274,9 @@ class Run:
 
   def result(self):
     """Returns what two runs must agree in, once they are done."""
-    _, _, params = checkpoint.read(
-        self.workdir / "checkpoints" / str(_NUM_STEPS))
-    run = json.loads((self.workdir / "checkpoints" / str(_NUM_STEPS) / "run" /
-                      "metadata").read_text())
-    del params  # Read, and so verified: the digests are those of the arrays.
+    path = self.workdir / "checkpoints" / str(_NUM_STEPS)
+    checkpoint.read(path)  # Verified: the digests are those of the arrays.
+    run = json.loads((path / "run" / "metadata").read_text())
     lines = [json.loads(line) for line in
              (self.workdir / "metrics.jsonl").read_text().splitlines()]
     rows = {}

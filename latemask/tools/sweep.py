@@ -24,8 +24,8 @@ Exit codes: 0 all done; 1 some runs failed (they are listed); 2 what was given
 cannot be used; 143 / 130 stopped by SIGTERM / SIGINT, the runs after a save.
 """
 
-import argparse
 import contextlib
+import math
 import os
 import pathlib
 import signal
@@ -43,6 +43,7 @@ from latemask import metrics
 from latemask import signals as signals_lib
 from latemask.data import local
 from latemask.data import packing
+from latemask.tools import command
 from latemask.tools import sweep_claims
 from latemask.tools import sweep_points
 
@@ -132,12 +133,12 @@ class _Process:
 class Sweep:
   """Runs points; see the module."""
 
-  def __init__(self, points, args):
-    self._points, self._args = points, args
+  def __init__(self, points, args, rate):
+    """Takes the points, the flags and the FLOP/s of a run, None if unknown."""
+    self._points, self._args, self._rate = points, args, rate
     self._held, self._running = set(), {}
     self._failed = {}
-    self._rate = sweep_points.rate_of(points) or args.flops_per_sec
-    self._looked_secs = None
+    self._looked_secs = -math.inf
     self._left = list(points)
     self._told_of = set()
     # What others found to fail since is not tried again here.
@@ -145,7 +146,6 @@ class Sweep:
 
   def run(self):
     """Runs what is not done; returns the exit code."""
-    self._say_how_many()
     with sweep_claims.Heart(self._held), signals_lib.Signals() as signals:
       if not self._args.no_claims:
         self._began_secs = sweep_claims.now(self._args.out)
@@ -155,7 +155,7 @@ class Sweep:
             self._look_after(process)
           if stop := signals.agreed(0):
             return self._stop(stop)
-          if self._is_time_to_look():
+          if time.monotonic() > self._looked_secs + _LOOK_SECS:
             self._look()
             if not self._left:
               break
@@ -170,10 +170,6 @@ class Sweep:
       print(f"latemask: {len(self._failed)} of {len(self._points)} runs "
             "failed; the same command tries them again", file=sys.stderr)
     return int(bool(self._failed))
-
-  def _is_time_to_look(self):
-    return (self._looked_secs is None
-            or time.monotonic() > self._looked_secs + _LOOK_SECS)
 
   def _look(self):
     """Looks which runs have not come to their end, here or elsewhere."""
@@ -231,7 +227,7 @@ class Sweep:
     if code is None:
       return
     if code == 0:
-      sweep_points.write_json(point.file("done"), {
+      local.write_json(point.file("done"), {
           "config": point.wanted, "secs": round(process.secs, 1),
           "flops_per_sec": process.flops_per_sec})
       point.file("failed").unlink(missing_ok=True)
@@ -239,13 +235,13 @@ class Sweep:
       said = f"done in {metrics.duration(process.secs)}"
     else:
       reason = f"exit code {code}: {process.last_line()}"
-      sweep_points.write_json(point.file("failed"),
-                              {"code": code, "reason": reason})
+      local.write_json(point.file("failed"),
+                       {"code": code, "reason": reason})
       self._failed[point.name] = reason
       said = f"FAILED, {reason}"
     self._drop(process)
     self._look()
-    self._looked_secs = None  # There is a free place.
+    self._looked_secs = -math.inf  # There is a free place.
     secs = sweep_points.left_secs(
         self._left, self._points, self._rate, self._args.parallel)
     total = len(self._points)
@@ -274,12 +270,6 @@ class Sweep:
         self._drop(process)
     return 128 + signum
 
-  def _say_how_many(self):
-    self._look()
-    self._looked_secs = None
-    print(f"{len(self._left)} of {len(self._points)} runs to do, "
-          f"{self._args.parallel} at a time", flush=True)
-
 
 def _pack(points, args):
   """Packs the rows that runs share, each set once."""
@@ -306,9 +296,7 @@ def _pack(points, args):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.sweep", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("sweep", __doc__)
   parser.add_argument("--config", required=True,
                       help="a sweep, FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--out", help="folder of the runs")
@@ -354,7 +342,7 @@ def _run(args):
   points = sweep_points.check(points)
   local.check_writable(args.out)
   rate = sweep_points.rate_of(points) or args.flops_per_sec
-  print(sweep_points.table(points, rate, args.parallel), flush=True)
+  print(sweep_points.table(points, rate, args.parallel), end="", flush=True)
   if args.dry_run:
     return 0
   try:
@@ -365,7 +353,7 @@ def _run(args):
     return 128 + error.signum
   if points[0].flops:
     _record(points, columns, epath.Path(args.out) / "sweep.json")
-  return Sweep(points, args).run()
+  return Sweep(points, args, rate).run()
 
 
 def _record(points, columns, path):
@@ -375,7 +363,7 @@ def _record(points, columns, path):
       "columns": columns, "points": before.get("points", {}) | {
           point.name: point.overrides for point in points}}
   if wanted != before:
-    sweep_points.write_json(path, wanted)
+    local.write_json(path, wanted)
 
 
 def main():

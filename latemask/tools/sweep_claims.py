@@ -21,8 +21,9 @@ import pathlib
 import re
 import socket
 import tempfile
-import threading
 import time
+
+from latemask.data import processes
 
 BEAT_SECS = 15
 
@@ -41,7 +42,7 @@ class Claim:
   @property
   def is_lost(self):
     """Whether another machine took it over."""
-    return os.path.lexists(_path(*_split(self.path), self.number + 1))
+    return os.path.lexists(self.path.with_suffix(f".{self.number + 1}"))
 
   def beat(self):
     """Tells the others that the run is alive."""
@@ -65,14 +66,14 @@ def take(run, stale_secs):
   run = pathlib.Path(run)
   run.parent.mkdir(parents=True, exist_ok=True)
   last = max(_numbers(run), default=0)
-  if last and _is_live(_path(run.parent, run.name, last), stale_secs):
+  if last and _is_live(_path(run, last), stale_secs):
     return None
-  path = _path(run.parent, run.name, last + 1)
+  path = _path(run, last + 1)
   try:
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
   except FileExistsError:
     return None  # Another was faster.
-  _lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  _lock(fd)
   os.write(fd, json.dumps({
       "host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(),
       "time": time.strftime("%Y-%m-%d %H:%M:%S %z")}).encode() + b"\n")
@@ -82,7 +83,7 @@ def take(run, stale_secs):
 def holder(run):
   """Returns what the newest claim on a run says of its holder."""
   run = pathlib.Path(run)
-  found = _read(_path(run.parent, run.name, max(_numbers(run), default=0)))
+  found = _read(_path(run, max(_numbers(run), default=0)))
   return f"{found.get('host', '?')}, process {found.get('pid', '?')}"
 
 
@@ -92,28 +93,19 @@ def now(folder):
     return os.stat(file.name).st_mtime
 
 
-class Heart:
-  """Beats for all claims of `held` while its body runs."""
+def Heart(held):
+  """Returns a context that beats for all claims of a set.
 
-  def __init__(self, held):
-    """Takes a set that the body may change."""
-    self._held, self._end = held, threading.Event()
-    self._thread = threading.Thread(target=self._beat, daemon=True)
-
-  def __enter__(self):
-    self._thread.start()
-
-  def __exit__(self, *exception):
-    self._end.set()
-    self._thread.join()
-
-  def _beat(self):
-    while not self._end.wait(BEAT_SECS):
-      for claim in tuple(self._held):
-        try:
-          claim.beat()
-        except OSError as error:  # A server that is away for a while.
-          print(f"{claim.path}: no heartbeat: {error}", flush=True)
+  Args:
+    held: the set, which the body may change.
+  """
+  def beat():
+    for claim in tuple(held):
+      try:
+        claim.beat()
+      except OSError as error:  # A server that is away for a while.
+        print(f"{claim.path}: no heartbeat: {error}", flush=True)
+  return processes.repeating(beat, BEAT_SECS)
 
 
 def _numbers(run):
@@ -122,12 +114,8 @@ def _numbers(run):
   return [int(match[1]) for match in found if match]
 
 
-def _path(folder, name, number):
-  return pathlib.Path(folder) / f"{name}.claim.{number}"
-
-
-def _split(path):
-  return path.parent, path.name.rsplit(".claim.", 1)[0]
+def _path(run, number):
+  return run.with_name(f"{run.name}.claim.{number}")
 
 
 def _is_live(path, stale_secs):
@@ -151,15 +139,15 @@ def _is_locked(path):
   """Returns whether a process has a claim locked; None where none can."""
   fd = os.open(path, os.O_RDWR)
   try:
-    return _lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return _lock(fd)
   finally:
     os.close(fd)
 
 
-def _lock(fd, how):
+def _lock(fd):
   """Locks; returns whether another has it, None where there are no locks."""
   try:
-    fcntl.flock(fd, how)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return False
   except BlockingIOError:
     return True

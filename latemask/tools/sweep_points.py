@@ -21,6 +21,7 @@ import ml_collections
 from latemask import config_file
 from latemask import errors
 from latemask import finetune
+from latemask import markdown
 from latemask import metrics
 from latemask import train
 from latemask import workdir as workdir_lib
@@ -33,7 +34,8 @@ from latemask.data import tfds_source
 _PLACES = re.compile(r"(data\.)?(dir|cache_dir|tfds_dir|data_dir|workers)"
                      r"|init_from")
 # Of the group `data`, what packed rows do not depend on.
-_NOT_PACKED = ("dir", "cache_dir", "tfds_dir", "workers", "eval_fraction")
+_NOT_PACKED = ("dir", "cache_dir", "tfds_dir", "workers", "eval_fraction",
+               "max_bad_documents")
 _MAX_NAME = 180
 
 
@@ -78,7 +80,7 @@ class Point:
 
   @property
   def state(self):
-    """done, failed (and not begun since), begun or new."""
+    """done, failed (so it ended last), begun or new."""
     if self.done:
       return "done"
     if self.file("failed").exists():
@@ -119,8 +121,8 @@ def read(spec, out, init_from=()):
     changed = _copy(config)
     config_file.override(changed, overrides, f"{path}: {overrides}")
     if is_finetuning:
-      points += [_finetuning(run, overrides, changed, given, name)
-                 for run in init_from or _done_runs(epath.Path(out))]
+      points += [_finetuning(run, overrides, changed) for run
+                 in init_from or _done_runs(epath.Path(out))]
     else:
       label = name_of(changed, overrides)
       points.append(Point(
@@ -134,7 +136,7 @@ def read(spec, out, init_from=()):
   return points, columns
 
 
-def _finetuning(run, overrides, config, given, name):
+def _finetuning(run, overrides, config):
   config = _copy(config)
   with config.unlocked():
     config.init_from = str(run)
@@ -264,22 +266,19 @@ def table(points, rate, parallel):
     rate: FLOP/s of a run; None where it is unknown.
     parallel: runs at a time.
   """
-  lines = [("run", "steps", "PFLOP", "time", "state"), ("---",) * 5]
+  rows = [("run", "steps", "PFLOP", "time", "state")]
   for point in points:
-    lines.append((
+    rows.append((
         point.name, f"{point.num_steps:,}" if point.num_steps else "",
         f"{point.flops / 1e15:,.4g}" if point.flops else "",
         _time(point.flops / rate if rate and point.flops else None),
         point.state))
   todo = [point for point in points if not point.done]
   total = sum(point.flops or 0 for point in todo)
-  lines.append((f"{len(todo)} of {len(points)} to do, {parallel} at a time",
-                "", f"{total / 1e15:,.4g}" if total else "",
-                _time(left_secs(todo, points, rate, parallel)), ""))
-  widths = [max(map(len, column)) for column in zip(*lines)]
-  return "\n".join("| " + " | ".join(
-      cell.ljust(width) for cell, width in zip(line, widths)) + " |"
-                   for line in lines)
+  rows.append((f"{len(todo)} of {len(points)} to do, {parallel} at a time",
+               "", f"{total / 1e15:,.4g}" if total else "",
+               _time(left_secs(todo, points, rate, parallel)), ""))
+  return markdown.table(rows)
 
 
 def left_secs(todo, points, rate, parallel):
@@ -323,10 +322,3 @@ def _object(text):
   except ValueError:
     return {}
   return found if isinstance(found, dict) else {}
-
-
-def write_json(path, value):
-  """Writes a file whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with local.writing(path) as part:
-    part.write_text(json.dumps(value, indent=1) + "\n")
