@@ -11,7 +11,6 @@ title is that of the states which a model without late masks would compute.
 drawn, or too few to hide one.
 """
 
-import argparse
 import json
 import pathlib
 
@@ -28,6 +27,7 @@ from latemask import masking
 from latemask import pretrained
 from latemask.data import local
 from latemask.data import tokenizer as tokenizer_lib
+from latemask.tools import command
 from latemask.tools import fill_mask
 from latemask.tools import report_look as look_lib
 
@@ -177,9 +177,7 @@ def _guesses(filler, ids_L, masked):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-      prog="python -m latemask.tools.token_layers", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command.parser("token_layers", __doc__)
   parser.add_argument("--workdir", required=True, help="a run")
   parser.add_argument("--out", required=True, help="picture to write")
   parser.add_argument("--seed", type=int, default=0, help="of the mask (0)")
