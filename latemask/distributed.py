@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 import urllib.request
@@ -30,6 +31,8 @@ _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/"
 # How long the others are waited for at the end, and may be silent before.
 _END_SECS = 30
 _SILENT_SECS = 60
+# How much before that end a process goes that has an exit code to tell.
+_EARLY_SECS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +83,17 @@ def together(spec, num_processes=None, process_id=None, start_secs=300):
   try:
     yield
   # Also what ends all processes alike, such as a stop by a signal.
-  except (errors.Ending, SystemExit):
-    # This waits for the others. If they know nothing of the end, and sit in a
-    # collective, it raises, which must not take the place of the exit code.
+  except (errors.Ending, SystemExit) as ending:
+    # JAX waits for the others. Where they know nothing of this end, and sit
+    # in a collective, it raises or aborts the process when time is up, and
+    # neither may take the place of the exit code.
+    timer = threading.Timer(
+        _END_SECS - _EARLY_SECS, os._exit, (ending.code,))
+    timer.daemon = True
+    timer.start()
     with contextlib.suppress(RuntimeError):
       jax.distributed.shutdown()
+    timer.cancel()
     raise
   except BaseException:
     # The others are somewhere in a collective and will not come to an orderly

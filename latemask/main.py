@@ -67,9 +67,11 @@ def main(argv):
   # other's threads for ever; elsewhere this flag means nothing.
   jax.config.update("jax_cpu_enable_async_dispatch", False)
   run = finetune.finetune if "task" in _CONFIG.value else train.train
+  # Told before the others are waited for, which may be in vain; and told of
+  # what keeps them from coming together.
   with errors.one_line_exit(), distributed.together(
       _DISTRIBUTED.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
-      _START_SECS.value):
+      _START_SECS.value), errors.one_line_exit():
     try:
       run(_CONFIG.value, _WORKDIR.value)
     except signals.Stopped as stopped:

@@ -136,6 +136,35 @@ def test_exit_code_outlives_a_shutdown_that_fails(monkeypatch, ending):
   assert raised.value is ending
 
 
+_ENDS_ALONE = """
+import sys
+from latemask import distributed
+from latemask import errors
+distributed._END_SECS = distributed._EARLY_SECS + 2
+mine, ending = int(sys.argv[2]), int(sys.argv[3])
+with distributed.together("127.0.0.1:" + sys.argv[1], 2, mine, 60), (
+    errors.one_line_exit()):
+  distributed.everywhere(True)
+  if mine == ending:
+    raise errors.InputError("no such file")
+  distributed.everywhere(True)
+"""
+
+
+@pytest.mark.parametrize("ending", [0, 1])
+def test_one_that_ends_alone_keeps_its_exit_code(ending):
+  """The other, in a collective, ends too, and not with 0."""
+  port = str(_port())
+  two = [subprocess.Popen(
+      [sys.executable, "-c", _ENDS_ALONE, port, str(process), str(ending)],
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+      env=os.environ | {"XLA_FLAGS": ""}) for process in range(2)]
+  told = [process.communicate(timeout=100)[0] for process in two]
+  assert two[ending].returncode == 2, told[ending]
+  assert "latemask: no such file" in told[ending].splitlines()
+  assert two[1 - ending].returncode not in (0, 2), told[1 - ending]
+
+
 def test_alone_is_everywhere():
   assert distributed.everywhere(True) is True
   assert distributed.everywhere(False) is False
