@@ -48,7 +48,9 @@ def test_table():
   cells = " ".join(table.split())
   assert survived and "| NaN | 2 | 2 | 2 | 0, 3 |" in cells
   assert "| all, in 3 min | 2 | 2 | 2 | 0, 3 |" in cells
-  table, survived = soak.tabulate([("NaN", 3, "", False, "a/run7")], 3)
+  table, survived = soak.tabulate(
+      [("NaN", 3, "", False, "a/run7"), ("NaN", "hangs", "x", False, "a")], 3)
+  assert "| 3, hangs |" in " ".join(table.split())
   assert not survived and "- NaN (a/run7): the result differs" in table
 
 

@@ -120,7 +120,9 @@ def tabulate(outcomes, minutes):
     rows.append((
         name or f"all, in {minutes:.0f} min", str(len(found)),
         str(sum(not o[2] for o in found)), str(sum(o[3] for o in found)),
-        ", ".join(map(str, sorted({o[1] for o in found})))))
+        # What hung has no code, but a word.
+        ", ".join(map(str, sorted({o[1] for o in found}, key=lambda code: (
+            isinstance(code, str), code))))))
   failed = [f"- {o[0]} ({o[4]}): {o[2] or 'the result differs'}\n"
             for o in outcomes if o[2] or not o[3]]
   return markdown.table(rows) + "".join(failed), not failed
