@@ -209,6 +209,7 @@ def _losses(workdir):
           for key in ("loss", "grad_norm", "eval/loss") if key in r}
 
 
+@pytest.mark.long
 def test_same_run_on_1_2_4_processes(corpus, packed_dir, tmp_path):
   """Four devices, fsdp and tensor among them; and on with another number."""
   mesh = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
@@ -298,6 +299,7 @@ def _recorded(config, workdir, num_devices, num_steps=None):
   return _losses(workdir), seen
 
 
+@pytest.mark.long
 def test_same_run_on_1_2_4_8_devices(tiny_run, tmp_path):
   """Rows and masks bit for bit, losses to rounding; and from 8 on with 2."""
   tiny_run.model.dropout = 0.1

@@ -299,6 +299,7 @@ def test_disk_full_for_tensorboard(tiny_run, tmp_path, monkeypatch, capsys):
   assert [r["step"] for r in lines(tmp_path) if "loss" in r] == [1, 2, 3, 4]
 
 
+@pytest.mark.long
 def test_killed_for_real(tmp_path, monkeypatch, no_tensorflow):
   """One run, killed in each phase; processes of their own, as tools/soak."""
   monkeypatch.setattr(soak, "_HANG_SECS", 120)

@@ -105,9 +105,10 @@ def test_every_point_builds(name, tmp_path):
   budget = points[0].config.train.total_flops
   assert (budget is None) == (name == "lr")
   for point in points:
-    assert point.num_steps > 1000
+    assert point.num_steps > (250 if name == "demo" else 1000)
     if budget:
-      assert 0 <= 1 - steps_flops[point.name] / budget < 1e-3
+      spent = steps_flops[point.name]
+      assert 0 <= budget - spent < spent / point.num_steps
 
 
 def test_budgets_are_those_of_base():
