@@ -131,7 +131,7 @@ class Checkpoints:
         return progress
       damaged.append(step)
       print(f"checkpoint {step} of {self._manager.directory} is damaged: "
-            f"{_line(error)}", flush=True)
+            f"{_line(error)[:300]}", flush=True)
     if damaged:
       raise errors.InputError(
           f"all checkpoints of {self._manager.directory} are damaged "
@@ -202,7 +202,7 @@ class Checkpoints:
       return
     self._num_failed += 1
     print(f"step {step:,}: the save failed ({self._num_failed} in a row): "
-          f"...{str(error).strip().splitlines()[0][-120:]}", flush=True)
+          f"...{_line(error)[-120:]}", flush=True)
     if self._num_failed > self._max_failed:
       raise errors.SaveError(
           f"{self._num_failed} saves in a row have failed; make room, and the "
@@ -253,7 +253,7 @@ def read(path):
     _compare(found, {name: run["digests"][name] for name in found})
   except Exception as error:  # As in `restore`.
     raise errors.InputError(
-        f"{path} is no whole checkpoint: {_line(error)}") from error
+        f"{path} is no whole checkpoint: {_line(error)[:300]}") from error
   return (run["config"], base64.b64decode(run["tokenizer"]),
           params["params"])
 
@@ -309,4 +309,4 @@ def _checked(run):
 
 
 def _line(error):
-  return (str(error).strip().splitlines() or [repr(error)])[0][:300]
+  return (str(error).strip().splitlines() or [repr(error)])[0]

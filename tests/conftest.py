@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from latemask import train
 from latemask.data import packing
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -117,6 +118,17 @@ def tiny_run(packed_dir, corpus):
   config = tiny_config(f"text:{corpus}/*.txt")
   config.data.dir = str(packed_dir)
   return config
+
+
+@pytest.fixture(scope="session")
+def run(packed_dir, corpus, tmp_path_factory):
+  """A finished run of four steps, (workdir, state)."""
+  config = tiny_config(f"text:{corpus}/*.txt")
+  config.data.dir = str(packed_dir)
+  config.train.num_steps = 4
+  workdir = tmp_path_factory.mktemp("run")
+  state, _ = train.train(config, workdir)
+  return workdir, jax.device_get(state)
 
 
 @pytest.fixture

@@ -24,17 +24,6 @@ TEXTS = ["the man <mask> was", "he <mask> to <mask> in <mask>.",
 
 
 @pytest.fixture(scope="module")
-def run(packed_dir, corpus, tmp_path_factory):
-  """A finished run of four steps, (workdir, state)."""
-  config = conftest.tiny_config(f"text:{corpus}/*.txt")
-  config.data.dir = str(packed_dir)
-  config.train.num_steps = 4
-  workdir = tmp_path_factory.mktemp("run")
-  state, _ = train.train(config, workdir)
-  return workdir, jax.device_get(state)
-
-
-@pytest.fixture(scope="module")
 def folder(run, tmp_path_factory):
   """The run, exported."""
   loaded = pretrained.load(run[0])

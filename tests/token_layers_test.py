@@ -8,7 +8,6 @@ import pytest
 
 from latemask import errors
 from latemask import masking
-from latemask import train
 from latemask.tools import token_layers
 from tests import conftest
 
@@ -57,17 +56,6 @@ def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
     assert (kind == token_layers._NOISE) == (kept_L[place] and place in targets)
 
 
-@pytest.fixture(scope="module")
-def run(packed_dir, corpus, tmp_path_factory):
-  """The workdir of a run of three steps."""
-  config = conftest.tiny_config(f"text:{corpus}/*.txt")
-  config.data.dir = str(packed_dir)
-  config.train.num_steps = 3
-  workdir = tmp_path_factory.mktemp("run")
-  train.train(config, workdir)
-  return workdir
-
-
 def _run(monkeypatch, *arguments):
   monkeypatch.setattr("sys.argv", ["token_layers", *map(str, arguments)])
   token_layers.main()
@@ -75,7 +63,7 @@ def _run(monkeypatch, *arguments):
 
 @pytest.mark.parametrize("name", ["a.png", "new/a.svg"])
 def test_draws(run, tmp_path, monkeypatch, capsys, name):
-  _run(monkeypatch, "--workdir", run, "--out", tmp_path / name,
+  _run(monkeypatch, "--workdir", run[0], "--out", tmp_path / name,
        "the other man was here before the old one")
   assert capsys.readouterr().out.split() == [str(tmp_path / name)]
   start = (tmp_path / name).read_bytes()[:60]
@@ -92,7 +80,7 @@ def test_bad_commands(
     run, tmp_path, monkeypatch, capsys, workdir, out, text, message):
   (tmp_path / "FILE").write_text("")
   with pytest.raises(SystemExit) as ended:
-    _run(monkeypatch, "--workdir", run if workdir == "RUN" else workdir,
+    _run(monkeypatch, "--workdir", run[0] if workdir == "RUN" else workdir,
          "--out", tmp_path / out, text)
   assert ended.value.code == errors.InputError.code
   told = capsys.readouterr().err.splitlines()

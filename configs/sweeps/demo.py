@@ -3,9 +3,9 @@
   python -m latemask.tools.sweep --out runs/demo_sweep --parallel 2 \\
       --config configs/sweeps/demo.py
 
-15, 30 and 50 % masks, at the input or before the last of four layers, each
-for the FLOPs of 600 steps with 30 % at the input. One seed, half the width of
-configs/demo.py: nothing to choose a recipe by.
+15, 30 and 50 % masks, at the input or before the last of four layers, each for
+the same FLOPs (290 to 460 steps). One seed, half the width of configs/demo.py:
+nothing to choose a recipe by.
 """
 
 from configs import demo

@@ -33,7 +33,7 @@ _STYLE = {
     "svg.hashsalt": "latemask", "path.simplify_threshold": 0.3,
 }
 # Okabe and Ito, without the yellow that is lost on white.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00",
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00",
            "#56B4E9", "#7F7F7F")
 DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (5, 1, 1, 1)))
 MARKERS = "osD^vPX<"
@@ -73,9 +73,9 @@ def look(series):
   if len(series) <= MAX_NAMED:
     dashes = [DASHES[i % 4] for i in range(len(series))]
     handles = [(lines.Line2D(
-        [], [], color=_COLORS[i], linestyle=dashes[i]), cut(s.label))
+        [], [], color=COLORS[i], linestyle=dashes[i]), cut(s.label))
                for i, s in enumerate(series)]
-    return Look(list(_COLORS[:len(series)]), dashes,
+    return Look(list(COLORS[:len(series)]), dashes,
                 list(MARKERS[:len(series)]), handles, None)
   levels = {}
   for key in series[0].values:

@@ -34,9 +34,8 @@ from latemask.tools import report_look as look_lib
 _MAX_TOKENS = 40
 _SUFFIXES = (".png", ".svg", ".pdf")
 _CELL_INCHES, _LAYER_INCHES = 0.27, 0.2
-# Okabe and Ito's, as in reports.
-_COLORS = {"kept": "#56B4E9", "mask slot": "#E69F00",
-           "random or same word, predicted, too": "#CC79A7"}
+_COLORS = {"kept": look_lib.COLORS[6], "mask slot": look_lib.COLORS[5],
+           "random or same word, predicted, too": look_lib.COLORS[3]}
 _KEPT, _SLOT, _NOISE = _COLORS
 _PALE = 0.3
 
@@ -171,9 +170,8 @@ def _guesses(filler, ids_L, masked):
   best_T = np.argmax(filler.probabilities(masked), axis=-1)
   return {int(place): (filler.word(best).removeprefix("##"),
                        best == ids_L[place])
-          for place, best, weight in zip(
-              masked.target_index_BxT[0], best_T,
-              masked.target_weights_BxT[0]) if weight}
+          for place, best in zip(
+              targets(masked), best_T[masked.target_weights_BxT[0] > 0])}
 
 
 def _parser():
