@@ -3,15 +3,19 @@
   configs/base.py:large,model.unroll=24,data.length=512
 
 main.py has flags for the same; tools that take several configs read them
-here. Values are Python literals; what is none is text.
+here. Values are Python literals; what is none is text. A comma is part of a
+value unless another KEY= follows it.
 """
 
 import ast
 import importlib.util
 import pathlib
+import re
 import sys
 
 from latemask import errors
+
+_NEXT_CHANGE = re.compile(r",(?=[\w.]+=)")
 
 
 def load(spec):
@@ -20,7 +24,8 @@ def load(spec):
   Raises:
     InputError: no such file, size or key, or a value of another type.
   """
-  name, *changes = spec.split(",")
+  name, comma, rest = spec.partition(",")
+  changes = _NEXT_CHANGE.split(rest) if comma else ()
   path, _, size = name.partition(":")
   file = module(path)
   if not hasattr(file, "get_config"):

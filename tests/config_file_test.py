@@ -18,6 +18,15 @@ def test_overrides():
   assert config.is_locked
 
 
+def test_commas_in_values():
+  config = config_file.load(
+      "configs/base.py,data.source=text:/a/*.txt,builtin,eval.rates=(0.1,0.2),"
+      "model.unroll=2")
+  assert config.data.source == "text:/a/*.txt,builtin"
+  assert config.eval.rates == (0.1, 0.2)
+  assert config.model.unroll == 2
+
+
 @pytest.mark.parametrize("spec, message", [
     ("configs/none.py", "no config file configs/none.py"),
     ("README.md", "no config file README.md"),

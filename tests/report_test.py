@@ -164,7 +164,7 @@ def test_heat_map_and_frontier(sweep):
   series, naming, _ = report_series.group(found.runs, found.columns)
   assert naming == ["masking.rate", "model.insertion_layer"]
   rates, layer_list, loss_RxI, count_RxI = report_series.grid(
-      series, "eval/loss")
+      series, report_series.final("eval/loss"))
   for (row, column), loss in np.ndenumerate(loss_RxI):
     finals = [[r["eval/loss"] for r in run if "eval/loss" in r][-1]
               for key, run in records.items()
@@ -353,6 +353,39 @@ def test_glue_table_is_that_of_results(tmp_path):
            == 1]
   for score in (*scores, statistics.mean(scores)):
     assert any(x == pytest.approx(100 * score) for x in drawn)
+
+
+def test_glue_of_runs_that_differ_in_their_seed(tmp_path):
+  qualities = {(0.15, 0): 0.2, (0.15, 12): 0.4, (0.5, 0): 0.6, (0.5, 12): 0.8}
+  cells = {}
+  for (rate, layer), quality in qualities.items():
+    for seed in (0, 1):
+      run = tmp_path / f"runs/{rate}-{layer}-{seed}"
+      _make_run(run, rate=rate, layer=layer, seed=seed)
+      made = _make_glue(run / "glue", run, quality + 0.05 * seed)
+      cells.setdefault((rate, layer), []).append(made)
+  out = tmp_path / "out"
+  assert report.write([tmp_path / "runs"], out) == []
+  assert {"glue", "heat_map_glue"} <= _check_pictures(out)
+  rows = _table((out / "report.md").read_text(), "## GLUE")
+  assert len(rows) == len(qualities)
+  for row, mine in zip(rows, cells.values()):
+    assert row["workdirs"] == "2"
+    for task in mine[0]:
+      both = [r["score"] for r in results_lib.choose(
+          mine[0][task] + mine[1][task])]
+      assert len(both) == 6
+      assert row[task] == (f"{100 * statistics.median(both):.2f} ± "
+                           f"{100 * statistics.stdev(both):.2f}")
+  page = report_page.Page(report_runs.read([tmp_path / "runs"]))
+  with report_look.style():
+    page.draw()
+  image_RxI = page.figures["heat_map_glue"].axes[0].images[0].get_array()
+  for (row, column), value in np.ndenumerate(image_RxI):
+    mine = cells[((0.15, 0.5)[row], (0, 12)[column])]
+    assert value == pytest.approx(100 * statistics.mean(
+        statistics.median(r["score"] for r in results_lib.choose(results))
+        for made in mine for results in made.values()))
 
 
 def test_one_fine_tuning_workdir_alone(tmp_path):

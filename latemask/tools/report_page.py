@@ -16,7 +16,8 @@ from latemask.tools import report_look as look_lib
 from latemask.tools import report_series as series_lib
 
 # Every picture there may be: what stands side by side, in the page's order.
-_ROWS = (("frontier", "frontier_glue"), ("heat_map", "glue"),
+_ROWS = (("frontier", "frontier_glue"), ("heat_map", "heat_map_glue"),
+         ("glue",),
          ("loss_steps", "loss_tokens", "loss_flops"),
          ("accuracy", "throughput"), ("rank",))
 PICTURES = tuple(name for row in _ROWS for name in row)
@@ -41,7 +42,7 @@ class Page:
     self._look = look_lib.look(self._series) if self._series else None
     self._series_of_path = {os.path.realpath(run.path): s
                             for s in self._series for run in s.runs}
-    self._glue_series = series_lib.each(
+    self._glue_series = series_lib.group_glue(
         found.glues, {path: s.label
                       for path, s in self._series_of_path.items()})
     self.problems = found.problems + [
@@ -61,8 +62,9 @@ class Page:
     if self._glue_series:
       self._add("glue", self._draw_glue(), (
           "GLUE dev scores by task: of the best learning rate and batch size "
-          "the median over seeds, with a sample deviation to each side; of "
-          "tasks with two metrics their mean."))
+          "the median over seeds, those of pre-training included, with a "
+          "sample deviation to each side; of tasks with two metrics their "
+          "mean."))
 
   def _draw_frontiers(self):
     settled = series_lib.settled(self._series)
@@ -93,18 +95,30 @@ class Page:
         [point(s, series_lib.final(key)) for s in settled], looks,
         f"{name}\n(nats a target)", True),
               caption.format(name) + caution)
-    average = self._glue_averages()
+    averages = self._glue_averages()
+
+    def average(run):
+      return averages.get(os.path.realpath(run.path), math.nan)
+
     self._add("frontier_glue", figures_lib.frontier(
-        [point(s, lambda run: average.get(
-            os.path.realpath(run.path), math.nan)) for s in settled],
+        [point(s, average) for s in settled],
         looks, "GLUE average (%)", False), caption.format("the GLUE average"))
     keys = ["eval/loss"] + ([key] if key != "eval/loss" else [])
-    self._add("heat_map", figures_lib.heat_map(self._series, keys), (
+    self._add("heat_map", figures_lib.heat_map([
+        (series_lib.loss_name(k) + (
+            " (trained rate)" if k == "eval/loss" else ""), "nats a target",
+         series_lib.grid(self._series, series_lib.final(k)), True)
+        for k in keys]), (
         "Final held-out loss by mask rate and insertion layer" + (
             ": above at the rate that each was trained at (an easier task "
             "where fewer tokens are hidden), below at one rate for all"
             if len(keys) > 1 else "")
         + ". Mean over seeds; where other keys differ, the best." + note))
+    self._add("heat_map_glue", figures_lib.heat_map([
+        ("GLUE average", "%", series_lib.grid(self._series, average, False),
+         False)]), (
+             "GLUE average by mask rate and insertion layer of pre-training, "
+             "mean over its seeds." + note))
 
   def _draw_curves(self):
     looks = self._look
@@ -147,15 +161,13 @@ class Page:
 
   def _glue_averages(self):
     """Returns {real path of a run: GLUE average of what began from it}."""
-    tasks = max((set(s.runs[0].results) for s in self._glue_series), key=len,
-                default=set())
+    tasks = max((set(g.results) for g in self._glues), key=len, default=())
     averages = {}
-    for s in self._glue_series:
-      path = s.runs[0].begun_from
-      if set(s.runs[0].results) == tasks:
-        averages[path] = max(
-            averages.get(path, -math.inf), statistics.fmean(
-                _percent(cells)[0] for cells in s.runs[0].results.values()))
+    for glue_run in self._glues:
+      if set(glue_run.results) == tasks:
+        averages[glue_run.begun_from] = max(
+            averages.get(glue_run.begun_from, -math.inf), statistics.fmean(
+                _percent(cells)[0] for cells in glue_run.results.values()))
     return averages
 
   def _draw_glue(self):
@@ -165,18 +177,29 @@ class Page:
     begun = [numbers.get(s.label) for s in self._glue_series]
     if None not in begun and len(set(begun)) == len(begun):
       looks = look_lib.pick(self._look, [n - 1 for n in begun])
-    tasks = list(dict.fromkeys(
-        task for task in glue.TASKS for s in self._glue_series
-        if task in s.runs[0].results))
-    rows = [(task, [_percent(s.runs[0].results.get(task))
-                    for s in self._glue_series]) for task in tasks]
+    return figures_lib.glue(self._glue_rows(), len(self._glue_series), looks)
+
+  def _glue_rows(self):
+    """Returns [(task, [(median, deviation) or None, one a series])]."""
+    found = [_results(s) for s in self._glue_series]
+    tasks = [task for task in glue.TASKS if any(task in f for f in found)]
+    rows = [(task, [_percent(f.get(task)) for f in found]) for task in tasks]
     if len(tasks) > 1:
       rows.append(("average", [
           tuple(statistics.fmean(row[i][n] for _, row in rows)
                 for n in range(2))
           if all(row[i] for _, row in rows) else None
-          for i in range(len(self._glue_series))]))
-    return figures_lib.glue(rows, len(self._glue_series), looks)
+          for i in range(len(found))]))
+    return rows
+
+  def _glue_table(self):
+    rows = self._glue_rows()
+    return markdown.table([("series", "workdirs", *(name for name, _ in rows))]
+                          + [(s.label, str(len(s.runs)), *(
+                              "–" if scores[i] is None else
+                              "{:.2f} ± {:.2f}".format(*scores[i])
+                              for _, scores in rows))
+                             for i, s in enumerate(self._glue_series)])
 
   def draw_rank(self, num_rows):
     """Measures and draws the effective ranks."""
@@ -233,10 +256,11 @@ class Page:
           f"that tell the series apart; they differ in: "
           f"{', '.join(f'`{k}`' for k in self._differing) or 'nothing'}.\n")
     if self._glue_series:
-      parts.append("## GLUE\n")
+      parts += ["## GLUE\n", self._glue_table()]
       for s in self._glue_series:
-        parts.append(f"### {s.label}\n\n`{s.runs[0].path}`\n")
-        parts.append(results_lib.tabulate(s.runs[0].results))
+        paths = "".join(f"- `{run.path}`\n" for run in s.runs)
+        parts.append(f"### {s.label}\n\n{paths}")
+        parts.append(results_lib.tabulate(_results(s)))
     if self._rank_table:
       parts += ["## Effective rank\n", self._rank_table]
     if self.problems:
@@ -324,6 +348,15 @@ def _state(run):
   num_steps = run.num_steps
   return (f"step {run.last_step:,} of "
           + ("?" if num_steps is None else f"{num_steps:,}") + rollbacks)
+
+
+def _results(s):
+  """Returns {task: results of the cells of all members} of a GLUE series."""
+  found = {}
+  for task in glue.TASKS:
+    if cells := [cell for run in s.runs for cell in run.results.get(task, ())]:
+      found[task] = cells
+  return found
 
 
 def _percent(cells):

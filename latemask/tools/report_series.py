@@ -99,30 +99,32 @@ def group(runs, columns):
   return series, naming, differing
 
 
-def each(glues, names):
-  """Returns a series for each fine-tuning workdir: its seeds are its cells'.
+def group_glue(glues, names):
+  """Returns the series of fine-tuning workdirs, in the order of `names`.
+
+  Those that are told to do the same, of runs that differ in their seed alone,
+  are one.
 
   Args:
-    names: {real path of a pre-training run: its label}, in order, which is
-      the order of what began from them.
+    names: {real path of a pre-training run: its label}.
   """
-  series, order = [], list(names)
+  found, order = {}, list(dict.fromkeys(names.values()))
   for s in group(glues, ())[0] if glues else ():
     for member in s.runs:
       values, label = dict(s.values), s.label
-      path = member.begun_from
-      begun = names.get(path)
+      begun = names.get(member.begun_from)
       if "init_from" in values and begun:
         values["init_from"] = begun
         label = ", ".join([begun] + [f"{short(k)} {show(v)}" for k, v in
                                      values.items() if k != "init_from"])
       if len(s.runs) > 1:
         label += f" ({os.path.basename(os.path.abspath(member.path))})"
-      series.append((order.index(path) if begun else len(order),
-                     label, values, member))
-  series.sort(key=lambda s: s[0])
-  return [Series(i + 1, label, values, [member])
-          for i, (_, label, values, member) in enumerate(series)]
+      place = order.index(begun) if begun else len(order)
+      # What began from elsewhere is not known to differ in its seed alone.
+      key = place, label, None if begun else member.path
+      found.setdefault(key, (values, []))[1].append(member)
+  return [Series(i + 1, key[1], *found[key]) for i, key in enumerate(
+      sorted(found, key=lambda key: key[0]))]
 
 
 def _rank(key):
@@ -245,30 +247,31 @@ def is_comparable(runs):
           or len({run.config["masking.rate"] for run in runs}) < 2)
 
 
-def grid(series, key):
-  """Returns (rates_R, layers_I, loss_RxI, count_RxI), of the heat map.
+def grid(series, of_run, lower_is_better=True):
+  """Returns (rates_R, layers_I, value_RxI, count_RxI), of a heat map.
 
   Mask rate x insertion layer; NaN where nothing was run. Where series in a
-  cell differ in other keys, the one with the lowest mean stands for it.
+  cell differ in other keys, the one with the best mean stands for it.
 
   Args:
-    key: of `Run.final`.
+    of_run: function of a run: a number, NaN where unknown.
   """
   cells = {}
+  sign = 1 if lower_is_better else -1
   for s in settled(series):
     config = s.runs[0].config
-    mean, _, count = s.scalar(final(key))
+    mean, _, count = s.scalar(of_run)
     place = config["masking.rate"], config["model.insertion_layer"]
-    if count and mean <= cells.get(place, (math.inf,))[0]:
+    if count and sign * mean <= sign * cells.get(place, (sign * math.inf,))[0]:
       cells[place] = mean, count
   rates = sorted({rate for rate, _ in cells})
   layers = sorted({layer for _, layer in cells})
-  loss_RxI = np.full((len(rates), len(layers)), np.nan)
+  value_RxI = np.full((len(rates), len(layers)), np.nan)
   count_RxI = np.zeros((len(rates), len(layers)), int)
   for (rate, layer), (mean, count) in cells.items():
     place = rates.index(rate), layers.index(layer)
-    loss_RxI[place], count_RxI[place] = mean, count
-  return rates, layers, loss_RxI, count_RxI
+    value_RxI[place], count_RxI[place] = mean, count
+  return rates, layers, value_RxI, count_RxI
 
 
 def final(key):

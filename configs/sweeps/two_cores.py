@@ -1,0 +1,29 @@
+"""Mask rate x insertion layer, small enough for two CPU cores and an hour.
+
+  python -m latemask.tools.sweep --out runs/two_cores --parallel 2 \\
+      --config configs/sweeps/two_cores.py,data.source='text:/data/*.txt'
+
+The points of mask_rate_x_insertion.py (40, with two seeds) with an encoder of
+4 layers of width 64. The README's pictures of a sweep are of this one, on 40 MB
+of books.
+"""
+
+from configs.sweeps import demo
+from configs.sweeps import mask_rate_x_insertion
+
+sweep = mask_rate_x_insertion.sweep
+columns = mask_rate_x_insertion.columns
+
+
+def get_config():
+  """Returns the small sweep's config with 4 + 2 layers and a larger budget."""
+  config = demo.get_config()
+  config.data.eval_fraction = 0.01
+  config.model.layers = 6
+  config.model.insertion_layer = 4
+  config.model.unroll = 6
+  config.train.total_flops = 8e12
+  config.optimizer.warmup_steps = 60
+  config.eval.every_steps = 1000
+  config.eval.max_rows = 2048
+  return config
