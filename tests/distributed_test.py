@@ -252,6 +252,7 @@ def _start_two(workdir, corpus, packed_dir):
   return two
 
 
+@pytest.mark.long
 def test_one_of_several_is_told_to_stop_or_killed(
     corpus, packed_dir, tmp_path):
   """Told: both save the same step. Killed: the other ends, and not with 0."""

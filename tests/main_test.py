@@ -60,7 +60,9 @@ def test_config_that_cannot_be_and_a_run(tmp_path, corpus):
            f"--config.data.source=text:{corpus}/*.txt",
            "--config.data.vocab_size=320", "--config.data.length=32",
            "--config.train.num_steps=4", "--config.optimizer.warmup_steps=1",
-           "--config.model.width=16", "--config.data.workers=2"]
+           "--config.model.width=16", "--config.model.mlp=32",
+           "--config.model.layers=2", "--config.model.insertion_layer=1",
+           "--config.eval.rates=()", "--config.data.workers=2"]
   done = _main(*flags, "--config.masking.rate=1.5")
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1

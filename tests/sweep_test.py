@@ -516,6 +516,7 @@ def _kill_and_finish(spec, out, good, rng, max_secs, two):
   assert not (out / f"{BAD_NAME}.done").exists()
 
 
+@pytest.mark.long
 def test_killed_twice_beside_another(write, tmp_path):
   # They differ in nothing that is compiled: what one has compiled the other
   # finds, which a seed would not let it.
