@@ -326,6 +326,47 @@ def test_a_live_run_and_one_that_is_not_finite(tmp_path):
           "stopped, 1 whose loss is not finite.") in text
 
 
+def test_what_is_drawn_over_depends_on_whether_runs_cost_the_same(tmp_path):
+  for rate in (0.15, 0.3, 0.5):
+    for layer in (0, 6):
+      _make_run(tmp_path / f"same/{rate}-{layer}", rate=rate, layer=layer)
+    _make_run(tmp_path / f"more/{rate}", round(100 * rate), rate=rate)
+  texts = {}
+  for name in ("same", "more"):
+    assert report.write([tmp_path / name], tmp_path / f"out-{name}") == []
+    assert "frontier" in _check_pictures(tmp_path / f"out-{name}")
+    texts[name] = (tmp_path / f"out-{name}/report.md").read_text()
+  # The colour of points is that of the key of more values.
+  assert "against insertion layer, mean and" in texts["same"]
+  assert "against the FLOPs spent on it" in texts["more"]
+  series, *_ = report_series.group(
+      report_runs.read([tmp_path / "same"]).runs, [])
+  key, values, groups = report_series.equal_compute(series)
+  assert key == "model.insertion_layer"
+  assert values == [0, 6] * 3
+  assert groups == [(0.15,)] * 2 + [(0.3,)] * 2 + [(0.5,)] * 2
+  page = report_page.Page(report_runs.read([tmp_path / "same"]))
+  with report_look.style():
+    page.draw()
+  axes = page.figures["frontier"].axes[0]
+  assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "6"]
+  for s in series:
+    mean, *_ = s.scalar(report_series.final("eval/rate_0.15/loss"))
+    x, = (line.get_xdata()[0] for line in axes.lines
+          if len(line.get_xdata()) == 1 and line.get_ydata()[0] == mean)
+    assert round(x) == [0, 6].index(s.values["model.insertion_layer"])
+
+
+def test_layers_are_called_what_they_are(tmp_path):
+  for layer, layers in ((0, 12), (6, 12), (12, 14), (12, 16)):
+    _make_run(tmp_path / f"{layer}-{layers}", layer=layer,
+              **{"model.layers": layers})
+  series, *_ = report_series.group(report_runs.read([tmp_path]).runs, [])
+  assert report_series.depths(series[:2]) == {0: "0", 6: "6"}
+  assert report_series.depths(series[1:3]) == {6: "6 of 12", 12: "12 of 14"}
+  assert report_series.depths(series) == {0: "0", 6: "6", 12: "12"}
+
+
 def test_glue_table_is_that_of_results(tmp_path):
   run = tmp_path / "runs/run"
   _make_run(run)

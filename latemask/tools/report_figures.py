@@ -80,10 +80,11 @@ def _leave_out_the_start(ax, panel, scale):
       ax.set_ylim(bottom - margin, top + margin)
 
 
-def heat_map(panels):
+def heat_map(panels, names):
   """Draws numbers over mask rate and insertion layer, the better the lighter.
 
   Args:
+    names: {insertion layer: what it is called}.
     panels: [(title, unit, what `report_series.grid` returns, whether the
       lower is the better)].
 
@@ -101,7 +102,7 @@ def heat_map(panels):
         value_RxI, aspect="auto", origin="lower",
         cmap=look_lib.MAP.reversed() if lower_is_better else look_lib.MAP)
     ax.grid(False)
-    for axis, values in ((ax.xaxis, [f"{v}" for v in layers]),
+    for axis, values in ((ax.xaxis, [names[v] for v in layers]),
                          (ax.yaxis, [f"{100 * v:g}" for v in rates])):
       stride = max(1, -(-len(values) // 12))
       axis.set_ticks(range(0, len(values), stride), values[::stride])
@@ -154,12 +155,71 @@ def frontier(points, looks, y_name, lower_is_better):
   sign = 1 if lower_is_better else -1
   best = [known[i] for i in series_lib.frontier(
       [(points[i][0], sign * points[i][1]) for i in known])]
+  fig, ax = _begin_points(points, known, looks, len(best) > 1)
+  ax.plot([factor * points[i][0] for i in best],
+          [points[i][1] for i in best], color="0.55", linewidth=0.9, zorder=1)
+  _draw_points(ax, points, known, looks, lambda i: factor * points[i][0])
+  for i in _few_vanillas(points, known):
+    ax.axvline(factor * points[i][0], color="0.2", linestyle=":",
+               linewidth=0.7)
+  if max(flops) > 10 * min(flops):
+    ax.set_xscale("log")
+  ax.margins(0.08)
+  ax.set_xlabel(label)
+  ax.set_ylabel(y_name)
+  return fig
+
+
+def equal_compute(points, looks, y_name, x_name, values, groups):
+  """Draws what the same compute buys, over a key that was swept.
+
+  Args:
+    points: as of `frontier`.
+    values: of the key, one a series.
+    groups: one a series; a line joins those of a group.
+
+  Returns:
+    A figure; None for fewer than two points.
+  """
+  known = [i for i, (_, y, *_) in enumerate(points) if math.isfinite(y)]
+  if len(known) < 2:
+    return None
+  levels, lines_of = sorted(set(values)), list(dict.fromkeys(groups))
+
+  def place(i):  # Those of a value stand side by side.
+    return levels.index(values[i]) + 0.5 * (
+        (lines_of.index(groups[i]) + 0.5) / len(lines_of) - 0.5)
+
+  fig, ax = _begin_points(points, known, looks, False)
+  for group in lines_of:
+    members = sorted((i for i in known if groups[i] == group), key=place)
+    if members:
+      ax.plot([place(i) for i in members], [points[i][1] for i in members],
+              color=looks.colors[members[0]] if looks.bar else "0.8",
+              linewidth=0.7, zorder=1)
+  _draw_points(ax, points, known, looks, place)
+  stride = -(-len(levels) // 12)
+  ax.set_xticks(range(0, len(levels), stride),
+                [f"{v:g}" for v in levels[::stride]])
+  ax.set_xlim(-0.5, len(levels) - 0.5)
+  ax.margins(y=0.08)
+  ax.set_xlabel(x_name)
+  ax.set_ylabel(y_name)
+  return fig
+
+
+def _few_vanillas(points, known):
   vanillas = [i for i in known if points[i][3]]
+  return vanillas if len(vanillas) < 3 else []
+
+
+def _begin_points(points, known, looks, has_frontier):
+  """Returns (figure, axes), with a legend that also tells the baseline."""
   extra = []
-  if len(best) > 1:
+  if has_frontier:
     extra.append((lines.Line2D([], [], color="0.55", linewidth=0.9),
                   "frontier"))
-  if vanillas:
+  if any(points[i][3] for i in known):
     extra.append((lines.Line2D(
         [], [], color="0.2", linestyle=":", linewidth=0.9, marker="*",
         markersize=8, markerfacecolor="white"), "vanilla (15 % at input)"))
@@ -169,27 +229,22 @@ def frontier(points, looks, y_name, lower_is_better):
         markeredgecolor="black"), "masks at the input"))
   fig, (ax,) = look_lib.begin(
       1, dataclasses.replace(looks, handles=_points(looks) + extra), 2.1)
-  ax.plot([factor * points[i][0] for i in best],
-          [points[i][1] for i in best], color="0.55", linewidth=0.9, zorder=1)
+  return fig, ax
+
+
+def _draw_points(ax, points, known, looks, place):
+  """Draws points with deviations, and a line at each vanilla baseline."""
   for i in known:
-    x, y, deviation, is_vanilla, at_input = points[i]
+    _, y, deviation, is_vanilla, at_input = points[i]
     size = 3 if looks.bar and len(known) > 60 else 4
-    ax.errorbar(factor * x, y, deviation or None, color=looks.colors[i],
+    ax.errorbar(place(i), y, deviation or None, color=looks.colors[i],
                 marker="*" if is_vanilla else looks.markers[i],
                 markersize=9 if is_vanilla else size, capsize=1.5,
                 markeredgecolor="black" if at_input else looks.colors[i],
                 markeredgewidth=0.8, elinewidth=0.8,
                 zorder=3 if is_vanilla else 2)
-  for i in vanillas if len(vanillas) < 3 else ():
+  for i in _few_vanillas(points, known):
     ax.axhline(points[i][1], color="0.2", linestyle=":", linewidth=0.7)
-    ax.axvline(factor * points[i][0], color="0.2", linestyle=":",
-               linewidth=0.7)
-  if max(flops) > 10 * min(flops):
-    ax.set_xscale("log")
-  ax.margins(0.08)
-  ax.set_xlabel(label)
-  ax.set_ylabel(y_name)
-  return fig
 
 
 def _points(looks):

@@ -7,8 +7,10 @@ was swept, with a colour bar, and dashed by a second one of few values.
 """
 
 import dataclasses
+import io
 import math
 
+from PIL import Image
 from matplotlib import cm
 from matplotlib import colors
 from matplotlib import figure
@@ -166,7 +168,11 @@ def begin(num_panels, looks, panel_inches=PANEL_INCHES, **options):
 
 def save(fig, folder, name):
   """Writes a figure as folder/name.png and folder/name.svg."""
-  fig.savefig(folder / f"{name}.png", dpi=300, metadata={"Software": None})
+  pixels = io.BytesIO()
+  fig.savefig(pixels, dpi=300)
+  # A third of the bytes, and no difference to be seen.
+  Image.open(pixels).convert("RGB").quantize(
+      256, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
   fig.set_layout_engine("none")  # It is laid out: half of the work.
   fig.savefig(folder / f"{name}.svg",
               metadata={"Date": None, "Creator": None})

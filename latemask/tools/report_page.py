@@ -75,40 +75,25 @@ class Page:
             f"{num_left} series." if num_left else "")
     key = series_lib.quality_key(self._runs)
     name = series_lib.loss_name(key)
-    caption = (
-        "What compute buys: {} against the FLOPs spent on it; the grey line "
-        "joins those that no cheaper one betters" + (
-            "; stars and dotted lines: the vanilla baseline (15 % masks, at "
-            "the input)" if any(s.is_vanilla for s in settled) else "")
-        + "." + note)
     caution = "" if series_lib.is_comparable(self._runs) else (
         " Mind that losses at unlike mask rates measure unlike tasks; these "
         "runs share no rate in eval.rates.")
-    looks = look_lib.pick(self._look, [s.number - 1 for s in settled])
-
-    def point(s, quality):
-      mean, deviation, _ = s.scalar(quality)
-      return (s.scalar(series_lib.spent_flops)[0], mean, deviation,
-              s.is_vanilla, s.masks_at_input)
-
-    self._add("frontier", figures_lib.frontier(
-        [point(s, series_lib.final(key)) for s in settled], looks,
-        f"{name}\n(nats a target)", True),
-              caption.format(name) + caution)
     averages = self._glue_averages()
 
     def average(run):
       return averages.get(os.path.realpath(run.path), math.nan)
 
-    self._add("frontier_glue", figures_lib.frontier(
-        [point(s, average) for s in settled],
-        looks, "GLUE average (%)", False), caption.format("the GLUE average"))
+    self._draw_frontier("frontier", settled, series_lib.final(key), name,
+                        "nats a target", True, note + caution)
+    self._draw_frontier("frontier_glue", settled, average, "GLUE average",
+                        "%", False, note)
+    depths = series_lib.depths(settled)
     keys = ["eval/loss"] + ([key] if key != "eval/loss" else [])
     self._add("heat_map", figures_lib.heat_map([
         (series_lib.loss_name(k) + (
             " (trained rate)" if k == "eval/loss" else ""), "nats a target",
          series_lib.grid(self._series, series_lib.final(k)), True)
-        for k in keys]), (
+        for k in keys], depths), (
         "Final held-out loss by mask rate and insertion layer" + (
             ": above at the rate that each was trained at (an easier task "
             "where fewer tokens are hidden), below at one rate for all"
@@ -116,9 +101,34 @@ class Page:
         + ". Mean over seeds; where other keys differ, the best." + note))
     self._add("heat_map_glue", figures_lib.heat_map([
         ("GLUE average", "%", series_lib.grid(self._series, average, False),
-         False)]), (
+         False)], depths), (
              "GLUE average by mask rate and insertion layer of pre-training, "
              "mean over its seeds." + note))
+
+  def _draw_frontier(self, figure, settled, quality, name, unit,
+                     lower_is_better, note):
+    """Draws what compute buys; where all spent the same, what for."""
+    points = [(s.scalar(series_lib.spent_flops)[0], *s.scalar(quality)[:2],
+               s.is_vanilla, s.masks_at_input) for s in settled]
+    looks = look_lib.pick(self._look, [s.number - 1 for s in settled])
+    y_name = f"{name}\n({unit})"
+    same = series_lib.equal_compute(settled)
+    if same:
+      key, values, groups = same
+      fig = figures_lib.equal_compute(
+          points, looks, y_name, series_lib.short(key), values, groups)
+      caption = (f"What the same compute buys ({points[0][0]:.3g} FLOPs a "
+                 f"run): {name} against {series_lib.short(key)}, mean and "
+                 "sample deviation over seeds; lines join series that are "
+                 "alike otherwise")
+    else:
+      fig = figures_lib.frontier(points, looks, y_name, lower_is_better)
+      caption = (f"What compute buys: {name} against the FLOPs spent on it; "
+                 "the grey line joins those that no cheaper one betters")
+    if any(s.is_vanilla for s in settled):
+      caption += ("; the star and the dotted line: the vanilla baseline (15 % "
+                  "masks, at the input)")
+    self._add(figure, fig, f"{caption}.{note}")
 
   def _draw_curves(self):
     looks = self._look

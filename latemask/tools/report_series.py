@@ -274,6 +274,22 @@ def grid(series, of_run, lower_is_better=True):
   return rates, layers, value_RxI, count_RxI
 
 
+def depths(series):
+  """Returns {insertion layer: how it is called}: "4 of 6" where depths differ.
+
+  The number alone where all are as deep, or a cell holds several depths.
+  """
+  found = {}
+  for s in series:
+    config = s.runs[0].config
+    found.setdefault(config["model.insertion_layer"], set()).add(
+        config["model.layers"])
+  says_all = len(set.union(*found.values())) == 1 or any(
+      len(layers) > 1 for layers in found.values())
+  return {layer: str(layer) if says_all else f"{layer} of {layers.pop()}"
+          for layer, layers in found.items()}
+
+
 def final(key):
   """Returns a function of a run: a number of its newest evaluation, or NaN."""
   return lambda run: run.final.get(key, math.nan)
@@ -282,6 +298,31 @@ def final(key):
 def spent_flops(run):
   """Returns the FLOPs up to the newest evaluation; NaN where unknown."""
   return run.final.get("step", math.nan) * run.step_flops
+
+
+def equal_compute(series):
+  """Returns (key, values, groups) of a sweep whose runs cost the same.
+
+  To draw quality over: the key of few values that was swept, its values and
+  those of the other keys, one a series. None where runs cost more or less, or
+  no key of numbers differs.
+  """
+  flops = [f for f in (s.scalar(spent_flops)[0] for s in series)
+           if math.isfinite(f)]
+  if not flops or max(flops) > 1.02 * min(flops):
+    return None
+  levels = {}
+  for key in series[0].values:
+    values = [s.values[key] for s in series]
+    if all(isinstance(v, (int, float)) for v in values) and len(
+        set(values)) > 1:
+      levels[key] = values
+  if not levels:
+    return None
+  # The colour is that of most values, the first of equals.
+  key = min(reversed(levels), key=lambda k: len(set(levels[k])))
+  return key, levels[key], [
+      tuple(v for k, v in s.values.items() if k != key) for s in series]
 
 
 def frontier(points):
