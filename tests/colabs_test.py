@@ -43,6 +43,16 @@ def test_there_are_those_that_the_readme_names():
     assert f"colabs/{name}.ipynb" in (ROOT / "README.md").read_text()
 
 
+def test_what_the_readme_shows_is_there():
+  text = (ROOT / "README.md").read_text()
+  shown = re.findall(r'\]\(([^)#]+)\)|(?:src|href)="([^"]+)"', text)
+  paths = [path for pair in shown for path in pair
+           if path and not path.startswith("http")]
+  assert paths
+  for path in paths:
+    assert (ROOT / path).is_file(), path
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_clean(path):
   assert f"/blob/main/colabs/{path.name})" in _source(_cells(path)[0])

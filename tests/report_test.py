@@ -2,8 +2,11 @@
 
 import json
 import math
+import resource
 import statistics
+import subprocess
 import sys
+import time
 import xml.etree.ElementTree
 
 import jax
@@ -680,3 +683,22 @@ def test_report_with_rank(saved, found, tmp_path):
   assert [row["half masked"] for row in rows] == [
       f"{v:.1f}" for v in found.masked]
   assert rows[0]["slots"] == "–"
+
+
+@pytest.mark.long
+def test_two_hundred_runs(tmp_path):
+  """Of 10,000 lines each, 0.5 GB in all: `--durations` has the time."""
+  for number in range(200):
+    _make_run(tmp_path / f"runs/{number}", 10_000, seed=number % 2,
+              rate=(number // 2 % 10 + 1) / 20, layer=number // 20)
+  start_secs = time.monotonic()
+  done = subprocess.run(
+      [sys.executable, "-m", "latemask.tools.report", str(tmp_path / "runs"),
+       "--out", str(tmp_path / "out")], capture_output=True, text=True)
+  print(f"{time.monotonic() - start_secs:.1f} s")
+  assert done.returncode == 0, done.stderr
+  assert "200 pre-training runs in 100 series: 200 finished" in (
+      tmp_path / "out/report.md").read_text()
+  peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+  print(f"{peak_bytes / 1e9:.2f} GB")
+  assert peak_bytes < 2e9
