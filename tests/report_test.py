@@ -361,9 +361,9 @@ def test_what_is_drawn_over_depends_on_whether_runs_cost_the_same(tmp_path):
 
 
 def test_layers_are_called_what_they_are(tmp_path):
-  for layer, layers in ((0, 12), (6, 12), (12, 14), (12, 16)):
-    _make_run(tmp_path / f"{layer}-{layers}", layer=layer,
-              **{"model.layers": layers})
+  for layer, num_layers in ((0, 12), (6, 12), (12, 14), (12, 16)):
+    _make_run(tmp_path / f"{layer}-{num_layers}", layer=layer,
+              **{"model.layers": num_layers})
   series, *_ = report_series.group(report_runs.read([tmp_path]).runs, [])
   assert report_series.depths(series[:2]) == {0: "0", 6: "6"}
   assert report_series.depths(series[1:3]) == {6: "6 of 12", 12: "12 of 14"}
