@@ -84,9 +84,9 @@ def heat_map(panels, names):
   """Draws numbers over mask rate and insertion layer, the better the lighter.
 
   Args:
-    names: {insertion layer: what it is called}.
     panels: [(title, unit, what `report_series.grid` returns, whether the
       lower is the better)].
+    names: {insertion layer: what it is called}.
 
   Returns:
     A figure; None where rates and layers do not cross.

@@ -36,7 +36,7 @@ _STYLE = {
 }
 # Okabe and Ito, without the yellow that is lost on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00",
-           "#56B4E9", "#7F7F7F")
+          "#56B4E9", "#7F7F7F")
 DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (5, 1, 1, 1)))
 MARKERS = "osD^vPX<"
 _FEW_LEVELS = 8
@@ -79,11 +79,7 @@ def look(series):
                for i, s in enumerate(series)]
     return Look(list(COLORS[:len(series)]), dashes,
                 list(MARKERS[:len(series)]), handles, None)
-  levels = {}
-  for key in series[0].values:
-    values = [s.values[key] for s in series]
-    if all(isinstance(v, (int, float)) for v in values):
-      levels[key] = values
+  levels = series_lib.numbers(series)
   count = {key: len(set(values)) for key, values in levels.items()}
   if levels:
     key = max(levels, key=count.get)  # The first of equals.

@@ -1,5 +1,6 @@
 """The page of a report: what is drawn, in which order, and its tables."""
 
+import functools
 import math
 import os
 import statistics
@@ -45,6 +46,7 @@ class Page:
     self._glue_series = series_lib.group_glue(
         found.glues, {path: s.label
                       for path, s in self._series_of_path.items()})
+    self._glue_results = [_results(s) for s in self._glue_series]
     self.problems = found.problems + [
         f"{run.path}/metrics.jsonl: {run.num_damaged} of "
         f"{run.num_damaged + run.num_lines} lines cannot be read, and are "
@@ -171,7 +173,8 @@ class Page:
 
   def _glue_averages(self):
     """Returns {real path of a run: GLUE average of what began from it}."""
-    tasks = max((set(g.results) for g in self._glues), key=len, default=())
+    tasks = max((set(g.results) for g in self._glues), key=len,
+                default=set())
     averages = {}
     for glue_run in self._glues:
       if set(glue_run.results) == tasks:
@@ -187,11 +190,12 @@ class Page:
     begun = [numbers.get(s.label) for s in self._glue_series]
     if None not in begun and len(set(begun)) == len(begun):
       looks = look_lib.pick(self._look, [n - 1 for n in begun])
-    return figures_lib.glue(self._glue_rows(), len(self._glue_series), looks)
+    return figures_lib.glue(self._glue_rows, len(self._glue_series), looks)
 
+  @functools.cached_property
   def _glue_rows(self):
-    """Returns [(task, [(median, deviation) or None, one a series])]."""
-    found = [_results(s) for s in self._glue_series]
+    """[(task, [(median, deviation) or None, one a series])], of all tasks."""
+    found = self._glue_results
     tasks = [task for task in glue.TASKS if any(task in f for f in found)]
     rows = [(task, [_percent(f.get(task)) for f in found]) for task in tasks]
     if len(tasks) > 1:
@@ -203,13 +207,12 @@ class Page:
     return rows
 
   def _glue_table(self):
-    rows = self._glue_rows()
-    return markdown.table([("series", "workdirs", *(name for name, _ in rows))]
-                          + [(s.label, str(len(s.runs)), *(
-                              "–" if scores[i] is None else
-                              "{:.2f} ± {:.2f}".format(*scores[i])
-                              for _, scores in rows))
-                             for i, s in enumerate(self._glue_series)])
+    rows = [("series", "workdirs", *(name for name, _ in self._glue_rows))]
+    for i, s in enumerate(self._glue_series):
+      rows.append((s.label, str(len(s.runs)), *(
+          "–" if scores[i] is None else "{:.2f} ± {:.2f}".format(*scores[i])
+          for _, scores in self._glue_rows)))
+    return markdown.table(rows)
 
   def draw_rank(self, num_rows):
     """Measures and draws the effective ranks."""
@@ -267,10 +270,10 @@ class Page:
           f"{', '.join(f'`{k}`' for k in self._differing) or 'nothing'}.\n")
     if self._glue_series:
       parts += ["## GLUE\n", self._glue_table()]
-      for s in self._glue_series:
+      for s, results in zip(self._glue_series, self._glue_results):
         paths = "".join(f"- `{run.path}`\n" for run in s.runs)
         parts.append(f"### {s.label}\n\n{paths}")
-        parts.append(results_lib.tabulate(_results(s)))
+        parts.append(results_lib.tabulate(results))
     if self._rank_table:
       parts += ["## Effective rank\n", self._rank_table]
     if self.problems:

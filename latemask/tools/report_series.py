@@ -179,6 +179,13 @@ def show(value):
   return text if len(text) <= 24 else "..." + text[-21:]
 
 
+def numbers(series):
+  """Returns {key: its value in each series} of naming keys that are numbers."""
+  columns = {key: [s.values[key] for s in series] for key in series[0].values}
+  return {key: values for key, values in columns.items()
+          if all(isinstance(v, (int, float)) for v in values)}
+
+
 def settled(series):
   """Returns the series whose runs have all ended; all where none has."""
   return [s for s in series if s.is_finished] or list(series)
@@ -257,13 +264,15 @@ def grid(series, of_run, lower_is_better=True):
     of_run: function of a run: a number, NaN where unknown.
   """
   cells = {}
-  sign = 1 if lower_is_better else -1
+  best = min if lower_is_better else max
   for s in settled(series):
     config = s.runs[0].config
     mean, _, count = s.scalar(of_run)
     place = config["masking.rate"], config["model.insertion_layer"]
-    if count and sign * mean <= sign * cells.get(place, (sign * math.inf,))[0]:
-      cells[place] = mean, count
+    if count:
+      cell = mean, count
+      cells[place] = best(
+          cell, cells.get(place, cell), key=lambda cell: cell[0])
   rates = sorted({rate for rate, _ in cells})
   layers = sorted({layer for _, layer in cells})
   value_RxI = np.full((len(rates), len(layers)), np.nan)
@@ -311,17 +320,13 @@ def equal_compute(series):
            if math.isfinite(f)]
   if not flops or max(flops) > 1.02 * min(flops):
     return None
-  levels = {}
-  for key in series[0].values:
-    values = [s.values[key] for s in series]
-    if all(isinstance(v, (int, float)) for v in values) and len(
-        set(values)) > 1:
-      levels[key] = values
-  if not levels:
+  swept = {key: values for key, values in numbers(series).items()
+           if len(set(values)) > 1}
+  if not swept:
     return None
   # The colour is that of most values, the first of equals.
-  key = min(reversed(levels), key=lambda k: len(set(levels[k])))
-  return key, levels[key], [
+  key = min(reversed(swept), key=lambda k: len(set(swept[k])))
+  return key, swept[key], [
       tuple(v for k, v in s.values.items() if k != key) for s in series]
 
 
