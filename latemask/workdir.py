@@ -6,6 +6,7 @@ import flax.traverse_util
 import jax
 
 from latemask import errors
+from latemask import since
 from latemask.data import local
 
 
@@ -24,15 +25,11 @@ def compare_config(config, workdir, free_keys):
   Raises:
     InputError: others differ; the message names them.
   """
-  path = workdir / "config.json"
-  if not path.exists():
+  begun = _begun(workdir)
+  if begun is None:
     return
-  try:
-    begun = flatten(json.loads(path.read_text()))
-  except json.JSONDecodeError as error:
-    raise errors.InputError(
-        f"{path} is not JSON ({error}); choose another --workdir") from error
   now = flatten(config.to_dict())
+  begun = since.fill(begun, now)
   differing = [
       f"{key} {begun.get(key)!r} (now {now.get(key)!r})"
       for key in sorted(begun | now)
@@ -41,6 +38,41 @@ def compare_config(config, workdir, free_keys):
     raise errors.InputError(
         f"{workdir} was begun with {', '.join(differing)}; give the same "
         "config, or another --workdir")
+
+
+def keep_meaning(config, workdir):
+  """Returns the config with which a workdir goes on.
+
+  It is the one that was given, unless the workdir is older than a key whose
+  default does something else than was done before: then the run goes on as
+  it was begun, and says so.
+  """
+  begun = _begun(workdir)
+  if begun is None:
+    return config
+  now = flatten(config.to_dict())
+  kept = {key: since.BEFORE[key] for key in since.KEPT
+          if key in now and key not in begun and now[key] != since.BEFORE[key]}
+  if kept:
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(kept)
+    if jax.process_index() == 0:
+      print(f"{workdir} was begun before there was "
+            + " and ".join(f"{key} (as then: {value})"
+                           for key, value in kept.items()), flush=True)
+  return config
+
+
+def _begun(workdir):
+  """Returns the flat config in config.json; None where there is none."""
+  path = workdir / "config.json"
+  if not path.exists():
+    return None
+  try:
+    return flatten(json.loads(path.read_text()))
+  except json.JSONDecodeError as error:
+    raise errors.InputError(
+        f"{path} is not JSON ({error}); choose another --workdir") from error
 
 
 def write_config(config, workdir):

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Rooms in order; a module imports only what stands in a row before its own,
 # or before it in its row.
 ORDER = [
-    ["errors", "config_file", "hlo", "markdown"],
+    ["errors", "since", "config_file", "hlo", "markdown"],
     ["data.local", "data.tokenizer", "data.rows", "data.tfds_source",
      "data.sources", "data.processes", "data.packing", "data.glue"],
     ["distributed", "sharding", "keys", "layers", "loss", "masking",
