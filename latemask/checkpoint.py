@@ -31,6 +31,7 @@ from latemask import distributed
 from latemask import errors
 from latemask import keys
 from latemask import sharding
+from latemask import since
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Checkpoints:
       packed: the `packing.Packed` that the run reads.
     """
     self._run = {
+        "format": since.FORMAT,
         "config": config.to_dict(),
         "manifest": packed.digest,
         "tokenizer": base64.b64encode(packed.tokenizer.proto).decode(),
@@ -127,7 +129,7 @@ class Checkpoints:
         progress, error = None, found
       if distributed.everywhere(progress is not None):
         for bad in damaged:
-          self._set_aside(bad)
+          self._set_aside(bad, "damaged")
         return progress
       damaged.append(step)
       print(f"checkpoint {step} of {self._manager.directory} is damaged: "
@@ -142,7 +144,8 @@ class Checkpoints:
   def _restore(self, step, state_shapes):
     """Returns the `Progress` of a step."""
     run = _checked(self._manager.restore(step, args=ocp.args.Composite(
-        run=ocp.args.JsonRestore()))["run"])
+        run=ocp.args.JsonRestore()))["run"],
+                   f"checkpoint {step} of {self._manager.directory}")
     if run["manifest"] != self._run["manifest"]:
       raise errors.InputError(
           f"checkpoint {step} of {self._manager.directory} was trained on "
@@ -152,10 +155,17 @@ class Checkpoints:
     _compare(digests(state), run["digests"])
     return Progress(state, run["skipped_steps"], run["num_rollbacks"])
 
-  def _set_aside(self, step):
+  def set_newest_aside(self, word):
+    """Takes the newest checkpoint out of the run, renamed to STEP.word."""
+    self._finish()
+    step = self._manager.latest_step()
+    if step is not None:
+      self._set_aside(step, word)
+
+  def _set_aside(self, step, word):
     if jax.process_index() == 0:
       path = self._manager.directory / str(step)
-      names = (path.with_name(f"{step}.damaged{'-' * n}{n or ''}")
+      names = (path.with_name(f"{step}.{word}{'-' * bool(n)}{n or ''}")
                for n in itertools.count())
       path.rename(next(name for name in names if not name.exists()))
     multihost_utils.sync_global_devices(f"set aside {step}")
@@ -241,7 +251,7 @@ def read(path):
   path = epath.Path(path).absolute()
   try:
     run = _checked(ocp.Checkpointer(
-        ocp.JsonCheckpointHandler()).restore(path / "run"))
+        ocp.JsonCheckpointHandler()).restore(path / "run"), path)
     state = ocp.PyTreeCheckpointer()
     params = state.metadata(path / "state").item_metadata.tree["params"]
     # The parameters alone: the optimizer's state is twice as large.
@@ -251,6 +261,8 @@ def read(path):
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)}))
     found = digests(params)
     _compare(found, {name: run["digests"][name] for name in found})
+  except errors.InputError:
+    raise
   except Exception as error:  # As in `restore`.
     raise errors.InputError(
         f"{path} is no whole checkpoint: {_line(error)[:300]}") from error
@@ -300,11 +312,12 @@ def _sha256(run):
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _checked(run):
+def _checked(run, where):
   """Returns the `run` of a checkpoint without its SHA-256, if that holds."""
   run = dict(run)
   if run.pop("sha256", None) != _sha256(run):
     raise ValueError("`run` is not what was saved")
+  since.check_format(run, where)
   return run
 
 

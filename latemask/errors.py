@@ -6,6 +6,8 @@ keeps its traceback.
 """
 
 import contextlib
+import errno
+import os
 import sys
 
 
@@ -36,14 +38,45 @@ class SaveError(Ending):
   code = 5
 
 
+# What a disk says that takes nothing more: no fault of the program, nor of what
+# it was given.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG,
+                errno.EIO)
+
+
+def of_disk(error):
+  """Returns the SaveError of a disk that takes nothing more; None of others.
+
+  Libraries that are not written in Python raise what they like; the words of
+  the system stand in their message.
+  """
+  code = getattr(error, "errno", None) or next(
+      (c for c in _DISK_ERRORS if os.strerror(c) in str(error)), None)
+  if code not in _DISK_ERRORS:
+    return None
+  where = next((place for place in (
+      getattr(error, name, None) for name in ("filename2", "filename"))
+                if place), None)
+  where = where or str(error).strip().splitlines()[0][:200]
+  return SaveError(
+      f"a file cannot be written ({os.strerror(code)}): {where}; what is whole "
+      "stays. Make room, and the same command goes on")
+
+
 @contextlib.contextmanager
 def one_line_exit():
-  """Ends the program with the message and the exit code of an `Ending`."""
+  """Ends the program with the message and the exit code of an `Ending`.
+
+  A disk that is full or read-only is one, too, wherever it was met.
+  """
   try:
     yield
-  except Ending as error:
-    print(f"latemask: {error}", file=sys.stderr, flush=True)
-    sys.exit(error.code)
+  except Exception as error:
+    ending = error if isinstance(error, Ending) else of_disk(error)
+    if ending is None:
+      raise
+    print(f"latemask: {ending}", file=sys.stderr, flush=True)
+    sys.exit(ending.code)
 
 
 def choose(table, name, key):

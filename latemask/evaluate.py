@@ -31,12 +31,13 @@ class Evaluator:
                                program.plan.word_start_V, rate)
       self._steps[f"eval/rate_{rate:g}"] = program.eval_step(plan)
 
-  def run(self, params, stop=lambda: False):
+  def run(self, params, stop=lambda: False, num_batches=None):
     """Evaluates.
 
     Args:
       params: the model's parameters.
       stop: polled between batches; True gives the evaluation up.
+      num_batches: at most so many; None: all rows that `eval.max_rows` allows.
 
     Returns:
       None when stopped, else per rate `.../loss` (nats a target),
@@ -45,8 +46,11 @@ class Evaluator:
       context.
     """
     totals = dict.fromkeys(self._steps)
+    num_rows = self._num_rows
+    if num_batches is not None:
+      num_rows = min(num_rows, num_batches * self._batch_size)
     for rows_B, ids_BxL in self._loader.eval_batches(
-        self._sharding, self._batch_size, self._num_rows):
+        self._sharding, self._batch_size, num_rows):
       for name, step in self._steps.items():
         sums, counts_V = step(params, rows_B, ids_BxL)
         if totals[name]:

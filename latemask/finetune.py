@@ -101,6 +101,9 @@ def finetune(config, workdir):
   workdir_lib.compare_config(config, workdir, _FREE_KEYS)
   model, encoder, tokenizer = load(config)
   datas = read(config, encoder, tokenizer, model.max_length)
+  if config.export:
+    for data in datas:
+      hf.check_out(workdir / "export" / data.name, overwrite=True)
   cells = sorted(itertools.starmap(Cell, itertools.product(
       config.grid.batch_sizes, config.grid.learning_rates,
       config.grid.seeds)))

@@ -15,7 +15,6 @@ An export that would not be the same function is refused.
 import dataclasses
 import json
 import os
-import shutil
 
 from etils import epath
 import flax.traverse_util
@@ -32,12 +31,18 @@ from latemask import hf_weights
 from latemask import layers
 from latemask import masking
 from latemask import model as model_lib
+from latemask import since
+from latemask.data import local
 from latemask.data import tokenizer as tokenizer_lib
 
 # Stock RoBERTa's positions begin behind the id of <pad>.
 _FIRST_POSITION = tokenizer_lib.PAD + 1
 
 
+# What an export writes.
+_FILES = ("config.json", "latemask.json", "latemask.safetensors",
+          "model.safetensors", "tokenizer.json", "tokenizer.model",
+          "tokenizer_config.json")
 # What stock files may hold and nothing here reads.
 _UNREAD = ("pooler.", "embeddings.position_ids", "rotary_emb.", "lm_head.",
            "head.", "decoder.", "classifier.")
@@ -55,7 +60,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     class_head: parameters of a `classifier.ClassificationHead`; params are
       then those of a cut encoder.
     labels: names of its classes; () for a regression, or no names.
-    overwrite: replace what lies at `folder`.
+    overwrite: replace an earlier export at `folder`, and nothing else.
 
   Returns:
     The name of the stock class.
@@ -63,10 +68,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
   Raises:
     InputError: no stock class is the same function, or the folder is taken.
   """
-  folder = epath.Path(folder)
-  if folder.exists() and not overwrite:
-    raise errors.InputError(
-        f"{folder} exists; give another folder, or --overwrite")
+  check_out(folder, overwrite)
   params = {k: np.asarray(v, np.float32) for k, v in
             flax.traverse_util.flatten_dict(params, sep="/").items()}
   tree = flax.traverse_util.unflatten_dict(params, sep="/")
@@ -97,10 +99,24 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     if len(labels) == 1:
       stock["problem_type"] = "regression"
   rest = _what_stock_lacks(config, params, cut_config, tensors, prefix)
-  about = {"format": 1, "model": dataclasses.asdict(config),
+  about = {"format": since.FORMAT, "model": dataclasses.asdict(config),
            "encoder_layers": cut_config.layers}
   _write(folder, stock, tensors, about, rest, tokenizer)
   return class_prefix + kind
+
+
+def check_out(folder, overwrite):
+  """Checks that an export may be written to a folder.
+
+  Raises:
+    InputError: it is there, and is not to be overwritten; or holds anything
+      that no export has written.
+  """
+  if os.path.lexists(folder) and not overwrite:
+    raise errors.InputError(
+        f"{folder} exists; give another folder, or --overwrite")
+  local.check_replaceable(folder, "latemask.json", _FILES)
+  local.check_writable(folder)
 
 
 def is_folder(path):
@@ -131,7 +147,8 @@ def load(folder):
   about = None
   if (folder / "latemask.json").is_file():
     about = json.loads((folder / "latemask.json").read_text())
-    config = model_lib.ModelConfig(**about["model"])
+    since.check_format(about, folder / "latemask.json")
+    config = model_lib.config_of(about["model"], folder / "latemask.json")
     layers_here = about["encoder_layers"]
   else:
     config = _config_of_stock(stock, folder)
@@ -365,19 +382,16 @@ def _read(path):
 
 
 def _write(folder, stock, tensors, about, rest, tokenizer):
-  part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-  part.mkdir(parents=True)
   files = {"config.json": stock, "latemask.json": about,
            "tokenizer.json": hf_tokenizer.tokenizer_json(tokenizer),
            "tokenizer_config.json": hf_tokenizer.tokenizer_config(
                about["model"]["max_length"])}
-  for name, content in files.items():
-    (part / name).write_text(json.dumps(content, indent=1, ensure_ascii=False))
-  tokenizer.save(part / "tokenizer.model")
-  for name, arrays in (("model", tensors), ("latemask", rest)):
-    safetensors.numpy.save_file(
-        {k: np.ascontiguousarray(v) for k, v in arrays.items()},
-        str(part / f"{name}.safetensors"), metadata={"format": "pt"})
-  if folder.exists():
-    shutil.rmtree(folder)
-  part.rename(folder)
+  with local.replacing(folder) as part:
+    for name, content in files.items():
+      (part / name).write_text(
+          json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
+    tokenizer.save(part / "tokenizer.model")
+    for name, arrays in (("model", tensors), ("latemask", rest)):
+      safetensors.numpy.save_file(
+          {k: np.ascontiguousarray(v) for k, v in arrays.items()},
+          str(part / f"{name}.safetensors"), metadata={"format": "pt"})

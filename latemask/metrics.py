@@ -1,8 +1,10 @@
 """metrics.jsonl, TensorBoard and the console: what a run says of itself.
 
 metrics.jsonl is the record: one object a line, appended, and cut to the
-restored step on resume, so that no step stands twice. TensorBoard events are
-a copy for the eye; they need tensorflow and are skipped without it.
+restored step on resume, so that no step stands twice; that there was a
+rollback stays on record. TensorBoard events are a copy for the eye, each
+stretch of a run begun as a session of its own, at which the curves of what
+was cut end; they need tensorflow and are skipped without it.
 """
 
 import contextlib
@@ -18,26 +20,34 @@ from jax.experimental import multihost_utils
 from latemask import errors
 from latemask.data import local
 
+# The first line of the console comes so soon, whatever is due by the steps:
+# it says how long the run will take.
+_FIRST_LINE_SECS = 10
+
 
 class Writer:
   """Writes metrics on process 0; the others only know what is on record."""
 
   def __init__(self, workdir, start_step):
-    """Opens the files, cutting metrics.jsonl to `start_step`."""
+    """Opens the files, cutting them to `start_step`; see `cut`."""
+    self._workdir = workdir
     self._path = epath.Path(workdir) / "metrics.jsonl"
     self._is_active = jax.process_index() == 0
-    self._file = None
-    self._summary = _summary_writer(workdir) if self._is_active else None
+    self._file = self._summary = None
     self.cut(start_step)
 
   def cut(self, step):
-    """Takes all that stands after `step` off the record."""
+    """Takes all that stands after `step` off the record, but rollbacks.
+
+    Args:
+      step: -1 leaves nothing, for a run that begins anew.
+    """
     self._evaluated = set()
     kept = []
     if self._path.exists():
       for line in self._path.read_text().splitlines():
         record = _parse(line)
-        if record and record["step"] <= step:
+        if record and (record["step"] <= step or "rollback" in record):
           kept.append(line + "\n")
           if "eval/loss" in record:
             self._evaluated.add(record["step"])
@@ -53,6 +63,8 @@ class Writer:
         with local.writing(self._path) as part:
           part.write_text("".join(kept))
       self._file = self._path.open("a")
+    self._copy(lambda summary: summary.close())
+    self._summary = _summary_writer(self._workdir, step + 1)
 
   def has_eval(self, step):
     """Returns whether the step's evaluation is already on record."""
@@ -111,6 +123,7 @@ class Clock:
     self._step_tokens = step_tokens
     self.step_flops = step_flops
     self._peak_flops = peak_flops
+    self._is_first = True
     self.restart()
 
   def restart(self):
@@ -137,13 +150,27 @@ class Clock:
     """Counts a step."""
     self._steps += 1
 
+  def is_due(self):
+    """Returns, once, whether a first line is due that no step count asks."""
+    if not (self._is_first and self._steps) or (
+        time.monotonic() - self._start_secs < _FIRST_LINE_SECS):
+      return False
+    self._is_first = False
+    return True
+
   def lap(self):
-    """Returns the rates since the last lap, and starts another.
+    """Returns the rates since the last lap, and starts another."""
+    rates = self.rates()
+    self._is_first = False
+    self.restart()
+    return rates
+
+  def rates(self):
+    """Returns the rates since the last lap.
 
     Without a step in between (after the one that compiles) there are none.
     """
     if not self._steps:
-      self.restart()
       return {}
     secs = max(time.monotonic() - self._start_secs - self._pause_secs, 1e-9)
     steps = self._steps
@@ -152,7 +179,6 @@ class Clock:
              "data_wait_fraction": self._wait_secs / secs}
     if self._peak_flops:
       rates["mfu"] = steps * self.step_flops / secs / self._peak_flops
-    self.restart()
     return rates
 
 
@@ -190,14 +216,24 @@ def _full_disk(path):
         "same command goes on from the newest checkpoint") from error
 
 
-def _summary_writer(workdir):
+def _summary_writer(workdir, first_step):
+  """Returns a writer of TensorBoard events from a step on; None without."""
   # TensorFlow, which does nothing here but write events, greets on stderr.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   try:
     from clu.metric_writers import summary_writer
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.summary.writer import event_file_writer
+    # A file of its own, before the writer's by its name: from here on
+    # TensorBoard forgets what earlier files have of these steps.
+    session = event_file_writer.EventFileWriter(str(workdir))
+    session.add_event(event_pb2.Event(
+        wall_time=time.time(), step=first_step, session_log=
+        event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
+    session.close()
     return summary_writer.SummaryWriter(str(workdir))
-  except ImportError as error:
+  except (ImportError, OSError) as error:
     logging.warning("no TensorBoard events (%s); metrics.jsonl is written "
                     "all the same", error)
     return None

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from latemask import errors
 from latemask import layers
 from latemask import sharding
+from latemask import since
 from latemask import stack
 
 _DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
@@ -68,6 +69,29 @@ class ModelConfig:
   def padded_vocab_size(self):
     """Rows of the word embedding."""
     return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def config_of(fields, where):
+  """Returns the ModelConfig that was written somewhere, now or before.
+
+  Args:
+    fields: {key of `config.model`: value}.
+    where: the place that a message names.
+
+  Raises:
+    InputError: a key is missing, or one is not known here.
+  """
+  wanted = [field.name for field in dataclasses.fields(ModelConfig)]
+  fields = {key.removeprefix("model."): value for key, value in since.fill(
+      {f"model.{key}": value for key, value in fields.items()},
+      [f"model.{key}" for key in wanted]).items()}
+  if missing := sorted(set(wanted) - set(fields)):
+    raise errors.InputError(f"{where} says nothing of model.{missing[0]}")
+  if unknown := sorted(set(fields) - set(wanted)):
+    raise errors.InputError(
+        f"{where} has model.{unknown[0]}, which is not known here; it was "
+        "written by a later version")
+  return ModelConfig(**fields)
 
 
 def make_model(config, vocab_size):

@@ -18,6 +18,26 @@ from latemask import model as model_lib
 from latemask.data import tokenizer as tokenizer_lib
 
 
+# Fields of `model.ModelConfig` that must be the same for a run to begin with
+# the parameters of another: they say which function the parameters are of.
+# Each with the condition under which it does.
+_COMPARED = {
+    "architecture": lambda config: True,
+    "width": lambda config: True,
+    "heads": lambda config: True,
+    "mlp": lambda config: True,
+    "norm_eps": lambda config: True,
+    "rotary_theta": lambda config: config.layer.architecture.rotary,
+}
+# The others may differ: sizes that `check` looks at by themselves, the place
+# of the masks and the decoder, which a run may choose anew, what dropout and
+# the way of computing are concerned with.
+FREE_FIELDS = (
+    "layers", "vocab_size", "max_length", "insertion_layer", "insertion",
+    "decoder", "decoder_queries", "dropout", "attention_dropout", "dtype",
+    "unroll", "remat", "loss_chunk")
+
+
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
   """What was learned, and what it takes to use it.
@@ -62,23 +82,32 @@ def _load_checkpoint(path):
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
   return Pretrained(
-      str(path), model_lib.ModelConfig(**fields), params, tokenizer)
+      str(path), model_lib.config_of(fields, path), params, tokenizer)
 
 
-def check(loaded, config, tokenizer=None):
+def tokenizer_of_rows(config):
+  """Returns the tokenizer that a config asks for; None to train one."""
+  if config.data.tokenizer:
+    return tokenizer_lib.load(config.data.tokenizer)
+  if config.train.init_from:
+    return load(config.train.init_from).tokenizer
+  return None
+
+
+def check(loaded, config, tokenizer):
   """Checks that a model can begin a run.
 
   Args:
     loaded: a `Pretrained`.
     config: the run's `model.ModelConfig`.
-    tokenizer: the run's, where it is known.
+    tokenizer: the run's.
 
   Raises:
     InputError: it cannot; the message names the key.
   """
-  for key in ("architecture", "width", "heads", "mlp"):
+  for key, matters in _COMPARED.items():
     theirs, ours = getattr(loaded.config, key), getattr(config, key)
-    if theirs != ours:
+    if theirs != ours and matters(config):
       raise errors.InputError(
           f"model.{key} is {ours}; that of train.init_from is {theirs}")
   if config.max_length > loaded.config.max_length and (
@@ -93,10 +122,10 @@ def check(loaded, config, tokenizer=None):
     raise errors.InputError(
         f"train.init_from has {available} layers, more than the {wanted} "
         "that the run has for them")
-  if tokenizer is not None and tokenizer.proto != loaded.tokenizer.proto:
+  if tokenizer.proto != loaded.tokenizer.proto:
     raise errors.InputError(
-        "the run's tokenizer is not that of train.init_from; give its "
-        "tokenizer.model as data.tokenizer")
+        "the run's tokenizer is not that of train.init_from; leave "
+        "data.tokenizer out to take that")
 
 
 def begin(loaded, config, tokenizer, fresh):

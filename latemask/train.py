@@ -5,28 +5,25 @@ What a run promises, in order of precedence:
   2. A workdir belongs to one config: another one is refused, by key.
   3. A run goes on from the newest checkpoint of its workdir, else from
      step 0. Rows and masks follow from (seed, step): nothing is replayed.
-  4. The loop's order is eval, save, next, step. Metrics of a step are read
-     after the next one is on its way, but before a save: a state whose loss
-     is not finite is never saved.
+  4. The loop (loop.py) saves no state from which no finite loss comes. A
+     rollback goes to the newest checkpoint; what fails again from there goes
+     one further back, which sets that checkpoint aside as STEP.failed, and
+     further back than the first one is the state before the first step.
   5. SIGTERM and SIGINT save at the next step boundary (an evaluation is given
      up) and end the run with 128 + the signal; a second one ends it at once.
      Several processes agree on that every 10 steps.
 """
 
-import contextlib
-import dataclasses
 import re
-import signal
 
 from etils import epath
 import jax
-import numpy as np
 
 from latemask import checkpoint
 from latemask import distributed
 from latemask import errors
 from latemask import evaluate
-from latemask import flops
+from latemask import loop
 from latemask import masking
 from latemask import metrics
 from latemask import pretrained
@@ -47,16 +44,6 @@ FREE_KEYS = re.compile(
 _ON_NONFINITE = dict.fromkeys(("stop", "rollback"))
 
 
-class NonFiniteError(errors.Ending):
-  """The loss or the gradient is no longer a number after `step` updates."""
-
-  code = 3
-
-  def __init__(self, step, message):
-    super().__init__(message)
-    self.step = step
-
-
 def train(config, workdir):
   """Pre-trains, from the newest checkpoint on if there is one.
 
@@ -70,8 +57,9 @@ def train(config, workdir):
     signals.Stopped: a signal asked for the end.
   """
   workdir = epath.Path(workdir)
+  config = workdir_lib.keep_meaning(config, workdir)
   _, beginning = check(config, workdir)
-  packed = _prepare(config, workdir)
+  packed = _prepare(config, workdir, beginning and beginning.tokenizer)
   tokenizer = packed.tokenizer
   program = step_lib.build(config, tokenizer.vocab_size,
                            tokenizer.word_start_V)
@@ -85,25 +73,36 @@ def train(config, workdir):
 
   progress = begin()
   _introduce(program, loader, progress)
-  writer = metrics.Writer(workdir, int(progress.state.step))
+  writer = metrics.Writer(workdir, _last_step(checkpoints))
+  rolled_back_to = set()
   try:
     with signals_lib.Signals() as signals:
       while True:
         try:
-          with contextlib.closing(_Profiler(config, workdir)) as profiler:
-            return _loop(program, loader, evaluator, checkpoints, writer,
-                         signals, profiler, progress)
-        except NonFiniteError as error:
+          return loop.run(program, loader, evaluator, checkpoints, writer,
+                          signals, progress, workdir)
+        except loop.NonFiniteError as error:
           # Its frames hold the state's memory, which the next one needs.
           cause = error.with_traceback(None)
         if (config.train.on_nonfinite == "stop"
             or progress.num_rollbacks >= config.train.max_rollbacks):
           raise cause
         metrics.say(f"{cause}: rolling back")
-        progress = _roll_back(config, cause.step, progress, begin(), writer)
+        # What failed again from here has its cause before: further back.
+        if checkpoints.latest_step in rolled_back_to:
+          checkpoints.set_newest_aside("failed")
+        progress = _roll_back(config, cause.step, progress, begin(), writer,
+                              _last_step(checkpoints))
+        rolled_back_to.add(checkpoints.latest_step)
   finally:
     writer.close()
     checkpoints.close()
+
+
+def _last_step(checkpoints):
+  """Returns the newest checkpoint's step; -1 where a run begins anew."""
+  step = checkpoints.latest_step
+  return -1 if step is None else step
 
 
 def _begin(program, tokenizer, checkpoints, beginning):
@@ -118,12 +117,13 @@ def _begin(program, tokenizer, checkpoints, beginning):
   return progress
 
 
-def _roll_back(config, failed_step, lost, good, writer):
+def _roll_back(config, failed_step, lost, good, writer, last_step):
   """Returns the `Progress` after which the rows up to a failure are skipped.
 
   Args:
     failed_step: updates after which the loss was not finite.
     lost, good: the `Progress` that the loop began with, and the one restored.
+    last_step: what stays on record.
   """
   step = int(good.state.step)
   first = step + good.skipped_steps
@@ -131,8 +131,8 @@ def _roll_back(config, failed_step, lost, good, writer):
   batch_size = config.train.batch_size
   progress = checkpoint.Progress(
       good.state, stop - step, lost.num_rollbacks + 1)
-  writer.cut(step)
-  writer.write(step + 1, {
+  writer.cut(last_step)
+  writer.write(step, {
       "rollback": progress.num_rollbacks, "skipped_first_row":
       first * batch_size, "skipped_rows": (stop - first) * batch_size})
   metrics.say(
@@ -177,13 +177,14 @@ def check(config, workdir):
   packing.check(config)
   workdir_lib.compare_config(config, epath.Path(workdir), FREE_KEYS)
   local.check_writable(workdir)
+  beginning = None
+  if config.train.init_from and not checkpoint.steps(workdir):
+    beginning = pretrained.load(config.train.init_from)
+  tokenizer = (tokenizer_lib.load(config.data.tokenizer)
+               if config.data.tokenizer else beginning and beginning.tokenizer)
   # A tokenizer still to be trained may come out smaller, never larger.
-  vocab_size = config.data.vocab_size
-  word_start_V = None
-  if config.data.tokenizer:
-    tokenizer = tokenizer_lib.load(config.data.tokenizer)
-    vocab_size = tokenizer.vocab_size
-    word_start_V = tokenizer.word_start_V
+  vocab_size = tokenizer.vocab_size if tokenizer else config.data.vocab_size
+  word_start_V = tokenizer and tokenizer.word_start_V
   program = step_lib.build(config, vocab_size, word_start_V)
   num_steps = program.config.train.num_steps
   first = config.metrics.profile_step
@@ -194,143 +195,9 @@ def check(config, workdir):
   evaluate.batch_size(config, program.mesh)
   for rate in config.eval.rates:
     masking.make_plan(config, vocab_size, word_start_V, rate)
-  if not config.train.init_from or checkpoint.steps(workdir):
-    return program, None
-  beginning = pretrained.load(config.train.init_from)
-  pretrained.check(beginning, program.model.config)
+  if beginning:
+    pretrained.check(beginning, program.model.config, tokenizer)
   return program, beginning
-
-
-def _loop(program, loader, evaluator, checkpoints, writer, signals, profiler,
-          progress):
-  """The loop proper; see `train`."""
-  config = program.config
-  state, start = progress.state, int(progress.state.step)
-  num_steps = config.train.num_steps
-  batches = loader.train_batches(
-      program.batch_sharding, config.train.batch_size,
-      start + progress.skipped_steps, num_steps + progress.skipped_steps)
-  clock = metrics.Clock(
-      config.train.batch_size * config.data.length, program.step_flops,
-      flops.peak_flops())
-  pending = evaluation = None
-  saved = start if checkpoints.latest_step is not None else None
-  for step in range(start, num_steps + 1):
-    is_last = step == num_steps
-
-    # Eval.
-    if is_last or (step % config.eval.every_steps == 0
-                   and not writer.has_eval(step)):
-      pending = _report(config, pending, clock, writer)
-      with clock.pause():
-        scalars = evaluator.run(state.params, signals.asked)
-      if scalars is not None:
-        evaluation = scalars
-        if not writer.has_eval(step):
-          writer.write(step, scalars)
-        metrics.say(_evaluation_line(step, scalars))
-
-    # Save.
-    stop = signals.agreed(step)
-    is_due = step % config.checkpoint.every_steps == 0 and step > start
-    if step != saved and (is_last or stop or is_due):
-      pending = _report(config, pending, clock, writer)
-      with clock.pause():
-        checkpoints.save(
-            step, dataclasses.replace(progress, state=state))
-      saved = step
-    if stop:
-      checkpoints.wait()
-      metrics.say(f"step {step:,}: saved on {signal.Signals(stop).name}; the "
-                  "same command goes on from here")
-      raise signals_lib.Stopped(stop)
-    if is_last:
-      checkpoints.wait()
-      return state, evaluation
-    profiler.at(step)
-
-    # Next.
-    with clock.wait():
-      ids_BxL = next(batches)
-
-    # Step. Nothing goes to the devices unnoticed.
-    with jax.transfer_guard("disallow"):
-      state, step_metrics = program.train_step(state, ids_BxL)
-    if step == start:  # It compiled: no measure of speed.
-      jax.block_until_ready(step_metrics)
-      clock.restart()
-    else:
-      clock.stepped()
-    _report(config, pending, clock, writer)
-    pending = step + 1, step_metrics
-
-
-def _report(config, pending, clock, writer):
-  """Reads the metrics of a step that is under way; returns None.
-
-  Raises:
-    NonFiniteError: they are not finite.
-  """
-  if pending is None:
-    return None
-  step, step_metrics = pending
-  step_metrics = jax.device_get(step_metrics)
-  scalars = {k: float(v) for k, v in step_metrics.sums.means.items()} | {
-      "grad_norm": float(step_metrics.grad_norm),
-      "learning_rate": float(step_metrics.learning_rate)}
-  if not np.all(np.isfinite(list(scalars.values()))):
-    writer.write(step, scalars)
-    raise NonFiniteError(
-        step, f"step {step}: loss {scalars['loss']}, gradient norm "
-        f"{scalars['grad_norm']}; the checkpoint before is kept. A lower "
-        "optimizer.learning_rate, more warmup_steps or a clip_norm may help")
-  num_steps = config.train.num_steps
-  if step % config.metrics.every_steps == 0 or step == num_steps:
-    rates = clock.lap()
-    writer.write(step, scalars | rates | {"flops": step * clock.step_flops})
-    line = (f"step {step:,}/{num_steps:,}  loss {scalars['loss']:.3f}  "
-            f"accuracy {scalars['accuracy']:.3f}")
-    if rates:
-      left_secs = (num_steps - step) * rates["step_ms"] / 1000
-      line += (f"  {rates['tokens_per_sec']:,.0f} tokens/s  "
-               f"{metrics.duration(left_secs)} left")
-    metrics.say(line)
-  return None
-
-
-def _evaluation_line(step, scalars):
-  below = scalars["eval/unigram_entropy"] - scalars["eval/loss"]
-  others = "".join(
-      f"; at {name.split('_')[1].split('/')[0]}: loss {value:.3f}"
-      for name, value in scalars.items()
-      if name.startswith("eval/rate_") and name.endswith("/loss"))
-  return (f"step {step:,}: eval loss {scalars['eval/loss']:.3f}, unigram "
-          f"entropy {scalars['eval/unigram_entropy']:.3f} ({below:+.3f} "
-          f"below), accuracy {scalars['eval/accuracy']:.3f}{others}")
-
-
-class _Profiler:
-  """Traces the window of `metrics.profile_step`; closes it in any case."""
-
-  def __init__(self, config, workdir):
-    self._first = config.metrics.profile_step
-    self._steps = config.metrics.profile_steps
-    self._workdir = str(workdir)
-    self._is_open = False
-
-  def at(self, step):
-    """Opens or closes the window before a step."""
-    if self._first is not None and step == self._first:
-      jax.profiler.start_trace(self._workdir)
-      self._is_open = True
-    elif self._is_open and step >= self._first + self._steps:
-      self.close()
-
-  def close(self):
-    """Writes the trace, if one is open."""
-    if self._is_open:
-      jax.profiler.stop_trace()
-      self._is_open = False
 
 
 def _introduce(program, loader, progress):
@@ -358,20 +225,24 @@ def _introduce(program, loader, progress):
   metrics.say("compiling: the first evaluation and the first step take long")
 
 
-def _prepare(config, workdir):
-  """Packs on process 0 while the others wait."""
+def _prepare(config, workdir, tokenizer):
+  """Packs on process 0 while the others wait.
+
+  Args:
+    tokenizer: the one that the rows must have; None leaves it to the config.
+  """
   directory = packing.directory_of(config, workdir)
   refusal = None
   if jax.process_index() == 0:
     try:
-      packed = packing.prepare(config, directory)
+      packed = packing.prepare(config, directory, tokenizer=tokenizer)
     except errors.InputError as error:
       refusal = error
   # A barrier that also tells the others whether there is anything to wait for.
   if not distributed.everywhere(refusal is None):
     raise refusal or errors.InputError("process 0 could not pack the rows")
   if jax.process_index() > 0:
-    packed = packing.load(config, directory)
+    packed = packing.load(config, directory, tokenizer)
     if packed is None:
       raise errors.InputError(
           f"process {jax.process_index()} sees no packed rows in {directory}; "

@@ -5,6 +5,7 @@ poisoned and disks are full within this process; one run is killed for real.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import random
@@ -19,9 +20,12 @@ import pytest
 
 from latemask import checkpoint
 from latemask import errors
+from latemask import evaluate
+from latemask import loop
 from latemask import metrics
 from latemask import train
 from latemask.data import loader as loader_lib
+from latemask.data import packing
 from latemask.tools import faults
 from latemask.tools import soak
 from tests import train_test
@@ -162,11 +166,11 @@ def test_rollback_skips_the_window(tiny_run, tmp_path, monkeypatch, capsys):
     _poison(patch, {6, 13})
     state, _ = train.train(tiny_run, tmp_path / "run")
     out = capsys.readouterr().out
-    real_report = train._report
+    real_report = loop._report
     def report(config, pending, clock, writer):
       assert not pending or pending[0] != 10, "lost power"
       return real_report(config, pending, clock, writer)
-    patch.setattr(train, "_report", report)
+    patch.setattr(loop, "_report", report)
     with pytest.raises(AssertionError, match="lost power"):
       train.train(tiny_run, tmp_path / "stopped")
   with monkeypatch.context() as patch:
@@ -187,8 +191,8 @@ def test_rollback_skips_the_window(tiny_run, tmp_path, monkeypatch, capsys):
   _same(expected, state)
   skips = [r for r in lines(tmp_path / "run") if "rollback" in r]
   assert skips == [
-      {"step": 5, "rollback": 1, "skipped_first_row": 64, "skipped_rows": 48},
-      {"step": 9, "rollback": 2, "skipped_first_row": 176,
+      {"step": 4, "rollback": 1, "skipped_first_row": 64, "skipped_rows": 48},
+      {"step": 8, "rollback": 2, "skipped_first_row": 176,
        "skipped_rows": 48}]
   assert [r for r in lines(tmp_path / "run") if "rollback" not in r] == lines(
       tmp_path / "expected")
@@ -199,10 +203,81 @@ def test_rollbacks_are_bounded(tiny_run, tmp_path, monkeypatch):
   tiny_run.train.on_nonfinite = "rollback"
   tiny_run.train.max_rollbacks = 2
   _poison(monkeypatch, range(6, 100))
-  with pytest.raises(train.NonFiniteError) as error:
+  with pytest.raises(loop.NonFiniteError) as error:
     train.train(tiny_run, tmp_path)
   assert error.value.code == 3
-  assert os.listdir(tmp_path / "checkpoints") == ["4"]
+  # It failed twice from there, so the second rollback went further back.
+  assert os.listdir(tmp_path / "checkpoints") == ["4.failed"]
+
+
+def test_a_state_without_a_finite_loss_is_not_saved(
+    tiny_run, tmp_path, capsys):
+  """Its parameters are finite, about 1e28; what comes of them is not."""
+  tiny_run.optimizer.learning_rate = 1e30
+  tiny_run.optimizer.warmup_steps = 0
+  tiny_run.checkpoint.every_steps = 1
+  tiny_run.train.on_nonfinite = "rollback"
+  tiny_run.train.max_rollbacks = 2
+  with pytest.raises(loop.NonFiniteError, match="step 1: .*held-out rows"):
+    train.train(tiny_run, tmp_path)
+  assert not list((tmp_path / "checkpoints").iterdir())
+  out = capsys.readouterr().out
+  assert out.count("on from step 0, without the rows") == 2
+  found = lines(tmp_path)
+  assert [r["rollback"] for r in found if "rollback" in r] == [1, 2]
+  assert [r["skipped_rows"] for r in found if "rollback" in r] == [16, 32]
+
+
+def test_what_fails_again_goes_further_back(
+    tiny_run, tmp_path, monkeypatch, capsys):
+  """From 8 twice, then from 4, then from the initial state; all on record."""
+  tiny_run.checkpoint.every_steps = 4
+  tiny_run.train.on_nonfinite = "rollback"
+  tiny_run.train.max_rollbacks = 6
+  real = loader_lib.Loader.train_batches
+  starts = []
+  def poisoned(self, sharding, batch_size, start, stop):
+    starts.append(start)
+    for number, ids_BxL in enumerate(
+        real(self, sharding, batch_size, start, stop)):
+      bad = number == (9 if len(starts) == 1 else 2) and len(starts) < 7
+      yield ids_BxL * 0 + 10**6 if bad else ids_BxL
+  monkeypatch.setattr(loader_lib.Loader, "train_batches", poisoned)
+  state, _ = train.train(tiny_run, tmp_path)
+  assert int(state.step) == 20
+  found = lines(tmp_path)
+  rollbacks = [r for r in found if "rollback" in r]
+  assert [r["step"] for r in rollbacks] == [8, 4, 0, 0, 0, 0]
+  assert [r["rollback"] for r in rollbacks] == [1, 2, 3, 4, 5, 6]
+  names = set(os.listdir(tmp_path / "checkpoints"))
+  assert {"8.failed", "4.failed"} <= names
+  # No step stands twice, and none is missing.
+  for key in ("loss", "eval/loss"):
+    steps = [r["step"] for r in found if key in r]
+    assert steps == sorted(set(steps))
+  assert [r["step"] for r in found if "loss" in r] == list(range(1, 21))
+
+
+def test_an_evaluation_that_is_not_finite_is_a_failure(
+    tiny_run, tmp_path, monkeypatch):
+  tiny_run.eval.every_steps = 4
+  real = evaluate.Evaluator.run
+  def run(self, params, *args, **options):
+    scalars = real(self, params, *args, **options)
+    calls.append(scalars)
+    return scalars | {"eval/loss": float("nan")} if len(calls) == 2 else scalars
+  monkeypatch.setattr(evaluate.Evaluator, "run", run)
+  for action in ("stop", "rollback"):
+    calls = []
+    tiny_run.train.on_nonfinite = action
+    if action == "stop":
+      with pytest.raises(loop.NonFiniteError, match="step 4: eval/loss nan"):
+        train.train(tiny_run, tmp_path / action)
+      assert not list((tmp_path / action / "checkpoints").iterdir())
+    else:
+      train.train(tiny_run, tmp_path / action)
+      assert [r["skipped_rows"] for r in lines(tmp_path / action)
+              if "rollback" in r] == [64]
 
 
 def test_rollback_before_the_first_checkpoint(
@@ -284,6 +359,34 @@ def test_disk_full_for_metrics(tiny_run, tmp_path, monkeypatch):
   state, _ = train.train(tiny_run, tmp_path / "run")
   _same(unbroken, state)
   assert lines(tmp_path / "run") == lines(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("code, told", [
+    (errno.ENOSPC, True), (errno.EROFS, True), (errno.EDQUOT, True),
+    (errno.ENOENT, False)])
+def test_a_disk_that_takes_nothing_is_told_in_a_line(capsys, code, told):
+  """Wherever it was met; other errors of the system are bugs of ours."""
+  with pytest.raises(SystemExit if told else OSError) as ending:
+    with errors.one_line_exit():
+      raise OSError(code, os.strerror(code), "runs/x/config.json")
+  if told:
+    assert ending.value.code == errors.SaveError.code
+    line, = capsys.readouterr().err.splitlines()
+    assert "runs/x/config.json" in line and os.strerror(code) in line
+
+
+def test_disk_full_while_packing(tiny, corpus, tmp_path, capsys):
+  """A line, wherever it happens; with room it goes on to the same rows."""
+  tiny.data.source = f"text:{corpus}/*.txt"
+  for num_bytes in (4096, 40_000):  # The tokenizer; then a shard.
+    with _small_files(num_bytes), pytest.raises(SystemExit) as ending:
+      with errors.one_line_exit():
+        packing.prepare(tiny, tmp_path / "rows")
+    assert ending.value.code == errors.SaveError.code
+    assert "File too large" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.part"))
+  packed = packing.prepare(tiny, tmp_path / "rows")
+  assert packed.digest == packing.prepare(tiny, tmp_path / "again").digest
 
 
 def test_disk_full_for_tensorboard(tiny_run, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ ORDER = [
      "signals"],
     ["stack", "model", "classifier", "hf_tokenizer", "hf_weights", "hf",
      "pretrained"], ["step"], ["evaluate"], ["finetune_step", "results"],
-    ["train"], ["finetune"], ["main"],
+    ["loop", "train"], ["finetune"], ["main"],
     ["tools.command", "tools.aot", "tools.torch_peer", "tools.bench",
      "tools.bench_finetune", "tools.bench_checkpoint", "tools.export",
      "tools.fill_mask", "tools.prepare", "tools.faults", "tools.soak",

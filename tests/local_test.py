@@ -1,5 +1,6 @@
 """Rows on gs://: the same code against a folder that is taken for remote."""
 
+import contextlib
 import pathlib
 
 import numpy as np
@@ -86,3 +87,60 @@ def test_folders_that_cannot_be_written():
     local.check_writable("/dev/null/x/y")
   with pytest.raises(errors.InputError, match="/proc/x/y cannot be made"):
     local.make("/proc/x/y")
+
+
+def _export(folder):
+  """Writes what looks like an export."""
+  folder.mkdir()
+  for name in ("config.json", "latemask.json"):
+    (folder / name).write_text("old")
+  return folder
+
+
+NAMES = ("config.json", "latemask.json")
+
+
+def test_only_what_was_written_there_is_replaced(tmp_path):
+  folder = _export(tmp_path / "out")
+  local.check_replaceable(folder, "latemask.json", NAMES)
+  local.check_replaceable(tmp_path / "new", "latemask.json", NAMES)
+  (tmp_path / "empty").mkdir()
+  local.check_replaceable(tmp_path / "empty", "latemask.json", NAMES)
+  (folder / "checkpoints").mkdir()
+  with pytest.raises(errors.InputError, match="checkpoints"):
+    local.check_replaceable(folder, "latemask.json", NAMES)
+  (folder / "checkpoints").rmdir()
+  (folder / "latemask.json").unlink()
+  with pytest.raises(errors.InputError, match="no latemask.json"):
+    local.check_replaceable(folder, "latemask.json", NAMES)
+  (tmp_path / "file").write_text("")
+  with pytest.raises(errors.InputError, match="is no folder"):
+    local.check_replaceable(tmp_path / "file", "latemask.json", NAMES)
+
+
+def test_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+  folder = _export(tmp_path / "out")
+  link = tmp_path / "link"
+  link.symlink_to(folder)
+  for fails in ("body", "rename", None):
+    with contextlib.ExitStack() as stack:
+      if fails:
+        stack.enter_context(pytest.raises(OSError, match="no more room"))
+      if fails == "rename":
+        patch = stack.enter_context(monkeypatch.context())
+        real = pathlib.Path.rename
+        def rename(self, target, real=real):
+          if self.suffix == ".part":
+            raise OSError("no more room")
+          return real(self, target)
+        patch.setattr(pathlib.Path, "rename", rename)
+      part = stack.enter_context(local.replacing(link))
+      # Until the new one is whole, the old one stands.
+      assert (folder / "config.json").read_text() == "old"
+      (part / "config.json").write_text("new")
+      if fails == "body":
+        raise OSError("no more room")
+    assert (folder / "config.json").read_text() == (
+        "old" if fails else "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "out"]
+  assert link.is_symlink()

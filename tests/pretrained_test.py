@@ -1,5 +1,7 @@
 """Runs that begin with the parameters of another; fill_mask on both ends."""
 
+import contextlib
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -12,7 +14,9 @@ import pytest
 
 from latemask import errors
 from latemask import hf
+from latemask import model as model_lib
 from latemask import pretrained
+from latemask import since
 from latemask import step as step_lib
 from latemask import train
 from latemask.data import tokenizer as tokenizer_lib
@@ -105,6 +109,7 @@ def test_a_run_begins_with_a_folder(tiny_run, folder, run, tmp_path):
     (lambda c: c.model.update(dict(architecture="modern")),
      "model.architecture is modern"),
     (lambda c: c.model.update(dict(max_length=65)), "model.max_length is 65"),
+    (lambda c: c.model.update(dict(norm_eps=1e-12)), "model.norm_eps is 1e-12"),
     (lambda c: c.model.update(dict(layers=3, insertion_layer=2)),
      "4 layers, more than the 3"),
     (lambda c: c.train.update(dict(init_from="nowhere")), "nowhere is no run"),
@@ -117,11 +122,69 @@ def test_what_cannot_begin(tiny_run, run, tmp_path, change, message):
   assert not (tmp_path / "out").exists()
 
 
-def test_tokenizer_of_another(tiny_run, run):
-  loaded = pretrained.load(run[0])
+def test_tokenizer_of_another(tiny_run, run, tmp_path):
+  """Refused before anything is written; left out, that of init_from."""
+  workdir, _ = run
   other = tokenizer_lib.train([conftest.make_text(300, seed=5)], 330)
+  other.save(tmp_path / "other.model")
+  tiny_run.train.init_from = str(workdir)
+  tiny_run.train.num_steps = 1
+  tiny_run.optimizer.warmup_steps = 0
+  tiny_run.data.dir = None
+  tiny_run.data.tokenizer = str(tmp_path / "other.model")
   with pytest.raises(errors.InputError, match="not that of train.init_from"):
-    pretrained.check(loaded, loaded.config, other)
+    train.train(tiny_run, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+  tiny_run.data.tokenizer = None
+  for _ in range(2):  # Then from its checkpoint.
+    train.train(tiny_run, tmp_path / "out")
+  theirs = pretrained.load(workdir).tokenizer
+  assert tokenizer_lib.load(
+      tmp_path / "out" / "data" / "tokenizer.model").proto == theirs.proto
+  # The rows of init_from itself, whose tokenizer was trained on them.
+  tiny_run.data.dir = str(_rows_of(workdir))
+  train.train(tiny_run, tmp_path / "shared")
+
+
+def _rows_of(workdir):
+  """Returns the data.dir of a run."""
+  return json.loads((workdir / "config.json").read_text())["data"]["dir"]
+
+
+def test_every_field_that_changes_the_function_is_compared():
+  fields = {f.name for f in dataclasses.fields(model_lib.ModelConfig)}
+  compared, free = set(pretrained._COMPARED), set(pretrained.FREE_FIELDS)
+  assert compared | free == fields and not compared & free
+
+
+def test_what_is_older_than_a_key(run, monkeypatch):
+  """As before where the table says so; else a line that names the key."""
+  config = pretrained.load(run[0]).config
+  fields = dataclasses.asdict(config)
+  old = {k: v for k, v in fields.items() if k != "remat"}
+  with pytest.raises(errors.InputError, match="here says nothing of model.r"):
+    model_lib.config_of(old, "here")
+  monkeypatch.setitem(since.BEFORE, "model.remat", "layer")
+  assert model_lib.config_of(old, "here") == dataclasses.replace(
+      config, remat="layer")
+  with pytest.raises(errors.InputError, match="model.new.* later version"):
+    model_lib.config_of(fields | {"new": 1}, "here")
+  with pytest.raises(errors.InputError, match="format 2"):
+    since.check_format({"format": 2}, "here")
+
+
+def test_another_rotary_theta_is_another_function(tiny):
+  """It matters where positions are rotated, and nowhere else."""
+  for architecture, matters in (("modern", True), ("roberta", False)):
+    tiny.model.architecture = architecture
+    ours = model_lib.make_model(tiny, 320).config
+    loaded = pretrained.Pretrained(
+        "there", dataclasses.replace(ours, rotary_theta=160_000.0),
+        {"late": {"layers": {"mlp_norm": {"scale": np.ones(4)}}}},
+        tokenizer_lib.Tokenizer(b""))
+    with pytest.raises(errors.InputError, match="model.rotary_theta is 10000"
+                       ) if matters else contextlib.nullcontext():
+      pretrained.check(loaded, ours, loaded.tokenizer)
 
 
 def test_damaged_checkpoint(run, tmp_path):
@@ -180,6 +243,23 @@ def test_masks_keep_the_text_around_them(run):
   assert pieces[-1] == "</s>"
   text = "".join(pieces[1:-1])
   assert text == "\u2581it<mask>s\u2581un<mask><mask>"
+
+
+def test_an_export_replaces_exports_alone(run, folder):
+  """The run that it is made of, above all, stays."""
+  loaded = pretrained.load(run[0])
+  before = {p: p.read_bytes() for p in run[0].rglob("*") if p.is_file()}
+  with pytest.raises(errors.InputError, match="holds something else"):
+    hf.export(loaded.config, loaded.params, loaded.tokenizer, run[0],
+              overwrite=True)
+  assert {p: p.read_bytes() for p in run[0].rglob("*")
+          if p.is_file()} == before
+  made = (folder / "model.safetensors").stat().st_mtime_ns
+  hf.export(loaded.config, loaded.params, loaded.tokenizer, folder,
+            overwrite=True)
+  assert (folder / "model.safetensors").stat().st_mtime_ns > made
+  assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+  assert {p.name for p in folder.iterdir()} == set(hf._FILES)
 
 
 @pytest.mark.parametrize("arguments, message", [

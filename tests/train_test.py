@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from latemask import checkpoint
 from latemask import errors
+from latemask import loop
 from latemask import metrics
 from latemask import sharding
 from latemask import signals as signals_lib
@@ -52,13 +54,13 @@ def _files(directory):
 def _stop_at(monkeypatch, step, signum=signal.SIGTERM):
   """Sends a signal to this process once `step` updates are done."""
   calls = []
-  real = train._report
+  real = loop._report
   def report(config, pending, clock, writer):
     if pending and pending[0] == step and not calls:
       calls.append(step)
       os.kill(os.getpid(), signum)
     return real(config, pending, clock, writer)
-  monkeypatch.setattr(train, "_report", report)
+  monkeypatch.setattr(loop, "_report", report)
 
 
 def test_stopped_and_resumed_is_unbroken(tiny_run, tmp_path, monkeypatch):
@@ -230,7 +232,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
       # is NaN.
       yield batch if step != 7 else batch * 0 + 10**6
   monkeypatch.setattr(loader_lib.Loader, "train_batches", poisoned)
-  with pytest.raises(train.NonFiniteError, match="step 8: loss"):
+  with pytest.raises(loop.NonFiniteError, match="step 8: loss"):
     train.train(tiny_run, tmp_path)
   # Step 8 would have been saved.
   assert os.listdir(tmp_path / "checkpoints") == ["4"]
@@ -330,6 +332,59 @@ def test_all_processes_know_what_was_evaluated(tmp_path, monkeypatch):
     writer.write(5, {"loss": 1.0})
     writer.close()
   assert [r["step"] for r in _lines(tmp_path)] == [4, 5]
+
+
+def test_rollbacks_stay_on_record_and_no_step_stands_twice(tmp_path):
+  writer = metrics.Writer(tmp_path, -1)
+  for turn in range(2):
+    writer.write(0, {"eval/loss": 2.0})
+    for step in (1, 2):
+      writer.write(step, {"loss": 1.0 + turn})
+    writer.cut(1)
+    writer.write(1, {"rollback": turn + 1})
+    if not turn:
+      writer.cut(-1)  # From the initial state.
+  writer.write(2, {"loss": 3.0})
+  writer.close()
+  assert _lines(tmp_path) == [
+      {"step": 1, "rollback": 1}, {"step": 0, "eval/loss": 2.0},
+      {"step": 1, "loss": 2.0}, {"step": 1, "rollback": 2},
+      {"step": 2, "loss": 3.0}]
+
+
+def test_tensorboard_shows_one_stretch_of_every_step(tmp_path):
+  """After a kill, what was cut off the record is off the curves, too."""
+  pytest.importorskip("tensorflow")
+  # What TensorBoard itself reads with.
+  from tensorboard.backend.event_processing import plugin_event_accumulator
+  from tensorboard.util import tensor_util
+  for start, stop in ((-1, 9), (4, 7)):
+    writer = metrics.Writer(tmp_path, start)
+    for step in range(max(start, 0) + 1, stop):
+      writer.write(step, {"loss": float(stop)})
+    if start < 0:
+      time.sleep(1.1)  # Files are in order by the second.
+      writer._file.close()  # Killed: nothing else is closed.
+  found = plugin_event_accumulator.EventAccumulator(
+      str(tmp_path), tensor_size_guidance={"scalars": 0}).Reload()
+  tag, = found.Tags()["tensors"]
+  events = found.Tensors(tag)
+  assert [(e.step, float(tensor_util.make_ndarray(e.tensor_proto)))
+          for e in events] == [(n, 9.0 if n < 5 else 7.0) for n in range(1, 7)]
+
+
+def test_the_first_line_comes_soon(monkeypatch):
+  """Once, however many steps there are between lines."""
+  now = [0.0]
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+  clock = metrics.Clock(100, 1e9, None)
+  due = []
+  for _ in range(9):
+    now[0] += 3
+    clock.stepped()
+    due.append(clock.is_due())
+  assert due == [False] * 3 + [True] + [False] * 5
+  assert clock.lap()["step_ms"] == 3000  # The early line took nothing away.
 
 
 def test_clock_takes_pauses_out(monkeypatch):

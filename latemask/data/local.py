@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import uuid
 
@@ -45,11 +46,12 @@ def make(folder):
 
   Raises:
     InputError: it cannot be made.
+    SaveError: the disk is full or read-only.
   """
   try:
     epath.Path(folder).mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise errors.InputError(
+    raise errors.of_disk(error) or errors.InputError(
         f"{folder} cannot be made ({error.strerror})") from error
 
 
@@ -74,6 +76,59 @@ def writing(path):
     part.replace(path)
   finally:
     part.unlink(missing_ok=True)
+
+
+def check_replaceable(folder, mark, names):
+  """Refuses a folder that holds anything but what was written into it.
+
+  Args:
+    folder: may be there or not.
+    mark: the file by which it is known.
+    names: of all the files that it may hold.
+
+  Raises:
+    InputError: something else is there; names it.
+  """
+  folder = epath.Path(folder)
+  if not os.path.lexists(folder) and not folder.exists():
+    return
+  if not folder.is_dir():
+    raise errors.InputError(f"{folder} is there, and is no folder")
+  found = {path.name for path in folder.iterdir()}
+  others = sorted(found - set(names)) or [
+      f"no {mark}"] * (mark not in found)
+  if found and others:
+    raise errors.InputError(
+        f"{folder} holds something else than what would be replaced there "
+        f"({others[0]}); it is left as it is, name another folder")
+
+
+@contextlib.contextmanager
+def replacing(folder):
+  """Yields a new local folder; what its body writes there becomes `folder`.
+
+  It is whole under another name before what was there is set aside, and that
+  is deleted last. Whoever calls it has looked at what is there: see
+  `check_replaceable`.
+  """
+  folder = pathlib.Path(os.path.realpath(folder))
+  name = f"{folder.name}.{uuid.uuid4().hex[:8]}"
+  part, before = (folder.with_name(f"{name}.{word}")
+                  for word in ("part", "before"))
+  try:
+    part.mkdir(parents=True)
+    yield part
+    if folder.exists():
+      folder.rename(before)
+    try:
+      part.rename(folder)
+    except OSError:
+      if before.exists():
+        before.rename(folder)
+      raise
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+  shutil.rmtree(before, ignore_errors=True)
 
 
 def write_json(path, value, sort_keys=False):

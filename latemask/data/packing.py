@@ -93,8 +93,11 @@ def directory_of(config, workdir):
   return config.data.dir or epath.Path(workdir) / "data"
 
 
-def load(config, directory):
+def load(config, directory, tokenizer=None):
   """Returns the complete `Packed` in `directory`, or None where none is.
+
+  Args:
+    tokenizer: the one that the rows must have; None leaves it to the config.
 
   Raises:
     InputError: what lies there was packed with other settings; see `check`.
@@ -113,11 +116,13 @@ def load(config, directory):
         "another data.dir") from error
   wanted = _settings(config)
   if config.data.tokenizer:
-    wanted["tokenizer"] = tokenizer_lib.load(config.data.tokenizer).digest
-  else:
-    wanted["tokenizer"] = found["tokenizer"]
-    if not found["tokenizer_trained"]:
-      wanted["tokenizer"] = "trained on the documents"
+    tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  if tokenizer:
+    wanted["tokenizer"] = tokenizer.digest
+  elif not found["tokenizer_trained"] and not config.train.init_from:
+    wanted["tokenizer"] = "trained on the documents"
+  if config.train.init_from:
+    del wanted["vocab_size"]  # Whoever trained it, it is the right one.
   differing = [k for k in wanted if wanted[k] != found.get(k)]
   if differing:
     raise errors.InputError(
@@ -148,7 +153,7 @@ def advice(path):
           "same command packs that shard again")
 
 
-def prepare(config, directory, pack=None):
+def prepare(config, directory, pack=None, tokenizer=None):
   """Packs the documents of `config.data` into `directory`, or loads them.
 
   Prints a summary at the end.
@@ -157,12 +162,13 @@ def prepare(config, directory, pack=None):
     pack: called with a `Job`, it lets `pack_shard` run on each of its shards,
       wherever that is; None: in processes of this machine, under a progress
       bar.
+    tokenizer: see `load`.
 
   Raises:
     InputError: see `load`, `sources.open_sources`, `tokenizer.load`; or more
       documents cannot be read than `data.max_bad_documents` allows.
   """
-  packed = load(config, directory)
+  packed = load(config, directory, tokenizer)
   if packed:
     return packed
   local.check_writable(directory)
@@ -170,7 +176,7 @@ def prepare(config, directory, pack=None):
   sources = sources_lib.open_sources(config)
   num_shards = config.data.shards or sources_lib.default_shards(sources)
   directory = epath.Path(directory)
-  tokenizer, trained = _tokenizer(config, sources, directory)
+  tokenizer, trained = _tokenizer(config, sources, directory, tokenizer)
   settings = _settings(config) | {
       "tokenizer": tokenizer.digest, "tokenizer_trained": trained}
   manifest = {"settings": settings, "complete": False,
@@ -209,7 +215,7 @@ def prepare(config, directory, pack=None):
         f"{totals['bad_documents']:,} bad documents; "
         f"{done_tokens / max(pack_secs, 1e-9):,.0f} tokens/s, "
         f"{time.monotonic() - start_secs:.0f} s in all", flush=True)
-  return load(config, directory)
+  return load(config, directory, tokenizer)
 
 
 def pack_shard(job, shard, progress=lambda num_bytes: None):
@@ -289,15 +295,18 @@ def _settings(config):
   data = config.data
   return {"source": data.source, "length": data.length,
           "packing": data.packing, "text_fields": list(data.text_fields),
-          "vocab_size": None if data.tokenizer else data.vocab_size}
+          "vocab_size": None if data.tokenizer or config.train.init_from
+          else data.vocab_size}
 
 
-def _tokenizer(config, sources, directory):
+def _tokenizer(config, sources, directory, given):
   """Returns (tokenizer, whether it was trained here), saved in place."""
   path = directory / "tokenizer.model"
   found = tokenizer_lib.load(path) if path.exists() else None
   if config.data.tokenizer:
     tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  elif given:
+    tokenizer = given
   elif found and (directory / "manifest.json").exists():
     return found, True  # Trained before a stop.
   else:
@@ -317,7 +326,7 @@ def _tokenizer(config, sources, directory):
         "as it is; choose another data.dir")
   local.make(directory)
   tokenizer.save(path)
-  return tokenizer, not config.data.tokenizer
+  return tokenizer, not (config.data.tokenizer or given)
 
 
 def _continue_or_begin(directory, manifest):

@@ -26,7 +26,8 @@ def _parser():
                       help="layers of the encoder; default: those that never "
                       "met a mask")
   parser.add_argument("--overwrite", action="store_true",
-                      help="replace what lies at --out")
+                      help="replace an earlier export at --out, and nothing "
+                      "else")
   return parser
 
 
@@ -35,6 +36,7 @@ def main():
   args = _parser().parse_args()
   logging.set_verbosity(logging.ERROR)  # Orbax warns of its older formats.
   with errors.one_line_exit():
+    hf.check_out(args.out, args.overwrite)
     loaded = pretrained.load(args.init_from)
     name = hf.export(loaded.config, loaded.params, loaded.tokenizer, args.out,
                      args.keep_layers, overwrite=args.overwrite)

@@ -191,10 +191,21 @@ def _tokenizer(config, directory):
   if config.data.tokenizer or path.exists():
     print(f"estimated from a sample, with the tokenizer {path}")
     return tokenizer_lib.load(path)
+  if given := _given_tokenizer(config):
+    print("estimated from a sample, with the tokenizer of train.init_from")
+    return given
   print(f"estimated from a sample, at {_BYTES_A_TOKEN} bytes a token: a "
         f"tokenizer of {config.data.vocab_size:,} pieces is trained first, on "
         f"{config.data.tokenizer_sample_bytes:,} bytes")
   return _Guess(config.data.vocab_size)
+
+
+def _given_tokenizer(config):
+  """Returns that of `train.init_from`, which needs JAX to be read."""
+  if not config.train.init_from or config.data.tokenizer:
+    return None
+  from latemask import pretrained
+  return pretrained.tokenizer_of_rows(config)
 
 
 def _estimate(config, source, tokenizer):
@@ -238,7 +249,7 @@ def main(argv=None):
       dry_run(config, args.out)
       return
     pack = beam_packer(args.runner, beam_args) if args.runner else None
-    packing.prepare(config, args.out, pack)
+    packing.prepare(config, args.out, pack, _given_tokenizer(config))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import sys
 from absl import logging
 
 from latemask import errors
+from latemask.data import local
 from latemask.tools import command
 from latemask.tools import report_look
 from latemask.tools import report_page
@@ -58,16 +59,13 @@ def write(directories, out, analyses=(), rank_rows=64):
     if "rank" in analyses:
       page.draw_rank(rank_rows)
     try:
-      out.mkdir(parents=True, exist_ok=True)
-      # First of all the mark by which a half-written report is known.
-      (out / "report.md").write_text(_MARK + "being written\n")
-      for name in _OWN - {"report.md"}:
-        (out / name).unlink(missing_ok=True)
-      for name, fig in page.figures.items():
-        report_look.save(fig, out, name)
-      (out / "report.md").write_text(_MARK + page.text())
+      with local.replacing(out) as part:
+        for name, fig in page.figures.items():
+          report_look.save(fig, part, name)
+        (part / "report.md").write_text(_MARK + page.text())
     except OSError as error:
-      raise errors.InputError(f"{out} cannot be written: {error}") from error
+      raise errors.of_disk(error) or errors.InputError(
+          f"{out} cannot be written: {error}") from error
   return page.problems
 
 

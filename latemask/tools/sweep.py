@@ -40,6 +40,7 @@ import jax
 
 from latemask import errors
 from latemask import metrics
+from latemask import pretrained
 from latemask import signals as signals_lib
 from latemask.data import local
 from latemask.data import packing
@@ -293,7 +294,8 @@ def _pack(points, args):
         held = {claim} if claim else set()
         with sweep_claims.Heart(held):
           try:
-            packing.prepare(config, directory)
+            packing.prepare(config, directory, tokenizer=
+                            pretrained.tokenizer_of_rows(config))
           finally:
             for claim in held:
               claim.release()

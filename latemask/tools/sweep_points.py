@@ -175,6 +175,8 @@ def _with_rows(config, out):
   if config.data.dir is None:
     settings = {key: value for key, value in workdir_lib.flatten(
         config.data.to_dict()).items() if key not in _NOT_PACKED}
+    if config.train.init_from:  # Its tokenizer may be that of the rows.
+      settings["init_from"] = config.train.init_from
     digest = hashlib.sha256(
         json.dumps(settings, sort_keys=True).encode()).hexdigest()
     with config.unlocked():

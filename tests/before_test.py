@@ -1,0 +1,75 @@
+"""What earlier code wrote: it loads, and means what it meant.
+
+before/047c3e9.tar.xz was made by that commit, from a config of width 4 on the
+eight host devices of the tests: packed rows (rows/) of corpus.txt, a run of 8
+steps stopped at step 4 (stopped/), what the same run left that was not stopped
+(whole/), and two models exported (export_*/).
+"""
+
+import json
+import pathlib
+import tarfile
+
+import jax
+import numpy as np
+import pytest
+
+from latemask import pretrained
+from latemask import train
+from latemask import workdir as workdir_lib
+from tests import conftest
+from tests import train_test
+
+ARCHIVE = pathlib.Path(__file__).parent / "before" / "047c3e9.tar.xz"
+
+
+@pytest.fixture
+def before(tmp_path, monkeypatch):
+  """The folder, which the paths of its configs are relative to."""
+  with tarfile.open(ARCHIVE) as archive:
+    archive.extractall(tmp_path, filter="data")
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def _config(path):
+  """Returns today's config of a run that was begun with that file's."""
+  config = conftest.base.get_config("tiny")
+  begun = json.loads(path.read_text())
+  for key, value in workdir_lib.flatten(begun).items():
+    if value is not None:
+      config.update_from_flattened_dict({
+          key: tuple(value) if isinstance(value, list) else value})
+  return config
+
+
+def test_a_run_goes_on_exactly(before, capsys):
+  """To the bits, and the lines, of the one that was not stopped."""
+  train.train(_config(before / "stopped" / "config.json"), before / "stopped")
+  ends = [json.loads((before / name / "checkpoints" / "8" / "run" /
+                      "metadata").read_text())["digests"]
+          for name in ("stopped", "whole")]
+  assert ends[0] == ends[1]
+  assert train_test._lines(before / "stopped") == train_test._lines(
+      before / "whole")
+
+
+@pytest.mark.parametrize("name", ["modern", "roberta"])
+def test_exports_load(before, name):
+  loaded = pretrained.load(before / f"export_{name}")
+  assert loaded.config.architecture == name
+  assert loaded.config.layers == 2
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(
+      loaded.params))
+
+
+@pytest.mark.parametrize("source", ["stopped", "export_roberta"])
+def test_another_run_begins_with_it(before, source):
+  config = _config(before / "stopped" / "config.json")
+  config.train.init_from = source
+  config.train.num_steps = config.checkpoint.every_steps = 3
+  config.eval.rates = ()
+  if source == "export_roberta":
+    config.model.architecture = "roberta"
+  state, _ = train.train(config, before / "next")
+  assert int(state.step) == 3
