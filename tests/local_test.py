@@ -1,7 +1,9 @@
 """Rows on gs://: the same code against a folder that is taken for remote."""
 
 import contextlib
+import os
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -144,3 +146,12 @@ def test_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         "old" if fails else "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "out"]
   assert link.is_symlink()
+
+
+def test_a_read_only_disk_is_no_bad_input(tmp_path, monkeypatch):
+  """As a disk that is full: exit code 5."""
+  real = os.statvfs
+  monkeypatch.setattr(os, "statvfs", lambda path: types.SimpleNamespace(
+      f_flag=real(path).f_flag | os.ST_RDONLY))
+  with pytest.raises(errors.SaveError, match="Read-only file system.*new"):
+    local.check_writable(tmp_path / "new")

@@ -6,6 +6,7 @@ tokenizer, metrics, checkpoints) goes to gs:// itself, through epath and Orbax.
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -29,6 +30,7 @@ def check_writable(folder):
 
   Raises:
     InputError: it is so.
+    SaveError: the whole disk is read-only.
   """
   if is_remote(folder):
     return  # Only a write would tell.
@@ -36,6 +38,9 @@ def check_writable(folder):
   existing = next(p for p in (folder, *folder.parents) if p.exists())
   if not existing.is_dir():
     raise errors.InputError(f"{folder} cannot be made: {existing} is a file")
+  if os.statvfs(existing).f_flag & os.ST_RDONLY:
+    raise errors.of_disk(OSError(
+        errno.EROFS, os.strerror(errno.EROFS), str(folder)))
   if not os.access(existing, os.W_OK | os.X_OK):
     raise errors.InputError(f"{folder} cannot be written: {existing} is "
                             "read-only")
@@ -74,6 +79,8 @@ def writing(path):
     else:
       yield part
     part.replace(path)
+  except OSError as error:
+    raise _named(error, path)
   finally:
     part.unlink(missing_ok=True)
 
@@ -126,9 +133,18 @@ def replacing(folder):
       if before.exists():
         before.rename(folder)
       raise
+  except OSError as error:
+    raise _named(error, folder)
   finally:
     shutil.rmtree(part, ignore_errors=True)
   shutil.rmtree(before, ignore_errors=True)
+
+
+def _named(error, path):
+  """Returns an OSError that names a file: that of a write does not."""
+  if error.errno and not error.filename:
+    error.filename = str(path)
+  return error
 
 
 def write_json(path, value, sort_keys=False):
