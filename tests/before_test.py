@@ -1,9 +1,9 @@
 """What earlier code wrote: it loads, and means what it meant.
 
-before/047c3e9.tar.xz was made by that commit, from a config of width 4 on the
-eight host devices of the tests: packed rows (rows/) of corpus.txt, a run of 8
-steps stopped at step 4 (stopped/), what the same run left that was not stopped
-(whole/), and two models exported (export_*/).
+before/047c3e9.tar.xz was made by that commit, from a config of width 4 on two
+host devices: packed rows (rows/) of corpus.txt, a run of 8 steps that was
+stopped at step 4 (stopped/), what the same run left where it was not (whole/),
+and two models exported (export_*/).
 """
 
 import json
@@ -11,15 +11,18 @@ import pathlib
 import tarfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from latemask import masking
 from latemask import pretrained
 from latemask import train
 from latemask import workdir as workdir_lib
 from tests import conftest
 from tests import train_test
 
+few_devices = train_test.few_devices
 ARCHIVE = pathlib.Path(__file__).parent / "before" / "047c3e9.tar.xz"
 
 
@@ -63,13 +66,16 @@ def test_exports_load(before, name):
       loaded.params))
 
 
-@pytest.mark.parametrize("source", ["stopped", "export_roberta"])
-def test_another_run_begins_with_it(before, source):
+def test_another_run_begins_with_it(before):
   config = _config(before / "stopped" / "config.json")
-  config.train.init_from = source
-  config.train.num_steps = config.checkpoint.every_steps = 3
-  config.eval.rates = ()
-  if source == "export_roberta":
-    config.model.architecture = "roberta"
-  state, _ = train.train(config, before / "next")
-  assert int(state.step) == 3
+  for source, architecture in (("stopped", "roberta_prenorm"),
+                               ("export_roberta", "roberta")):
+    config.model.architecture = architecture
+    config.train.init_from = source
+    program, beginning = train.check(config, before / "next")
+    fresh = jax.tree.map(jnp.zeros_like, jax.eval_shape(
+        program.model.init, jax.random.key(0),
+        masking.unmasked(jnp.zeros((1, 8), jnp.int32)))["params"])
+    begun = pretrained.begin(beginning, program.model.config,
+                             beginning.tokenizer, fresh)
+    jax.tree.map(np.testing.assert_array_equal, begun, beginning.params)
