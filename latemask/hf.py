@@ -26,6 +26,7 @@ import safetensors.numpy
 
 from latemask import classifier
 from latemask import errors
+from latemask import hf_config
 from latemask import hf_tokenizer
 from latemask import hf_weights
 from latemask import layers
@@ -34,10 +35,6 @@ from latemask import model as model_lib
 from latemask import since
 from latemask.data import local
 from latemask.data import tokenizer as tokenizer_lib
-
-# Stock RoBERTa's positions begin behind the id of <pad>.
-_FIRST_POSITION = tokenizer_lib.PAD + 1
-
 
 # What an export writes.
 _FILES = ("config.json", "latemask.json", "latemask.safetensors",
@@ -82,7 +79,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
   model_type, class_prefix, prefix = hf_weights.CLASSES[config.architecture]
   tensors = _encoder_to_stock(
       cut_config, encoder, prefix if kind != "Model" else "")
-  stock = _stock_config(cut_config) | {
+  stock = hf_config.stock_config(cut_config) | {
       "architectures": [class_prefix + kind], "model_type": model_type}
   if has_mlm:
     stock["tie_word_embeddings"] = False
@@ -122,7 +119,7 @@ def check_out(folder, overwrite):
 def is_folder(path):
   """Whether `path` is a Hugging Face folder."""
   path = epath.Path(path) / "config.json"
-  return path.is_file() and "model_type" in json.loads(path.read_text())
+  return path.is_file() and "model_type" in _read_json(path)
 
 
 def load(folder):
@@ -138,7 +135,7 @@ def load(folder):
       missing or unused weight, or no SentencePiece tokenizer.model.
   """
   folder = epath.Path(folder)
-  stock = json.loads((folder / "config.json").read_text())
+  stock = _read_json(folder / "config.json")
   if not (folder / "tokenizer.model").is_file():
     raise errors.InputError(
         f"{folder} holds no tokenizer.model; only SentencePiece vocabularies "
@@ -146,12 +143,12 @@ def load(folder):
   tokenizer = tokenizer_lib.load(folder / "tokenizer.model")
   about = None
   if (folder / "latemask.json").is_file():
-    about = json.loads((folder / "latemask.json").read_text())
+    about = _read_json(folder / "latemask.json")
     since.check_format(about, folder / "latemask.json")
     config = model_lib.config_of(about["model"], folder / "latemask.json")
     layers_here = about["encoder_layers"]
   else:
-    config = _config_of_stock(stock, folder)
+    config = hf_config.config_of_stock(stock, folder)
     layers_here = config.layers
   tensors = _read(folder / "model.safetensors")
   cut_config = dataclasses.replace(
@@ -179,7 +176,7 @@ def _encoder_to_stock(config, encoder, prefix):
     if path == "embedding":
       array = array[:config.vocab_size].copy()
     elif path == "positions":
-      array = np.pad(array, ((_FIRST_POSITION, 0), (0, 0)))
+      array = np.pad(array, ((hf_config.FIRST_POSITION, 0), (0, 0)))
       tensors["embeddings.token_type_embeddings.weight"] = np.zeros(
           (1, config.width), np.float32)
     tensors |= weight.to_stock(array, config)
@@ -226,7 +223,7 @@ def _from_stock(config, cut_config, tensors, prefix, folder):
   for path, weight in outside.items():
     array = take(weight.names[0])
     if path == "positions":
-      array = array[_FIRST_POSITION:] + take(
+      array = array[hf_config.FIRST_POSITION:] + take(
           "embeddings.token_type_embeddings.weight")[:1]
     elif path == "embedding":
       array = _pad_rows(array, config)
@@ -306,71 +303,15 @@ def _what_stock_lacks(config, params, cut_config, tensors, prefix):
   return rest
 
 
-def _stock_config(config):
-  """Returns config.json's sizes and options."""
-  stock = {
-      "vocab_size": config.vocab_size, "hidden_size": config.width,
-      "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
-      "intermediate_size": config.mlp, "dtype": "float32",
-      "bos_token_id": tokenizer_lib.BOS, "pad_token_id": tokenizer_lib.PAD,
-      "eos_token_id": tokenizer_lib.EOS}
-  if config.architecture == "modern":
-    rope = {"rope_type": "default", "rope_theta": config.rotary_theta}
-    return stock | {
-        "max_position_embeddings": config.max_length,
-        "hidden_activation": "gelu", "classifier_activation": "gelu",
-        "norm_eps": config.norm_eps, "norm_bias": False,
-        "attention_bias": False, "mlp_bias": False, "classifier_bias": False,
-        "decoder_bias": True, "classifier_pooling": "cls",
-        "layer_types": ["full_attention"] * config.layers,
-        "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
-        "embedding_dropout": config.dropout, "mlp_dropout": config.dropout,
-        "attention_dropout": config.attention_dropout,
-        "classifier_dropout": config.dropout,
-        "cls_token_id": tokenizer_lib.BOS, "sep_token_id": tokenizer_lib.EOS}
-  return stock | {
-      "max_position_embeddings": config.max_length + _FIRST_POSITION,
-      "hidden_act": "gelu", "layer_norm_eps": config.norm_eps,
-      "type_vocab_size": 1, "hidden_dropout_prob": config.dropout,
-      "attention_probs_dropout_prob": config.attention_dropout}
-
-
-def _config_of_stock(stock, folder):
-  """Returns the ModelConfig of a config.json that was not written here."""
-  architecture = next((a for a, (model_type, _, _) in hf_weights.CLASSES.items()
-                       if model_type == stock["model_type"]), None)
-  if architecture is None:
-    raise errors.InputError(
-        f"{folder} is a {stock['model_type']}; what can be read is "
-        + ", ".join(row[0] for row in hf_weights.CLASSES.values()))
-  modern = architecture == "modern"
+def _read_json(path):
+  """Returns the object in a file."""
   try:
-    config = model_lib.ModelConfig(
-        architecture=architecture, width=stock["hidden_size"],
-        heads=stock["num_attention_heads"], mlp=stock["intermediate_size"],
-        layers=stock["num_hidden_layers"], insertion_layer=0,
-        insertion="append", decoder="self", decoder_queries="targets",
-        vocab_size=stock["vocab_size"],
-        max_length=stock["max_position_embeddings"] - (
-            0 if modern else _FIRST_POSITION),
-        dropout=stock["mlp_dropout" if modern else "hidden_dropout_prob"],
-        attention_dropout=stock["attention_dropout" if modern else
-                                "attention_probs_dropout_prob"],
-        rotary_theta=(stock["rope_parameters"]["full_attention"]["rope_theta"]
-                      if modern else 10_000.0),
-        norm_eps=stock["norm_eps" if modern else "layer_norm_eps"],
-        dtype="float32", unroll=1, remat=None, loss_chunk=16)
-  except KeyError as error:
-    raise errors.InputError(
-        f"{folder}/config.json has no {error.args[0]}") from error
-  expected = _stock_config(config)
-  for key in ("hidden_act", "hidden_activation", "norm_bias", "mlp_bias",
-              "attention_bias", "layer_types"):
-    if key in stock and key in expected and stock[key] != expected[key]:
-      raise errors.InputError(
-          f"{folder}/config.json has {key} {stock[key]}; only "
-          f"{expected[key]} has a counterpart here")
-  return config
+    found = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError) as error:
+    raise errors.InputError(f"{path} cannot be read: {error}") from error
+  if not isinstance(found, dict):
+    raise errors.InputError(f"{path} holds no JSON object")
+  return found
 
 
 def _read(path):

@@ -247,10 +247,16 @@ def test_refusals(tiny, tokenizer, tmp_path):
     hf.load(out)
   (out / "latemask.json").unlink()
   stock = json.loads((out / "config.json").read_text())
-  for key, value in [("model_type", "bert"), ("hidden_act", "relu")]:
+  for key, value in [("model_type", "bert"), ("hidden_act", "relu"),
+                     ("pad_token_id", 0), ("is_decoder", True),
+                     ("position_embedding_type", "relative_key")]:
     (out / "config.json").write_text(json.dumps(stock | {key: value}))
-    with pytest.raises(errors.InputError, match=value):
+    with pytest.raises(errors.InputError, match=str(value)):
       hf.load(out)
+  (out / "config.json").write_text("{")
+  with pytest.raises(errors.InputError, match="config.json cannot be read"):
+    hf.is_folder(out)
+  (out / "config.json").write_text(json.dumps(stock))
   (out / "tokenizer.model").unlink()
   with pytest.raises(errors.InputError, match="no tokenizer.model"):
     hf.load(out)
