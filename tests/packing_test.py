@@ -35,8 +35,8 @@ def _expected_pieces(config, packed):
   opened = sources.open_sources(config)
   return [ids for s in range(config.data.shards)
           for ids in packed.tokenizer.encode(
-              list(sources.documents(opened, s, config.data.shards,
-                                     sources.BadDocuments(0))))]
+              [text for _, text in sources.documents(
+                  opened, s, config.data.shards, sources.BadDocuments(0))])]
 
 
 def test_documents_are_whole_between_special_tokens(config, tmp_path):

@@ -20,9 +20,18 @@ def small_blocks(monkeypatch):
 
 def _documents(config, num_shards, bound=0):
   opened = sources.open_sources(config)
-  return [list(sources.documents(opened, s, num_shards,
-                                 sources.BadDocuments(bound)))
-          for s in range(num_shards)]
+  shards = [list(sources.documents(opened, s, num_shards,
+                                   sources.BadDocuments(bound)))
+            for s in range(num_shards)]
+  return [[text for _, text in shard] for shard in shards]
+
+
+def _places(source, num_shards):
+  """Returns {place: text} of a source, each met once."""
+  found = [pair for s in range(num_shards)
+           for pair in source.documents(s, num_shards, NONE_BAD)]
+  assert len(dict(found)) == len(found)
+  return dict(found)
 
 
 def _write(path, lines):
@@ -48,6 +57,11 @@ def test_every_document_once(tiny, tmp_path, num_shards):
   assert sorted(sum(shards, [])) == sorted(filter(None, lines))
   if num_shards == 7:
     assert sum(map(bool, shards)) == 7
+  # A document has its place, whatever the shards are and the gzip files read.
+  source, = sources.open_sources(tiny)
+  places = _places(source, num_shards)
+  assert places == _places(source, 3)
+  assert [places[p] for p in sorted(places)] == list(filter(None, lines))
 
 
 def test_line_that_starts_a_block_belongs_to_it(tiny, tmp_path):
@@ -97,10 +111,12 @@ def test_sample_takes_the_beginning_of_long_documents(tiny, tmp_path):
 
 def test_builtin(tiny):
   opened = sources.open_sources(tiny)
-  documents = [d for s in range(0, 64, 16)
-               for d in sources.documents(opened, s, 64, NONE_BAD)]
+  places = dict(p for s in range(0, 64, 16)
+                for p in sources.documents(opened, s, 64, NONE_BAD))
+  documents = list(places.values())
   assert sum(map(len, documents)) > 50_000
   assert all("\n" not in d for d in documents)
+  assert places == dict(opened[0].documents(0, 16, NONE_BAD))
   # Where Python lies is another machine's own affair.
   assert opened[0].size_bytes > 10**6 and vars(opened[0])
   sent = pickle.loads(pickle.dumps(opened[0]))
@@ -150,7 +166,7 @@ def test_bad_documents_are_skipped_up_to_a_bound(tiny, tmp_path):
   for num_shards in (1, 5):
     bad = sources.BadDocuments(10)
     found = [d for s in range(num_shards)
-             for d in sources.documents(opened, s, num_shards, bad)]
+             for _, d in sources.documents(opened, s, num_shards, bad)]
     assert sorted(found) == sorted(good * 2)
     assert bad.count == 10 and "a.txt: byte 3 is not UTF-8" in bad.first
   # The tenth is the last line.

@@ -31,21 +31,22 @@ def _store(directory, field="text", file_format="array_record"):
 def test_every_example_once(tiny, tmp_path, file_format):
   lines = _store(tmp_path, file_format=file_format)
   tiny.data.tfds_dir = str(tmp_path)
-  for spec, expected in (("tfds:pages", lines[:250]),
-                         ("tfds:pages:test", lines[250:]),
-                         ("tfds:pages:train[20:60]", lines[20:60])):
+  for spec, expected in (
+      ("tfds:pages", lines[:250]), ("tfds:pages:test", lines[250:]),
+      ("tfds:pages:test+train[:45]", lines[250:] + lines[:45]),
+      ("tfds:pages:train[20:60]", lines[20:60])):
     tiny.data.source = spec
     opened = sources.open_sources(tiny)
     for num_shards in (1, 3, 70):
       found = [d for s in range(num_shards)
                for d in sources.documents(opened, s, num_shards,
                                           sources.BadDocuments(0))]
-      assert sorted(found) == sorted(expected)
+      assert sorted(found) == list(enumerate(expected))
   assert opened[0].size_bytes > 1000
   sent, = pickle.loads(pickle.dumps(opened))
   assert sent == opened[0] and "_builder" not in vars(sent)
   found = sent.documents(0, 1, sources.BadDocuments(0))
-  assert sorted(found) == sorted(lines[20:60])
+  assert list(found) == list(enumerate(lines[20:60]))
 
 
 def test_trains_from_it(tiny, tmp_path, capsys):

@@ -242,7 +242,8 @@ def pack_shard(job, shard, progress=lambda num_bytes: None):
   bad = sources_lib.BadDocuments(bound, before=bound and sum(
       s["bad_documents"] for s in done_shards(directory, job.num_shards)
       if s["file"] != path.name))
-  documents = sources_lib.documents(job.sources, shard, job.num_shards, bad)
+  documents = (text for _, text in sources_lib.documents(
+      job.sources, shard, job.num_shards, bad))
   with local.writing(path) as part:
     # One record a chunk, so that a row is read alone; not compressed, as
     # ids hardly compress and every row is read many times.

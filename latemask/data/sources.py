@@ -14,22 +14,20 @@ file a line is an object whose text stands under the first of
 `data.text_fields` that it has.
 """
 
-import ast
 import dataclasses
 import functools
 import glob
 import io
 import itertools
 import json
-import pathlib
-import sys
-import sysconfig
+import operator
 
 from etils import epath
 from isal import igzip
 from isal import isal_zlib
 
 from latemask import errors
+from latemask.data import builtin
 from latemask.data import tfds_source
 
 # Text is dealt to the shards in blocks, by the byte at which a line starts.
@@ -40,6 +38,9 @@ _MAX_SHARDS = 1024
 _SAMPLE_DOCUMENTS = 1000
 # Every shard reads through a gzip file that it shares with others.
 _MAX_GZIP_SHARDS = 16
+# A place is the number of the file << this + the place in it.
+_FILE_BITS = 42
+_TEXT = operator.itemgetter(1)
 _SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 
 
@@ -117,7 +118,10 @@ def default_shards(sources):
 
 
 def documents(sources, shard, num_shards, bad):
-  """Yields the documents of shard `shard` of `num_shards`, source by source.
+  """Yields (place, text) of shard `shard` of `num_shards`, source by source.
+
+  A place is a number that no other document of its source has, whatever the
+  shards are.
 
   Args:
     bad: the `BadDocuments` that counts those that are skipped.
@@ -139,7 +143,7 @@ def sample(sources, max_bytes, bad):
   share = max_bytes / total * (1 << 32)
   longest = max(max_bytes // _SAMPLE_DOCUMENTS, 1)
   room = 2 * max_bytes
-  for number, document in enumerate(documents(sources, 0, 1, bad)):
+  for number, (_, document) in enumerate(documents(sources, 0, 1, bad)):
     # Multiples of the golden ratio lie evenly in any stretch of them.
     if number * 0x9E3779B1 % (1 << 32) < share:
       if total > max_bytes:
@@ -195,10 +199,10 @@ class Text:
     return sum(path.endswith(".gz") for path in self.paths)
 
   def documents(self, shard, num_shards, bad):
-    """Yields the documents of one shard."""
+    """Yields (place, text) of the documents of one shard."""
     whole_gz = self._num_gzip >= num_shards
     first_block = 0
-    for path in self.paths:
+    for number, path in enumerate(self.paths):
       # A gzip file cannot be entered midway: with enough of them each shard
       # reads its own ones; with few, all shards read through all of them.
       whole = whole_gz and path.endswith(".gz")
@@ -207,80 +211,29 @@ class Text:
       first_block += blocks
       # How much a gzip file holds is only an estimate.
       if mine < blocks or (path.endswith(".gz") and not whole):
-        yield from self._read(path, mine, num_shards, whole, bad)
+        yield from self._read(number, mine, num_shards, whole, bad)
 
-  def _read(self, path, first, stride, whole, bad):
-    """Yields the documents of blocks first, first + stride, ... of a file."""
+  def _read(self, number, first, stride, whole, bad):
+    """Yields (place, text) of blocks first, first + stride, ... of a file.
+
+    The place of a line: number of the file, and byte of the block + number of
+    the line in it, which is below the byte of the next block.
+    """
+    path, place = self.paths[number], number << _FILE_BITS
     parse = _parse_json if ".jsonl" in epath.Path(path).name else _parse_text
     first, stride = (0, 1) if whole else (first, stride)
     try:
       with _open(path) as file:
         for start, lines in _blocks(file, first, stride):
-          yield from parse(lines, path, start, self.fields, bad)
+          yield from filter(_TEXT, enumerate(
+              parse(lines, path, start, self.fields, bad), place + start))
     except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:
       raise errors.InputError(
           f"{path} cannot be decompressed ({error}); make it anew") from error
 
 
-class Builtin:
-  """Prose of the running Python: its help topics and its docstrings."""
-  max_shards = None
-
-  @classmethod
-  def open(cls, rest, config, download):
-    """Takes no argument: `builtin` stands alone."""
-    del config, download
-    if rest:
-      raise errors.InputError(
-          f"data.source builtin:{rest}: builtin takes no argument")
-    return cls()
-
-  def __getstate__(self):
-    """Sends nothing: on another machine Python lies elsewhere."""
-    return {}
-
-  @functools.cached_property
-  def _files(self):
-    root = pathlib.Path(sysconfig.get_path("stdlib"))
-    skipped = {"site-packages", "test", "tests", "idlelib", "lib2to3"}
-    return [path for path in sorted(root.rglob("*.py"))
-            if not skipped & set(path.relative_to(root).parts)]
-
-  @property
-  def fingerprint(self):
-    """The version of Python."""
-    return sys.version
-
-  @functools.cached_property
-  def size_bytes(self):
-    """Bytes of Python source, for the progress bar (a seventh is prose)."""
-    return sum(path.stat().st_size for path in self._files) // 7
-
-  def documents(self, shard, num_shards, bad):
-    """Yields help topics and docstrings of at least 20 words."""
-    del bad  # It has none.
-    from pydoc_data import topics
-    prose = (topics.topics[key] for key in sorted(topics.topics)[shard::
-                                                                num_shards])
-    yield from map(_reflow, prose)
-    for path in self._files[shard::num_shards]:
-      try:
-        tree = ast.parse(path.read_bytes())
-      except (SyntaxError, ValueError):
-        continue  # The standard library ships some broken files on purpose.
-      for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
-          text = ast.get_docstring(node) or ""
-          if len(text.split()) >= 20:
-            yield _reflow(text)
-
-
 _KINDS = {"text": Text.open, "tfds": tfds_source.Tfds.open,
-          "builtin": Builtin.open}
-
-
-def _reflow(text):
-  return " ".join(text.split())
+          "builtin": builtin.Builtin.open}
 
 
 def _glob(pattern):
@@ -336,39 +289,38 @@ def _blocks(file, first, stride):
 
 
 def _parse_text(lines, path, start, fields, bad):
-  """Yields the documents of a block of .txt."""
+  """Returns the documents of a block of .txt, '' for what is none."""
   del fields
   try:
     documents = lines.decode().split("\n")
   except UnicodeDecodeError:  # Rare, and slow: line by line.
     documents = _good_lines(lines, path, start, bad)
-  yield from filter(None, map(str.strip, documents))
+  return map(str.strip, documents)
 
 
 def _good_lines(lines, path, start, bad):
-  """Yields the lines of a block that are UTF-8."""
+  """Yields the lines of a block, '' for those that are not UTF-8."""
   for line in lines.split(b"\n"):
     try:
       text = line.decode()
     except UnicodeDecodeError as error:
       bad.add(f"{path}: byte {start + error.start} is not UTF-8; convert the "
               "file, for example with iconv -t utf-8")
-    else:
-      yield text
+      text = ""
+    yield text
     start += len(line) + 1
 
 
 def _parse_json(lines, path, start, fields, bad):
-  """Yields the documents of a block of .jsonl."""
+  """Yields the documents of a block of .jsonl, '' for what is none."""
   for line in lines.splitlines(keepends=True):
+    text = ""
     if line.strip():
       try:
         text = _text_of(line, fields)
       except _NoDocument as error:
         bad.add(f"{path}: the line at byte {start} {error}")
-      else:
-        if text:
-          yield text
+    yield text
     start += len(line)
 
 

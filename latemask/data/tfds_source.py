@@ -7,6 +7,7 @@ slow to import and few runs need them, so they are imported when called.
 
 import dataclasses
 import functools
+import itertools
 
 from latemask import errors
 
@@ -122,24 +123,48 @@ class Tfds:
     return f"{self._builder.info.full_name}:{self.split}"
 
   def documents(self, shard, num_shards, bad):
-    """Yields the documents of one shard, a contiguous range of examples."""
+    """Yields (number of the example, text) of one shard, an even part."""
     import tensorflow_datasets as tfds
     count = self._builder.info.splits[self.split].num_examples
     first = count * shard // num_shards
     if first == count * (shard + 1) // num_shards:
       return  # More shards than examples.
-    split = tfds.even_splits(self.split, min(num_shards, count))[
-        first if num_shards > count else shard]
+    index, parts = ((first, count) if num_shards > count
+                    else (shard, num_shards))
+    split = tfds.even_splits(self.split, parts)[index]
+    places = self._places(index, parts)
+    if not any(places):
+      return  # As many shards as `a+b` has examples, not `a` or `b`.
     field = next(f for f in self.fields if f in self._builder.info.features)
-    for place, example in enumerate(examples(self._builder, split)):
+    for place, example in zip(
+        itertools.chain(*places), examples(self._builder, split)):
       text = example[field]
       try:
         text = text.decode() if isinstance(text, bytes) else str(text)
       except UnicodeDecodeError as error:
-        bad.add(f"tfds:{self.fingerprint}: {field} of example {place} of "
-                f"{split} is not UTF-8 at byte {error.start}")
+        bad.add(f"tfds:{self.fingerprint}: {field} of example {place} is not "
+                f"UTF-8 at byte {error.start}")
       else:
-        yield text
+        yield place, text
+
+  def _places(self, index, parts):
+    """Returns ranges of numbers, the examples of one of `tfds.even_splits`.
+
+    It cuts each summand of `train[:10]+test` into as many parts, of which the
+    first ones take what is left over.
+    """
+    import tensorflow_datasets as tfds
+    splits, first, found = self._builder.info.splits, 0, []
+    for range_ in tfds.core.splits.AbstractSplit.from_spec(
+        self.split).to_absolute(splits):
+      start = range_.from_ or 0
+      stop = (splits[range_.splitname].num_examples if range_.to is None
+              else range_.to)
+      each, more = divmod(stop - start, parts)
+      found.append(range(first + each * index + min(index, more),
+                         first + each * (index + 1) + min(index + 1, more)))
+      first += stop - start
+    return found
 
 
 def _first_line(error):

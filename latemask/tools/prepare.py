@@ -214,9 +214,10 @@ def _estimate(config, source, tokenizer):
   parts = -(-source.size_bytes // _SAMPLE_BYTES) or 1
   bad = sources_lib.BadDocuments(float("inf"))
   counts = dict.fromkeys(rows_lib.COUNTS, 0)
+  documents = (text for _, text in source.documents(parts // 2, parts, bad))
   found = rows_lib.pack(
-      source.documents(parts // 2, parts, bad), tokenizer, config.data.packing,
-      config.data.length, counts, progress=lambda num_bytes: None)
+      documents, tokenizer, config.data.packing, config.data.length, counts,
+      progress=lambda num_bytes: None)
   counts["rows"] = sum(1 for _ in found)
   counts["bad_documents"] = bad.count
   return {key: parts * value for key, value in counts.items()}, bad.first

@@ -1,0 +1,74 @@
+"""builtin: help topics and docstrings of the running Python.
+
+Beside the first stop of the flow: one of the kinds of sources.py, for a first
+run that downloads nothing.
+"""
+
+import ast
+import functools
+import pathlib
+import sys
+import sysconfig
+
+from latemask import errors
+
+# A docstring's place: number of its file << this + its number in the file.
+_FILE_BITS = 42
+
+
+class Builtin:
+  """Prose of the running Python."""
+  max_shards = None
+
+  @classmethod
+  def open(cls, rest, config, download):
+    """Takes no argument: `builtin` stands alone."""
+    del config, download
+    if rest:
+      raise errors.InputError(
+          f"data.source builtin:{rest}: builtin takes no argument")
+    return cls()
+
+  def __getstate__(self):
+    """Sends nothing: on another machine Python lies elsewhere."""
+    return {}
+
+  @functools.cached_property
+  def _files(self):
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    skipped = {"site-packages", "test", "tests", "idlelib", "lib2to3"}
+    return [path for path in sorted(root.rglob("*.py"))
+            if not skipped & set(path.relative_to(root).parts)]
+
+  @property
+  def fingerprint(self):
+    """The version of Python."""
+    return sys.version
+
+  @functools.cached_property
+  def size_bytes(self):
+    """Bytes of Python source, for the progress bar (a seventh is prose)."""
+    return sum(path.stat().st_size for path in self._files) // 7
+
+  def documents(self, shard, num_shards, bad):
+    """Yields (place, text) of topics and docstrings of at least 20 words."""
+    del bad  # It has none.
+    from pydoc_data import topics
+    keys = sorted(topics.topics)
+    for place in range(shard, len(keys), num_shards):
+      yield place, _reflow(topics.topics[keys[place]])
+    for number in range(shard, len(self._files), num_shards):
+      path = self._files[number]
+      try:
+        tree = ast.parse(path.read_bytes())
+      except (SyntaxError, ValueError):
+        continue  # The standard library ships some broken files on purpose.
+      for place, node in enumerate(ast.walk(tree), number + 1 << _FILE_BITS):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+          text = ast.get_docstring(node) or ""
+          if len(text.split()) >= 20:
+            yield place, _reflow(text)
+
+
+def _reflow(text):
+  return " ".join(text.split())
