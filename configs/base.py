@@ -41,7 +41,8 @@ def get_config(size="base"):
   config.seed = 0
 
   config.data = data = ml_collections.ConfigDict()
-  # Documents: tfds:NAME[:SPLIT], text:GLOB, builtin; several joined by commas.
+  # Documents: tfds:NAME[:SPLIT], text:GLOB, builtin; several joined by commas
+  # (a comma that no kind follows is part of the name).
   data.source = "tfds:wikipedia/20230601.en,tfds:pg19"
   # Where packed rows lie; None: WORKDIR/data. Several runs may share one.
   data.dir = text()
@@ -52,6 +53,9 @@ def get_config(size="base"):
   data.tfds_dir = text()
   # Features (TFDS) and keys (.jsonl) that hold the text; the first found.
   data.text_fields = ("text", "book_text")
+  # What a document of .txt is: lines (each one), or blank_lines (what stands
+  # between them). In .jsonl it is a line.
+  data.documents = "lines"
   # A SentencePiece model to load; None trains one on the documents.
   data.tokenizer = text()
   # Ids of a tokenizer that is trained, specials and 256 bytes included.

@@ -11,7 +11,7 @@ from latemask import errors
 FORMAT = 1
 
 # Dotted key -> the value that does what was done before the key was there.
-BEFORE = {}
+BEFORE = {"data.documents": "lines"}
 # Those of them whose default does something else. A run that was begun before
 # goes on with the value above, whatever the config says.
 KEPT = ()

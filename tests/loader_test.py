@@ -9,9 +9,9 @@ import pytest
 
 from latemask import errors
 from latemask import sharding as sharding_lib
+from latemask.data import lines as lines_lib
 from latemask.data import loader as loader_lib
 from latemask.data import packing
-from latemask.data import sources
 from tests import conftest
 
 
@@ -111,7 +111,7 @@ def test_bad_fractions(tiny_run, fraction):
 @pytest.fixture
 def shard(tiny_run, tmp_path, monkeypatch):
   """The middle one of three shards of a set that may be damaged."""
-  monkeypatch.setattr(sources, "_BLOCK_BYTES", 1000)
+  monkeypatch.setattr(lines_lib, "BLOCK_BYTES", 1000)
   (tmp_path / "a.txt").write_text(conftest.make_text(400, seed=3))
   tiny_run.data.source = f"text:{tmp_path}/a.txt"
   tiny_run.data.dir = str(tmp_path / "rows")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from latemask import errors
+from latemask.data import lines as lines_lib
 from latemask.data import packing
 from latemask.data import rows as rows_lib
 from latemask.data import sources
@@ -94,7 +95,8 @@ def test_any_number_of_workers_and_a_stop_in_between(config, tmp_path):
   # Stopped: one shard done, one half written, no complete manifest.
   two = tmp_path / "two"
   manifest = json.loads((two / "manifest.json").read_text())
-  stopped = {k: manifest[k] for k in ("settings", "num_shards", "sources")}
+  stopped = {k: manifest[k] for k in (
+      "settings", "num_shards", "sources", "files")}
   (two / "manifest.json").write_text(json.dumps(stopped | {"complete": False}))
   done = two / manifest["shards"][0]["file"]
   before = done.stat().st_mtime_ns
@@ -260,7 +262,7 @@ def test_bad_documents_are_skipped_and_counted(config, tmp_path, capsys):
 
 def test_bound_of_bad_documents_holds_over_all_shards(
     config, tmp_path, monkeypatch):
-  monkeypatch.setattr(sources, "_BLOCK_BYTES", 1000)
+  monkeypatch.setattr(lines_lib, "BLOCK_BYTES", 1000)
   lines = [line.encode() for line in conftest.make_text(300).splitlines(True)]
   for place in (290, 286, 150, 10):
     lines.insert(place, b"\xff\n")

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from latemask import errors
+from latemask.data import lines as lines_lib
 from latemask.data import packing
-from latemask.data import sources
 from latemask.data import tokenizer
 from latemask.tools import prepare
 from tests import conftest
@@ -22,7 +22,7 @@ _ROWS = "rows-*.arrayrecord"
 @pytest.fixture
 def text(tmp_path, monkeypatch):
   """A file that is cut into many blocks."""
-  monkeypatch.setattr(sources, "_BLOCK_BYTES", 1000)
+  monkeypatch.setattr(lines_lib, "BLOCK_BYTES", 1000)
   path = tmp_path / "a.txt"
   path.write_text(conftest.make_text(400))
   return path

@@ -18,16 +18,25 @@ _FILE_BITS = 42
 
 class Builtin:
   """Prose of the running Python."""
-  max_shards = None
+  max_shards, files, notes = None, {}, ()
 
   @classmethod
-  def open(cls, rest, config, download):
+  def open(cls, rest, config, key, download):
     """Takes no argument: `builtin` stands alone."""
     del config, download
     if rest:
       raise errors.InputError(
-          f"data.source builtin:{rest}: builtin takes no argument")
+          f"{key} builtin:{rest}: builtin takes no argument")
     return cls()
+
+  def without(self, known):
+    """Returns the source; files of it are no other's."""
+    del known
+    return self
+
+  def shared(self, sources):
+    """Returns its name if another source is the same."""
+    return ["builtin"] * any(isinstance(s, Builtin) for s in sources)
 
   def __getstate__(self):
     """Sends nothing: on another machine Python lies elsewhere."""
@@ -68,6 +77,12 @@ class Builtin:
           text = ast.get_docstring(node) or ""
           if len(text.split()) >= 20:
             yield place, _reflow(text)
+
+
+def changes(fingerprint):
+  """Returns a list that says in words that Python is another, or of nothing."""
+  packed, now = fingerprint.split()[0], sys.version.split()[0]
+  return [f"builtin is Python {packed}'s, not {now}'s"] * (packed != now)
 
 
 def _reflow(text):

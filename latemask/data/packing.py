@@ -23,11 +23,17 @@ import ml_collections
 import tqdm
 
 from latemask import errors
+from latemask import since
+from latemask.data import lines
 from latemask.data import local
 from latemask.data import processes
 from latemask.data import rows
 from latemask.data import sources as sources_lib
+from latemask.data import text as text_lib
 from latemask.data import tokenizer as tokenizer_lib
+
+# What settings that are older than a key mean.
+_BEFORE = {"documents": since.BEFORE["data.documents"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +69,9 @@ class Packed:
   @property
   def digest(self):
     """SHA-256 of the manifest: equal digests are equal rows."""
-    text = json.dumps(self.manifest, sort_keys=True)
+    # The same text has other times where it was copied to.
+    text = json.dumps({k: v for k, v in self.manifest.items()
+                       if k != "files"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -123,6 +131,7 @@ def load(config, directory, tokenizer=None):
     wanted["tokenizer"] = "trained on the documents"
   if config.train.init_from:
     del wanted["vocab_size"]  # Whoever trained it, it is the right one.
+  found = _BEFORE | found
   differing = [k for k in wanted if wanted[k] != found.get(k)]
   if differing:
     raise errors.InputError(
@@ -170,10 +179,15 @@ def prepare(config, directory, pack=None, tokenizer=None):
   """
   packed = load(config, directory, tokenizer)
   if packed:
+    if said := sources_lib.changes(config, packed.manifest):
+      print(f"{directory} was packed from other text: {said}; the rows stay "
+            "as they are", flush=True)
     return packed
   local.check_writable(directory)
   start_secs = time.monotonic()
   sources = sources_lib.open_sources(config)
+  print("".join(f"{note}\n" for source in sources for note in source.notes),
+        end="", flush=True)
   num_shards = config.data.shards or sources_lib.default_shards(sources)
   directory = epath.Path(directory)
   tokenizer, trained = _tokenizer(config, sources, directory, tokenizer)
@@ -181,8 +195,9 @@ def prepare(config, directory, pack=None, tokenizer=None):
       "tokenizer": tokenizer.digest, "tokenizer_trained": trained}
   manifest = {"settings": settings, "complete": False,
               "num_shards": num_shards,
-              "sources": [s.fingerprint for s in sources]}
-  _continue_or_begin(directory, manifest)
+              "sources": [s.fingerprint for s in sources],
+              "files": {p: d for s in sources for p, d in s.files.items()}}
+  manifest = _continue_or_begin(directory, manifest)
   todo = [s for s in range(num_shards) if not all(
       (directory / _shard_name(s, num_shards, suffix)).exists()
       for suffix in (".json", ".arrayrecord"))]
@@ -278,6 +293,7 @@ def check(config):
   """
   data = config.data
   errors.choose(rows.PACKINGS, data.packing, "data.packing")
+  errors.choose(text_lib.DOCUMENTS, data.documents, "data.documents")
   if data.length < rows.MIN_PIECE_TOKENS + 2:
     raise errors.InputError(
         f"data.length is {data.length}; rows need at least "
@@ -295,7 +311,8 @@ def _settings(config):
   """What the rows depend on, but for the tokenizer."""
   data = config.data
   return {"source": data.source, "length": data.length,
-          "packing": data.packing, "text_fields": list(data.text_fields),
+          "packing": data.packing, "documents": data.documents,
+          "text_fields": list(data.text_fields),
           "vocab_size": None if data.tokenizer or config.train.init_from
           else data.vocab_size}
 
@@ -331,17 +348,30 @@ def _tokenizer(config, sources, directory, given):
 
 
 def _continue_or_begin(directory, manifest):
-  """Writes the manifest of what begins, unless it does not fit the shards."""
+  """Writes and returns the manifest of what begins, or goes on.
+
+  Raises:
+    InputError: it does not fit the shards that are done.
+  """
   path = directory / "manifest.json"
   if path.exists():
     found = json.loads(path.read_text())
-    if any(found.get(key) != value for key, value in manifest.items()
-           if key != "complete"):
+    why = None
+    if "files" not in found and not found["complete"]:
+      why = "an earlier version parted lines otherwise"
+    elif (manifest["settings"] != _BEFORE | found["settings"]
+          or any(manifest[k] != found[k] for k in ("num_shards", "sources"))
+          or not lines.are_same(found.get("files", {}), manifest["files"])):
+      why = "its sources or shards have changed"
+    if why:
       raise errors.InputError(
-          f"{directory} holds a preparation that is not complete, and its "
-          "sources or shards have changed; delete the folder or choose "
-          "another data.dir")
+          f"{directory} holds a preparation that is not complete, and {why}; "
+          "delete the folder or choose another data.dir")
+    # As it was written: the whole must get the digest that it had.
+    manifest = {k: found[k] for k in manifest if k in found}
+  manifest["complete"] = False
   local.write_json(path, manifest, sort_keys=True)
+  return manifest
 
 
 def _pack_here(job):

@@ -1,47 +1,43 @@
 """Where documents come from: text files, TFDS, or the running Python.
 
 First stop of the flow. A source hands out its documents by shard: shard s of
-S is a fixed part of the text, found without reading the others (a gzip file
+S is a fixed part of the text, found without reading the others (a packed file
 excepted, which must be read through). So shards can be packed in any order,
 by any number of processes, and packed again after a stop.
 
-  text:GLOB            .txt, .jsonl, and .gz of both; UTF-8
+  text:GLOB            .txt, .jsonl, .json (as .jsonl), and .gz of all; UTF-8
   tfds:NAME[:SPLIT]    a TensorFlow Datasets set, split `train` by default
   builtin              prose of the running Python, about 2 MB, no download
 
-Several are joined by commas. In a .txt file a LINE is a document; in a .jsonl
-file a line is an object whose text stands under the first of
-`data.text_fields` that it has.
+Several are joined by commas: SOURCE[,SOURCE...]. A comma begins a source only
+where a kind follows (`,text:`, `,tfds:`, `,builtin`), any other belongs to
+the name. A source may come to end in its share of the rows, SOURCE@NUMBER;
+until then that is refused, and any other @ belongs to the name. In the name
+of a file `[,]` and `[@]` are never either, as GLOB reads them.
 """
 
-import dataclasses
-import functools
-import glob
-import io
-import itertools
-import json
+import contextlib
 import operator
-
-from etils import epath
-from isal import igzip
-from isal import isal_zlib
+import os
+import re
 
 from latemask import errors
 from latemask.data import builtin
+from latemask.data import lines
+from latemask.data import local
+from latemask.data import text as text_lib
 from latemask.data import tfds_source
 
-# Text is dealt to the shards in blocks, by the byte at which a line starts.
-_BLOCK_BYTES = 1 << 20
 _SHARD_BYTES = 16 << 20
 _MAX_SHARDS = 1024
 # A tokenizer sees at least so many, where there are.
 _SAMPLE_DOCUMENTS = 1000
-# Every shard reads through a gzip file that it shares with others.
-_MAX_GZIP_SHARDS = 16
-# A place is the number of the file << this + the place in it.
-_FILE_BITS = 42
-_TEXT = operator.itemgetter(1)
-_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+# How many files that changed are named.
+_NAMED = 3
+# The last comma may stand alone.
+_NEXT_PART = re.compile(
+    r",(?=\s*(?:text:|tfds:|builtin\s*(?:[,:@]|$)|,|$))")
+_SHARE = re.compile(r"@\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?%?$")
 
 
 class BadDocuments:
@@ -78,21 +74,27 @@ def refusal(bound):
           if bound else "")
 
 
-def specs(config):
-  """Returns the parts of `config.data.source`, at least one.
+def specs(text, key="data.source"):
+  """Returns the parts of what a config key names, at least one.
 
   Raises:
-    InputError: there is none.
+    InputError: there is none, or one with a share.
   """
-  found = [s.strip() for s in config.data.source.split(",") if s.strip()]
+  found = [part.strip() for part in _NEXT_PART.split(text) if part.strip()]
   if not found:
     raise errors.InputError(
-        "data.source is empty; give text:GLOB, tfds:NAME or builtin")
+        f"{key} is empty; give text:GLOB, tfds:NAME or builtin")
+  for part in found:
+    share = _SHARE.search(part)
+    if share:
+      raise errors.InputError(
+          f"{key} {part}: shares of sources ({share[0]}) cannot be given yet; "
+          f"if it belongs to the name, write [@]{share[0][1:]}")
   return found
 
 
-def open_source(spec, config, download=True):
-  """Returns the source that a part of `config.data.source` names.
+def open_source(spec, config, key="data.source", download=True):
+  """Returns the source that a part of a config key names.
 
   Args:
     download: a TFDS set that is not there is downloaded and prepared.
@@ -102,12 +104,64 @@ def open_source(spec, config, download=True):
       there and cannot be downloaded (NotPrepared).
   """
   kind, _, rest = spec.partition(":")
-  return errors.choose(_KINDS, kind, "data.source")(rest, config, download)
+  return errors.choose(_KINDS, kind, key)(rest, config, key, download)
 
 
-def open_sources(config):
-  """Returns the sources that `config.data.source` names; see `open_source`."""
-  return [open_source(spec, config) for spec in specs(config)]
+def open_sources(config, key="data.source"):
+  """Returns the sources that a key of the config names; see `open_source`.
+
+  A file that several of them name belongs to the first.
+  """
+  text = operator.attrgetter(key)(config)
+  return once([open_source(s, config, key) for s in specs(text, key)])
+
+
+def once(sources):
+  """Returns the sources with each file in the first that reads it only."""
+  known = set()
+  return [source.without(known) for source in sources]
+
+
+def shared(sources, others):
+  """Returns what the others read that the sources read, too: paths, names."""
+  return [name for other in others for name in other.shared(sources)]
+
+
+def changes(config, manifest, key="data.source"):
+  """Returns in words how text is other than what was packed, "" if it is not.
+
+  Text that is gone, all of it, is not; nor what lies on gs:// or in TFDS,
+  which is not looked at.
+
+  Args:
+    manifest: what the sources were then: `sources`, the fingerprint of each
+      in order, and `files`, which sets packed earlier have not.
+  """
+  said, before, now = [], {}, []
+  for spec, fingerprint in zip(
+      specs(operator.attrgetter(key)(config), key), manifest["sources"]):
+    if isinstance(fingerprint, str):
+      said += builtin.changes(fingerprint) * (spec == "builtin")
+    elif not local.is_remote(spec):
+      before |= fingerprint
+      with contextlib.suppress(errors.InputError):
+        now.append(open_source(spec, config, key))
+  now = {path for source in once(now) for path in source.paths}
+  gone = [path for path in before if not os.path.exists(path)]
+  if now or len(gone) < len(before):
+    said += _named("new", now - before.keys())
+    files = {path: {"text_bytes": size} for path, size in before.items()}
+    files |= manifest.get("files", {})
+    said += _named("changed", [path for path in now & before.keys()
+                               if lines.has_changed(path, files[path])])
+    said += _named("gone", gone)
+  return ", ".join(said)
+
+
+def _named(what, paths):
+  """Returns a list of one text that names some files, or of none."""
+  shown = sorted(paths)[:_NAMED] + ["..."] * (len(paths) > _NAMED)
+  return [f"{len(paths):,} {what} ({', '.join(shown)})"] * bool(paths)
 
 
 def default_shards(sources):
@@ -154,193 +208,5 @@ def sample(sources, max_bytes, bad):
         return
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-  """Files of lines. `paths` are sorted; `fields` serve .jsonl."""
-
-  paths: tuple[str, ...]
-  fields: tuple[str, ...]
-
-  @classmethod
-  def open(cls, pattern, config, download):
-    """Finds the files of a glob pattern; `**` crosses folders."""
-    del download
-    paths = tuple(sorted(
-        str(p) for p in _glob(pattern)
-        if str(p).endswith(_SUFFIXES) and p.is_file()))
-    if not paths:
-      raise errors.InputError(
-          f"data.source text:{pattern} matches no file ending in "
-          f"{', '.join(_SUFFIXES)}")
-    return cls(paths, tuple(config.data.text_fields))
-
-  @functools.cached_property
-  def _sizes(self):
-    """Bytes of text by path; of a gzip file what its trailer says."""
-    return {path: _text_bytes(path) for path in self.paths}
-
-  @property
-  def size_bytes(self):
-    """Bytes of text, for the progress bar."""
-    return sum(self._sizes.values())
-
-  @property
-  def fingerprint(self):
-    """What tells whether a stopped preparation may go on."""
-    return {str(path): size for path, size in self._sizes.items()}
-
-  @property
-  def max_shards(self):
-    """More shards than this would read gzip files too often; or None."""
-    return self._num_gzip and max(_MAX_GZIP_SHARDS, self._num_gzip)
-
-  @property
-  def _num_gzip(self):
-    return sum(path.endswith(".gz") for path in self.paths)
-
-  def documents(self, shard, num_shards, bad):
-    """Yields (place, text) of the documents of one shard."""
-    whole_gz = self._num_gzip >= num_shards
-    first_block = 0
-    for number, path in enumerate(self.paths):
-      # A gzip file cannot be entered midway: with enough of them each shard
-      # reads its own ones; with few, all shards read through all of them.
-      whole = whole_gz and path.endswith(".gz")
-      blocks = 1 if whole else -(-self._sizes[path] // _BLOCK_BYTES) or 1
-      mine = (shard - first_block) % num_shards
-      first_block += blocks
-      # How much a gzip file holds is only an estimate.
-      if mine < blocks or (path.endswith(".gz") and not whole):
-        yield from self._read(number, mine, num_shards, whole, bad)
-
-  def _read(self, number, first, stride, whole, bad):
-    """Yields (place, text) of blocks first, first + stride, ... of a file.
-
-    The place of a line: number of the file, and byte of the block + number of
-    the line in it, which is below the byte of the next block.
-    """
-    path, place = self.paths[number], number << _FILE_BITS
-    parse = _parse_json if ".jsonl" in epath.Path(path).name else _parse_text
-    first, stride = (0, 1) if whole else (first, stride)
-    try:
-      with _open(path) as file:
-        for start, lines in _blocks(file, first, stride):
-          yield from filter(_TEXT, enumerate(
-              parse(lines, path, start, self.fields, bad), place + start))
-    except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:
-      raise errors.InputError(
-          f"{path} cannot be decompressed ({error}); make it anew") from error
-
-
-_KINDS = {"text": Text.open, "tfds": tfds_source.Tfds.open,
+_KINDS = {"text": text_lib.Text.open, "tfds": tfds_source.Tfds.open,
           "builtin": builtin.Builtin.open}
-
-
-def _glob(pattern):
-  """Returns the paths that match; on gs:// and the like without `**`."""
-  if "://" not in pattern:
-    return map(epath.Path, glob.glob(pattern, recursive=True))
-  root, _, rest = pattern.partition("*")
-  root, _, start = root.rpartition("/")
-  return epath.Path(root).glob(f"{start}*{rest}")
-
-
-def _open(path):
-  file = epath.Path(path).open("rb")
-  return file if not path.endswith(".gz") else io.BufferedReader(
-      igzip.GzipFile(fileobj=file), _BLOCK_BYTES)
-
-
-def _text_bytes(path):
-  size = epath.Path(path).stat().length
-  if not path.endswith(".gz") or size < 4:
-    return size
-  with epath.Path(path).open("rb") as file:
-    file.seek(size - 4)
-    # Modulo 4 GiB, and the last member only: an estimate, never less than
-    # the file itself.
-    return max(size, int.from_bytes(file.read(4), "little"))
-
-
-def _blocks(file, first, stride):
-  """Yields (start, lines as one bytes) of blocks first, first + stride, ...
-
-  A line belongs to the block in which it starts. Seeks go forward only, as in
-  a gzip file they read all that they pass.
-  """
-  start = 0
-  for low in itertools.count(first * _BLOCK_BYTES, stride * _BLOCK_BYTES):
-    if start < low:
-      # One byte early: a line that starts at `low` must not be taken for the
-      # tail of the one before.
-      file.seek(low - 1)
-      tail = file.readline()
-      if not tail:
-        return
-      start = low - 1 + len(tail)
-    if start < low + _BLOCK_BYTES:
-      lines = file.read(low + _BLOCK_BYTES - start)
-      if not lines:
-        return
-      if not lines.endswith(b"\n"):
-        lines += file.readline()
-      yield start, lines
-      start += len(lines)
-
-
-def _parse_text(lines, path, start, fields, bad):
-  """Returns the documents of a block of .txt, '' for what is none."""
-  del fields
-  try:
-    documents = lines.decode().split("\n")
-  except UnicodeDecodeError:  # Rare, and slow: line by line.
-    documents = _good_lines(lines, path, start, bad)
-  return map(str.strip, documents)
-
-
-def _good_lines(lines, path, start, bad):
-  """Yields the lines of a block, '' for those that are not UTF-8."""
-  for line in lines.split(b"\n"):
-    try:
-      text = line.decode()
-    except UnicodeDecodeError as error:
-      bad.add(f"{path}: byte {start + error.start} is not UTF-8; convert the "
-              "file, for example with iconv -t utf-8")
-      text = ""
-    yield text
-    start += len(line) + 1
-
-
-def _parse_json(lines, path, start, fields, bad):
-  """Yields the documents of a block of .jsonl, '' for what is none."""
-  for line in lines.splitlines(keepends=True):
-    text = ""
-    if line.strip():
-      try:
-        text = _text_of(line, fields)
-      except _NoDocument as error:
-        bad.add(f"{path}: the line at byte {start} {error}")
-    yield text
-    start += len(line)
-
-
-class _NoDocument(Exception):
-  """What keeps a line from being a document."""
-
-
-def _text_of(line, fields):
-  """Returns the text of a line of .jsonl, perhaps none."""
-  try:
-    record = json.loads(line)
-    # Half of a surrogate pair is JSON, but no text.
-    json.dumps(record, ensure_ascii=False).encode()
-  except (json.JSONDecodeError, UnicodeError, RecursionError) as error:
-    raise _NoDocument(
-        f"is not JSON in UTF-8 ({' '.join(str(error).split())}); each line "
-        'must be an object such as {"text": "..."}') from error
-  text = next((record[f] for f in fields if isinstance(record, dict)
-               and isinstance(record.get(f), str)), None)
-  if text is None:
-    raise _NoDocument(f"has no text under {' or '.join(fields)}; name its key "
-                      "in data.text_fields")
-  return text.strip()

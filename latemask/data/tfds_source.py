@@ -78,10 +78,10 @@ class Tfds:
   split: str
   fields: tuple[str, ...]
   data_dir: str | None
-  max_shards = None
+  max_shards, files, notes = None, {}, ()
 
   @classmethod
-  def open(cls, rest, config, download):
+  def open(cls, rest, config, key, download):
     """Finds the set, downloading and preparing it where it must be."""
     name, _, split = rest.partition(":")
     source = cls(name, split or "train", tuple(config.data.text_fields),
@@ -89,17 +89,17 @@ class Tfds:
     try:
       prepare(source._builder, download)
     except errors.InputError as error:
-      raise type(error)(f"data.source: {error}; {_ALTERNATIVES}") from error
+      raise type(error)(f"{key}: {error}; {_ALTERNATIVES}") from error
     info = source._builder.info
     try:
       info.splits[source.split]
     except (ValueError, KeyError) as error:
       raise errors.InputError(
-          f"data.source tfds:{rest} has no split {source.split}; it has "
+          f"{key} tfds:{rest} has no split {source.split}; it has "
           f"{', '.join(info.splits)}") from error
     if not any(f in info.features for f in source.fields):
       raise errors.InputError(
-          f"data.source tfds:{rest} has the features "
+          f"{key} tfds:{rest} has the features "
           f"{', '.join(info.features)}; name the one with the text in "
           "data.text_fields")
     return source
@@ -107,6 +107,31 @@ class Tfds:
   def __getstate__(self):
     """Sends names to another process, which makes a builder of its own."""
     return dataclasses.asdict(self)
+
+  def without(self, known):
+    """Returns the source; files of it are no other's."""
+    del known
+    return self
+
+  def shared(self, sources):
+    """Returns its name if another source has some of its examples."""
+    names = {place for source in sources if isinstance(source, Tfds)
+             for place in source._ranges}
+    return [f"tfds:{self.fingerprint}"] * any(
+        name == other and start < end and first < stop
+        for name, start, stop in self._ranges
+        for other, first, end in names)
+
+  @property
+  def _ranges(self):
+    """(set and split, first example, behind the last) of each summand."""
+    import tensorflow_datasets as tfds
+    info = self._builder.info
+    return [(f"{info.full_name}:{part.splitname}", part.from_ or 0,
+             info.splits[part.splitname].num_examples if part.to is None
+             else part.to)
+            for part in tfds.core.splits.AbstractSplit.from_spec(
+                self.split).to_absolute(info.splits)]
 
   @functools.cached_property
   def _builder(self):
@@ -153,13 +178,8 @@ class Tfds:
     It cuts each summand of `train[:10]+test` into as many parts, of which the
     first ones take what is left over.
     """
-    import tensorflow_datasets as tfds
-    splits, first, found = self._builder.info.splits, 0, []
-    for range_ in tfds.core.splits.AbstractSplit.from_spec(
-        self.split).to_absolute(splits):
-      start = range_.from_ or 0
-      stop = (splits[range_.splitname].num_examples if range_.to is None
-              else range_.to)
+    first, found = 0, []
+    for _, start, stop in self._ranges:
       each, more = divmod(stop - start, parts)
       found.append(range(first + each * index + min(index, more),
                          first + each * (index + 1) + min(index + 1, more)))

@@ -150,21 +150,22 @@ def dry_run(config, directory):
     InputError: see `packing.load` and `sources.open_source`.
   """
   directory = epath.Path(directory)
-  packed = packing.load(config, directory)
+  packed = _complete(config, directory)
   if packed:
-    print(f"{directory} is complete: {packed.manifest['totals']['rows']:,} "
-          "rows; nothing is to be done")
     return packed.manifest["totals"]
   tokenizer = _tokenizer(config, directory)
-  totals, sources = dict.fromkeys(rows_lib.COUNTS, 0), []
-  for spec in sources_lib.specs(config):
+  totals, found = dict.fromkeys(rows_lib.COUNTS, 0), []
+  for spec in sources_lib.specs(config.data.source):
     try:
-      source = sources_lib.open_source(spec, config, download=False)
+      found.append((spec, sources_lib.open_source(
+          spec, config, download=False)))
     except tfds_source.NotPrepared:
       print(f"{spec}: not prepared yet, so its size is not known; left out "
             "below, and downloaded first unless this is a dry run")
-      continue
-    sources.append(source)
+  sources = sources_lib.once([source for _, source in found])
+  for (spec, _), source in zip(found, sources):
+    for note in source.notes:
+      print(note)
     counts, bad = _estimate(config, source, tokenizer)
     print(f"{spec}: {source.size_bytes:,} bytes, about "
           f"{counts['documents']:,} documents, {counts['tokens']:,} tokens")
@@ -183,6 +184,24 @@ def dry_run(config, directory):
         f"of {config.data.length}: {totals['bytes']:,} bytes in {num_shards:,} "
         f"shards, of which {done:,} are packed; nothing was written")
   return totals
+
+
+def _complete(config, directory):
+  """Returns the complete set in a folder, and says so; None if none is there.
+
+  Raises:
+    InputError: see `packing.load`; or it was packed from other text.
+  """
+  packed = packing.load(config, directory)
+  if packed:
+    changes = sources_lib.changes(config, packed.manifest)
+    if changes:
+      raise errors.InputError(
+          f"{directory} was packed from other text: {changes}; delete the "
+          "folder or choose another --out")
+    print(f"{directory} is complete: {packed.manifest['totals']['rows']:,} "
+          "rows; nothing is to be done")
+  return packed
 
 
 def _tokenizer(config, directory):
@@ -250,7 +269,8 @@ def main(argv=None):
       dry_run(config, args.out)
       return
     pack = beam_packer(args.runner, beam_args) if args.runner else None
-    packing.prepare(config, args.out, pack, _given_tokenizer(config))
+    if not _complete(config, args.out):
+      packing.prepare(config, args.out, pack, _given_tokenizer(config))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from latemask import errors
 from latemask import finetune
 from latemask import markdown
 from latemask import metrics
+from latemask import since
 from latemask import train
 from latemask import workdir as workdir_lib
 from latemask.data import local
@@ -76,7 +77,8 @@ class Point:
     """What RUN.done says; None while the run is not done."""
     path = self.file("done")
     record = read_json(path) if path.exists() else {}
-    return record if record.get("config") == self.wanted else None
+    begun = since.fill(record.get("config", {}), self.wanted)
+    return record if begun == self.wanted else None
 
   @property
   def state(self):
@@ -174,7 +176,9 @@ def _with_rows(config, out):
   """Returns a config whose rows are shared with those that pack the same."""
   if config.data.dir is None:
     settings = {key: value for key, value in workdir_lib.flatten(
-        config.data.to_dict()).items() if key not in _NOT_PACKED}
+        config.data.to_dict()).items() if key not in _NOT_PACKED
+                # Rows that were packed before there was a key keep their name.
+                and (f"data.{key}", value) not in since.BEFORE.items()}
     if config.train.init_from:  # Its tokenizer may be that of the rows.
       settings["init_from"] = config.train.init_from
     digest = hashlib.sha256(
@@ -248,7 +252,7 @@ def _check(point):
 
 
 def _check_sources(config):
-  for spec in sources.specs(config):
+  for spec in sources.specs(config.data.source):
     try:
       sources.open_source(spec, config, download=False)
     except tfds_source.NotPrepared:
