@@ -19,12 +19,15 @@ import threading
 import time
 import traceback
 import urllib.request
+import zlib
 
 import jax
+from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 import numpy as np
 
 from latemask import errors
+from latemask import signals
 
 _PORT = 8476
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/"
@@ -33,6 +36,9 @@ _END_SECS = 30
 _SILENT_SECS = 60
 # How much before that end a process goes that has an exit code to tell.
 _EARLY_SECS = 5
+# What is waited for ends with the processes, not with the time.
+_FOREVER_SECS = 30 * 86400
+_NAMES = "latemask/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +76,16 @@ def together(spec, num_processes=None, process_id=None, start_secs=300):
     return
   team = _team(spec, num_processes, process_id)
   hosts = roll_call(team, start_secs)
+  # It would take SIGTERM for itself, and hears no SIGINT.
+  jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
       f"{team.host}:{team.port}", team.num_processes, team.process_id,
       cluster_detection_method="deactivate",
       initialization_timeout=start_secs,
       heartbeat_timeout_seconds=_SILENT_SECS,
       shutdown_timeout_seconds=_END_SECS)
+  signals.join(signals.Team(
+      _Store(), team.process_id, team.num_processes))
   if team.process_id == 0:
     print(f"{len(hosts)} of {team.num_processes} processes are here: "
           + ", ".join(f"{i} {host}" for i, host in enumerate(hosts)),
@@ -96,6 +106,7 @@ def together(spec, num_processes=None, process_id=None, start_secs=300):
     timer.cancel()
     raise
   except BaseException:
+    signals.wait_for_end()  # Others, told of it too, may have gone before.
     # The others are somewhere in a collective and will not come to an orderly
     # end: this process must not wait for them, and its end ends them.
     traceback.print_exc()
@@ -108,6 +119,53 @@ def together(spec, num_processes=None, process_id=None, start_secs=300):
 def everywhere(holds):
   """Returns whether something holds on all processes, which all ask."""
   return bool(np.all(multihost_utils.process_allgather(np.bool_(holds))))
+
+
+def is_same(text):
+  """Returns whether all processes, which all ask, give the same text."""
+  found = multihost_utils.process_allgather(
+      np.uint32(zlib.crc32(text.encode())))
+  return bool(np.all(found == found.flat[0]))
+
+
+def share(items):
+  """Returns those of the items that fall to this process."""
+  return items[jax.process_index()::jax.process_count()]
+
+
+def meet(name):
+  """Returns once all processes have come here, be it hours later.
+
+  In no collective, which does not wait for so long. `name` is used once.
+  """
+  if jax.process_count() > 1:
+    _Store().meet(name, None)
+
+
+class _Store:
+  """The keys of JAX's coordination service; see `signals.Team`."""
+
+  def set(self, key, text):
+    """Sets a key, unless it is there."""
+    try:
+      _client().key_value_set(_NAMES + key, text)
+    except jax.errors.JaxRuntimeError as error:
+      if "ALREADY_EXISTS" not in str(error):
+        raise
+
+  def get(self, key, secs):
+    """Waits for a key; returns its text."""
+    return _client().blocking_key_value_get(
+        _NAMES + key, 1000 * (secs or _FOREVER_SECS))
+
+  def meet(self, key, secs):
+    """Waits for all processes."""
+    _client().wait_at_barrier(_NAMES + key, 1000 * (secs or _FOREVER_SECS))
+
+
+def _client():
+  # JAX has no public name for it; Orbax takes it from here, too.
+  return jax_distributed.global_state.client
 
 
 def _team(spec, num_processes, process_id):

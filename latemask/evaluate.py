@@ -4,6 +4,7 @@ Masks depend on the seed and on the row's place among the held-out ones, never
 on the step, so that two evaluations differ by the parameters alone.
 """
 
+import jax
 import numpy as np
 
 from latemask import errors
@@ -45,7 +46,7 @@ class Evaluator:
       the targets themselves (nats), the loss of the best model that sees no
       context.
     """
-    totals = dict.fromkeys(self._steps)
+    totals, under_way = dict.fromkeys(self._steps), None
     num_rows = self._num_rows
     if num_batches is not None:
       num_rows = min(num_rows, num_batches * self._batch_size)
@@ -56,6 +57,10 @@ class Evaluator:
         if totals[name]:
           sums, counts_V = sums + totals[name][0], counts_V + totals[name][1]
         totals[name] = sums, counts_V
+      # No more than one batch ahead of the devices: who is told to stop would
+      # have to wait for all that is under way.
+      jax.block_until_ready(under_way)
+      under_way = tuple(totals.values())
       if stop():
         return None
     scalars = {}

@@ -7,9 +7,10 @@ A cell is a learning rate, a batch size and a seed. What a workdir promises:
      not trained again, and one of other weights or other rows is refused.
   4. Learning rate and batch size are chosen by the median over seeds of the
      best epoch's dev score (the mean of the task's metrics).
-Runs on one device. One program serves all tasks of as many outputs, compiled
-for each batch size and length: learning rate and seed are arguments. Source
-of the protocol: RoBERTa (arXiv 1907.11692, section 5.1).
+A cell is trained on one device. Several processes deal the cells out among
+themselves, and write into one workdir. One program serves all tasks of as many
+outputs, compiled for each batch size and length: learning rate and seed are
+arguments. Source of the protocol: RoBERTa (arXiv 1907.11692, section 5.1).
 """
 
 import dataclasses
@@ -26,13 +27,13 @@ import numpy as np
 import tqdm
 
 from latemask import classifier
+from latemask import distributed
 from latemask import errors
 from latemask import finetune_step
 from latemask import hf
 from latemask import metrics
 from latemask import pretrained as pretrained_lib
 from latemask import results as results_lib
-from latemask import signals
 from latemask import workdir as workdir_lib
 from latemask.data import glue
 from latemask.data import local
@@ -92,8 +93,8 @@ def finetune(config, workdir):
     {task: [result of each cell on disk]}.
 
   Raises:
-    InputError: the config or what it names cannot be used.
-    signals.Stopped: SIGINT or SIGTERM; finished cells are kept.
+    InputError: the config or what it names cannot be used; processes see
+      other results, or none, of what was trained.
   """
   workdir = epath.Path(workdir)
   check(config)
@@ -107,35 +108,45 @@ def finetune(config, workdir):
   cells = sorted(itertools.starmap(Cell, itertools.product(
       config.grid.batch_sizes, config.grid.learning_rates,
       config.grid.seeds)))
-  todo = {data.name: [cell for cell in cells
-                      if not _is_finished(workdir, data, cell)]
-          for data in datas}
+  todo = [(data, cell) for data in datas for cell in cells
+          if not _is_finished(workdir, data, cell)]
+  names = [data.name for data, _ in todo]
+  if not distributed.is_same(f"{[(d.name, d.digest, c) for d, c in todo]}"):
+    raise errors.InputError(
+        f"the processes see other weights, rows or results; {workdir} must "
+        "lie where all hosts see it, and so must what the config names")
   workdir_lib.write_config(config, workdir)
   metrics.say(
       f"{model.architecture}: {model.layers} "
       f"layer{'s' * (model.layers > 1)} of width {model.width}; "
       f"{len(cells)} cells a task, to train: "
-      + ", ".join(f"{name} {len(left)}" for name, left in todo.items()))
-  clock = _Clock(sum(len(todo[data.name]) * data.num_epochs * len(data.train)
-                     for data in datas))
+      + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
+      + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
+  mine = distributed.share(todo)
+  clock = _Clock(sum(data.num_epochs * len(data.train) for data, _ in mine))
   encoder = jax.device_put(encoder)
   programs = {num: make_program(config, model, encoder, num)
               for num in {data.task.num_outputs for data in datas}}
-  try:
-    with signals.interrupting():
-      for data in datas:
-        program = programs[data.task.num_outputs]
-        for cell in todo[data.name]:
-          result, _ = train_cell(config, program, data, cell, clock)
-          local.write_json(_path(workdir, data.name, cell), result)
-        if config.predict_test or config.export:
-          _use_best(config, program, data, tokenizer, workdir)
-  except signals.Interrupt as error:
-    metrics.say("stopped; the same command goes on with the cell begun last")
-    raise signals.Stopped(error.signum) from error
+  for data, cell in mine:
+    result, _ = train_cell(
+        config, programs[data.task.num_outputs], data, cell, clock)
+    local.write_json(_path(workdir, data.name, cell), result)
+  distributed.meet("cells")
+  missing = [path for path in (_path(workdir, data.name, cell)
+                               for data, cell in todo) if not path.exists()]
+  if missing:
+    raise errors.InputError(
+        f"process {jax.process_index()} sees no {missing[0]}, which another "
+        "has written; --workdir must lie where all hosts see it")
+  if config.predict_test or config.export:
+    for data in distributed.share(datas):
+      _use_best(config, programs[data.task.num_outputs], data, tokenizer,
+                workdir)
+    distributed.meet("best")
   results = _results(workdir)
   table = results_lib.tabulate(results)
-  (workdir / "results.md").write_text(table)
+  if jax.process_index() == 0:
+    (workdir / "results.md").write_text(table)
   metrics.say("\n" + table)
   return results
 

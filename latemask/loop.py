@@ -74,7 +74,7 @@ def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
                    and not writer.has_eval(step)):
       pending = _report(config, pending, clock, writer)
       with clock.pause():
-        scalars = evaluator.run(state.params, signals.asked)
+        scalars = evaluator.run(state.params, signals.agreed)
       if scalars is not None:
         evaluation, evaluated = scalars, step
         if not writer.has_eval(step):
@@ -83,7 +83,7 @@ def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
         _check_evaluation(step, scalars)
 
     # Save.
-    stop = signals.agreed(step)
+    stop = signals.agreed()
     is_due = step % config.checkpoint.every_steps == 0 and step > start
     if step != saved and (is_last or stop or is_due):
       pending = _report(config, pending, clock, writer)
@@ -113,6 +113,7 @@ def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
     if step == start:  # It compiled: no measure of speed.
       jax.block_until_ready(step_metrics)
       clock.restart()
+      signals.hold()  # From here on there is something to save.
     else:
       clock.stepped()
     _report(config, pending, clock, writer)

@@ -20,7 +20,8 @@ Options:
 
 Exit codes: 0 done; 2 what was given cannot be used (one line on stderr says
 why); 3 the loss is no longer finite; 4 processes are missing; 5 nothing can
-be saved any more; 143 / 130 stopped by SIGTERM / SIGINT after a save.
+be saved any more; 143 / 130 stopped by SIGTERM / SIGINT, after a save if
+there was something to save.
 """
 
 import re

@@ -10,8 +10,9 @@ What a run promises, in order of precedence:
      one further back, which sets that checkpoint aside as STEP.failed, and
      further back than the first one is the state before the first step.
   5. SIGTERM and SIGINT save at the next step boundary (an evaluation is given
-     up) and end the run with 128 + the signal; a second one ends it at once.
-     Several processes agree on that every 10 steps.
+     up) and end the run with 128 + the signal; a second one ends it at once,
+     and so does one that comes before the first step. Several processes stop
+     at the same step, the next but one at the latest.
 """
 
 import re
@@ -76,7 +77,7 @@ def train(config, workdir):
   writer = metrics.Writer(workdir, _last_step(checkpoints))
   rolled_back_to = set()
   try:
-    with signals_lib.Signals() as signals:
+    with signals_lib.heard() as signals:
       while True:
         try:
           return loop.run(program, loader, evaluator, checkpoints, writer,

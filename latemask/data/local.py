@@ -7,6 +7,7 @@ tokenizer, metrics, checkpoints) goes to gs:// itself, through epath and Orbax.
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from etils import epath
 import tqdm
 
 from latemask import errors
+from latemask import signals
 
 
 def is_remote(path):
@@ -70,19 +72,31 @@ def writing(path):
   """
   path = epath.Path(path)
   part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+  remove = functools.partial(part.unlink, missing_ok=True)
   try:
     if is_remote(path):
-      with tempfile.TemporaryDirectory(prefix="latemask_") as folder:
+      with temporary_folder() as folder:
         here = epath.Path(folder) / path.name
         yield here
         here.copy(part, overwrite=True)
-    else:
+      part.replace(path)
+      return
+    with signals.undoing(remove):
       yield part
-    part.replace(path)
+      part.replace(path)
   except OSError as error:
     raise _named(error, path)
   finally:
-    part.unlink(missing_ok=True)
+    remove()
+
+
+@contextlib.contextmanager
+def temporary_folder():
+  """Yields a local folder, which is gone afterwards, killed processes apart."""
+  with tempfile.TemporaryDirectory(prefix="latemask_") as folder:
+    with signals.undoing(functools.partial(
+        shutil.rmtree, folder, ignore_errors=True)):
+      yield folder
 
 
 def check_replaceable(folder, mark, names):
@@ -122,21 +136,23 @@ def replacing(folder):
   name = f"{folder.name}.{uuid.uuid4().hex[:8]}"
   part, before = (folder.with_name(f"{name}.{word}")
                   for word in ("part", "before"))
+
+  def undo():
+    if before.exists() and not folder.exists():
+      before.rename(folder)
+    shutil.rmtree(part, ignore_errors=True)
+
   try:
-    part.mkdir(parents=True)
-    yield part
-    if folder.exists():
-      folder.rename(before)
-    try:
+    with signals.undoing(undo):
+      part.mkdir(parents=True)
+      yield part
+      if folder.exists():
+        folder.rename(before)
       part.rename(folder)
-    except OSError:
-      if before.exists():
-        before.rename(folder)
-      raise
   except OSError as error:
     raise _named(error, folder)
   finally:
-    shutil.rmtree(part, ignore_errors=True)
+    undo()
   shutil.rmtree(before, ignore_errors=True)
 
 

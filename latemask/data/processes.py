@@ -8,7 +8,10 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
+
+from latemask import signals
 
 
 def run(function, items, workers, bar):
@@ -23,16 +26,27 @@ def run(function, items, workers, bar):
     The first exception of a call; calls that have not begun are dropped.
   """
   workers = min(workers or len(os.sched_getaffinity(0)), len(items))
-  if workers <= 1:
+  with signals.undoing(bar.close):
+    if workers > 1:
+      _run_apart(function, items, workers, bar)
+      return
     for item in items:
       function(item, bar.update)
-    return
+
+
+def _run_apart(function, items, workers, bar):
   # Not fork: the parent may hold threads of JAX, Grain or TensorFlow.
   context = multiprocessing.get_context("spawn")
   done = context.Value("q", 0)
   with concurrent.futures.ProcessPoolExecutor(
       workers, context, _start_worker, (done,)) as pool:
-    pending = {pool.submit(_call, function, item) for item in items}
+    # Ctrl-C goes to all processes of a terminal. From their first line on
+    # these are deaf to it: they end with this one.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+      pending = {pool.submit(_call, function, item) for item in items}
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
       while pending:
         finished, pending = concurrent.futures.wait(pending, timeout=0.5)
@@ -69,6 +83,7 @@ def _start_worker(done):
   _done = done
   def follow():
     multiprocessing.parent_process().join()
+    signals.undo()
     os._exit(1)
   threading.Thread(target=follow, daemon=True).start()
 

@@ -15,7 +15,6 @@ Three JSON lines:
 import itertools
 import json
 import statistics
-import tempfile
 import time
 
 from absl import logging
@@ -27,6 +26,7 @@ from latemask import config_file
 from latemask import errors
 from latemask import step as step_lib
 from latemask.data import loader as loader_lib
+from latemask.data import local
 from latemask.data import packing
 from latemask.tools import command
 
@@ -38,7 +38,7 @@ def main():
   args = _parser().parse_args()
   logging.set_verbosity(logging.ERROR)
   jax.config.update("jax_cpu_enable_async_dispatch", False)  # As main.py.
-  with errors.one_line_exit(), tempfile.TemporaryDirectory() as folder:
+  with errors.one_line_exit(), local.temporary_folder() as folder:
     _run(args, folder)
 
 

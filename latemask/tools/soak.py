@@ -19,7 +19,6 @@ import pathlib
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -46,8 +45,6 @@ _MAX_STARTS = 40
 def main():
   """Runs the command."""
   args = _parser().parse_args()
-  # At once, as by SIGTERM: threads wait for runs, which end with this process.
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
   with errors.one_line_exit():
     sys.exit(_soak(args))
 

@@ -155,14 +155,15 @@ class Sweep:
 
   def run(self):
     """Runs what is not done; returns the exit code."""
-    with sweep_claims.Heart(self._held), signals_lib.Signals() as signals:
+    with sweep_claims.Heart(self._held), signals_lib.heard() as signals:
+      signals.hold()
       if not self._args.no_claims:
         self._began_secs = sweep_claims.now(self._args.out)
       try:
         while True:
           for process in list(self._running.values()):
             self._look_after(process)
-          if stop := signals.agreed(0):
+          if stop := signals.agreed():
             return self._stop(stop)
           if time.monotonic() > self._looked_secs + _LOOK_SECS:
             self._look()
@@ -292,13 +293,15 @@ def _pack(points, args):
           directory, 60 * args.stale_mins)
       if claim or args.no_claims:
         held = {claim} if claim else set()
-        with sweep_claims.Heart(held):
+        def release():
+          for claim in held:
+            claim.release()
+        with sweep_claims.Heart(held), signals_lib.undoing(release):
           try:
             packing.prepare(config, directory, tokenizer=
                             pretrained.tokenizer_of_rows(config))
           finally:
-            for claim in held:
-              claim.release()
+            release()
       else:
         if not told:
           print(f"{directory}: {sweep_claims.holder(directory)} packs it; "
@@ -357,12 +360,7 @@ def _run(args):
   print(sweep_points.table(points, rate, args.parallel), end="", flush=True)
   if args.dry_run:
     return 0
-  try:
-    with signals_lib.interrupting():
-      _pack(points, args)
-  except signals_lib.Interrupt as error:
-    print("stopped; the same command goes on packing", flush=True)
-    return 128 + error.signum
+  _pack(points, args)
   if points[0].flops:
     _record(points, columns, epath.Path(args.out) / "sweep.json")
   return Sweep(points, args, rate).run()
