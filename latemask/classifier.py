@@ -18,6 +18,7 @@ from latemask import errors
 from latemask import layers
 from latemask import masking
 from latemask import model as model_lib
+from latemask import products
 
 _INIT = nn.initializers.normal(0.02)
 # What pre-training alone needs.
@@ -95,13 +96,15 @@ class ClassificationHead(nn.Module):
       bias_D = self.param(
           "dense_bias", nn.initializers.zeros_init(), (c.width,))
       inside_BxD = jnp.tanh(
-          dropout(first_BxD, train) @ kernel_DxD.astype(first_BxD.dtype)
+          products.matmul(dropout(first_BxD, train),
+                          kernel_DxD.astype(first_BxD.dtype))
           + bias_D.astype(first_BxD.dtype)[None])
     kernel_DxC = self.param("out_kernel", _INIT, (c.width, self.num_labels))
     bias_C = self.param(
         "out_bias", nn.initializers.zeros_init(), (self.num_labels,))
-    return (dropout(inside_BxD, train).astype(jnp.float32) @ kernel_DxC
-            + bias_C[None])
+    return products.matmul(
+        dropout(inside_BxD, train).astype(jnp.float32), kernel_DxC
+    ) + bias_C[None]
 
 
 def init_head(config, num_labels, key):

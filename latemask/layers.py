@@ -19,6 +19,8 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
+from latemask import products
+
 # What the backward pass of a layer needs and only matrix products can give
 # again; all else follows from these, elementwise or by attention's two small
 # products. model.py's `remat` may save just these.
@@ -179,7 +181,7 @@ class Attention(nn.Module):
 
     def project(x_BxSxD, first, last):
       # Moved after the product: einsum would move its operands about.
-      y_NxBxSxD = checkpoint_name(jnp.moveaxis(jnp.einsum(
+      y_NxBxSxD = checkpoint_name(jnp.moveaxis(products.einsum(
           "bsd,dne->bsne", x_BxSxD, kernel_Dx3xD[:, first:last]
       ), 2, 0) + bias_3x1x1xD[first:last], "qkv")
       return y_NxBxSxD.reshape(*y_NxBxSxD.shape[:3], c.heads, size)
@@ -192,7 +194,7 @@ class Attention(nn.Module):
       k_BxSxHxh, v_BxSxHxh = project(key_BxSxD, 1, 3)
     q_BxQxHxh = _rotate(q_BxQxHxh, query_place.rotary_2xBxSxh)
     k_BxSxHxh = _rotate(k_BxSxHxh, key_place.rotary_2xBxSxh)
-    scores_BxHxQxS = jnp.einsum(
+    scores_BxHxQxS = products.einsum(
         "bqhk,bshk->bhqs", q_BxQxHxh * size ** -0.5, k_BxSxHxh,
         preferred_element_type=jnp.float32)
     sees_Bx1xQxS = (query_place.segment_BxS[:, None, :, None]
@@ -201,10 +203,10 @@ class Attention(nn.Module):
     scores_BxHxQxS = jnp.where(sees_Bx1xQxS, scores_BxHxQxS, -1e30)
     weights_BxHxQxS = jax.nn.softmax(scores_BxHxQxS).astype(c.dtype)
     weights_BxHxQxS = Dropout(c.attention_dropout)(weights_BxHxQxS, train)
-    mixed_BxQxHxh = jnp.einsum(
+    mixed_BxQxHxh = products.einsum(
         "bhqs,bshk->bqhk", weights_BxHxQxS, v_BxSxHxh)
     out_kernel = self.param("out_kernel", _INIT, (c.heads, size, c.width))
-    out_BxQxD = jnp.einsum(
+    out_BxQxD = products.einsum(
         "bqhk,hkd->bqd", mixed_BxQxHxh, out_kernel.astype(c.dtype))
     if c.architecture.bias:
       out_BxQxD += _row(self.param("out_bias", _ZEROS, (c.width,)), c.dtype)
@@ -222,7 +224,8 @@ class Mlp(nn.Module):
     c = self.config
     num = 2 if c.architecture.gated else 1
     kernel_GxDxF = self.param("in_kernel", _INIT, (num, c.width, c.mlp))
-    inside = [x_BxSxD @ kernel_GxDxF[g].astype(c.dtype) for g in range(num)]
+    inside = [products.matmul(x_BxSxD, kernel_GxDxF[g].astype(c.dtype))
+              for g in range(num)]
     if c.architecture.bias:
       bias_GxF = self.param("in_bias", _ZEROS, (num, c.mlp))
       inside = [a_BxSxF + _row(bias_F, c.dtype)
@@ -232,7 +235,7 @@ class Mlp(nn.Module):
     for gate_BxSxF in gate:
       a_BxSxF *= gate_BxSxF
     kernel_FxD = self.param("out_kernel", _INIT, (c.mlp, c.width))
-    out_BxSxD = a_BxSxF @ kernel_FxD.astype(c.dtype)
+    out_BxSxD = products.matmul(a_BxSxF, kernel_FxD.astype(c.dtype))
     if c.architecture.bias:
       out_BxSxD += _row(self.param("out_bias", _ZEROS, (c.width,)), c.dtype)
     return out_BxSxD

@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from latemask import products
 from latemask import sharding
 
 
@@ -105,7 +106,7 @@ def _chunks(x_BxTx, chunk, shards):
 
 def _chunk_loss(hidden_SxRxD, embedding_SxVxD, bias_V, ids_SxR, weights_SxR):
   """Returns (loss sum, hit sum, logits, their log normaliser)."""
-  logits_SxRxV = jnp.einsum(
+  logits_SxRxV = products.einsum(
       "srd,svd->srv", hidden_SxRxD, embedding_SxVxD,
       preferred_element_type=jnp.float32) + bias_V[None, None]
   normaliser_SxR = jax.nn.logsumexp(logits_SxRxV, axis=-1)
@@ -144,14 +145,15 @@ def _loss_forward(hidden, embedding_SxVxD, bias_V, ids, weights):
     grad_SxRxV = (grad_SxRxV - is_target_SxRxV) * weights_SxR[..., None]
     grad_SxRxV = grad_SxRxV.astype(hidden_SxRxD.dtype)
     # A sum over rows, as a product: on CPU twenty times as fast.
-    grad_bias_SxV += jnp.einsum(
+    grad_bias_SxV += products.einsum(
         "srv,sr->sv", grad_SxRxV,
         jnp.ones(ids_SxR.shape, grad_SxRxV.dtype),
         preferred_element_type=jnp.float32)
-    grad_embedding_SxVxD += jnp.einsum(
+    grad_embedding_SxVxD += products.einsum(
         "srv,srd->svd", grad_SxRxV, hidden_SxRxD,
         preferred_element_type=jnp.float32)
-    grad_hidden_SxRxD = jnp.einsum("srv,svd->srd", grad_SxRxV, embedding_SxVxD)
+    grad_hidden_SxRxD = products.einsum(
+        "srv,svd->srd", grad_SxRxV, embedding_SxVxD)
     return ((sums[0] + loss, sums[1] + correct), grad_embedding_SxVxD,
             grad_bias_SxV), grad_hidden_SxRxD
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from latemask import errors
 from latemask import layers
+from latemask import products
 from latemask import sharding
 from latemask import since
 from latemask import stack
@@ -251,7 +252,7 @@ class Head(nn.Module):
     """Returns [B, T, D]."""
     c = self.config
     kernel_DxD = self.param("kernel", _INIT, (c.width, c.width))
-    out_BxTxD = hidden_BxTxD @ kernel_DxD.astype(c.layer.dtype)
+    out_BxTxD = products.matmul(hidden_BxTxD, kernel_DxD.astype(c.layer.dtype))
     if c.layer.architecture.bias:
       out_BxTxD += self.param(
           "bias", nn.initializers.zeros_init(), (c.width,)

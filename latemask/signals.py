@@ -27,7 +27,6 @@ _NOTHING = -1  # The answer of a process that has nothing to save.
 _ANSWER_SECS = 10
 
 _program = None  # The `Signals` of a program that listens.
-_team = None
 _undo = []
 _is_ending = False
 
@@ -59,7 +58,7 @@ def heard():
   """
   if _program:
     _attend()  # Again: the library of TPUs has handlers of its own.
-  signals = _program or Signals()
+  signals = _program or Signals(handles=True)
   try:
     yield signals
   finally:
@@ -89,9 +88,8 @@ def undo():
 
 def join(team):
   """Takes part in a team, which is told of signals, and stops, as one."""
-  global _team
   if _program:
-    _team = team
+    _program.team = team
     threading.Thread(target=_follow, args=(team,), daemon=True).start()
 
 
@@ -137,14 +135,21 @@ class Team:
 
 
 class Signals:
-  """Remembers the first signal; the second keeps its effect."""
+  """Remembers the first signal; the second keeps its effect.
 
-  def __init__(self):
+  Fields:
+    team: the `Team` that this process is in, or None.
+  """
+
+  def __init__(self, handles=False):
+    """Takes whether it handles signals itself, since no thread hears them."""
+    self.team = None
+    self._handles = handles
     self._changed = threading.Condition()
     self._num_asked = _NOTHING
     self._signum = 0
     self._stop_at = None  # The question that is answered with the signal.
-    self._before = {}  # Handlers, where no thread hears.
+    self._before = {}  # Handlers.
 
   def hold(self):
     """Remembers the first signal from now on: there is something to save.
@@ -156,7 +161,7 @@ class Signals:
       if self._num_asked > _NOTHING:
         return
       self._num_asked = 0
-    if self is not _program:
+    if self._handles:
       self._before = {s: signal.signal(s, self._remember) for s in SIGNALS}
 
   def let_go(self):
@@ -181,13 +186,13 @@ class Signals:
     with self._changed:
       self._signum = signum
       furthest = self._num_asked
-    if _team:
+    if self.team:
       try:
-        furthest = _team.furthest(furthest)
+        furthest = self.team.furthest(furthest)
       except RuntimeError:  # One is dead, and no step can be finished.
         _end(signum)
     if furthest == _NOTHING:
-      _end(signum, _team)
+      _end(signum, self.team)
     with self._changed:
       self._stop_at = furthest + 1
       self._changed.notify_all()
@@ -196,7 +201,7 @@ class Signals:
     return not self._signum or self._stop_at is not None
 
   def _remember(self, signum, frame):
-    """Handles the first signal where no thread hears."""
+    """Handles the first signal."""
     del frame
     self._give_back()
     # Not `stop`: the main thread, which this is, may hold the lock.
@@ -223,11 +228,11 @@ def _hear(ear):
     if not is_first:
       _end(signum)
     is_first = False
-    if not _team:
+    if not _program.team:
       _program.stop(signum)
       continue
     try:
-      _team.tell(signum)
+      _program.team.tell(signum)
     except RuntimeError:  # Process 0 is gone, and the store with it.
       _end(signum)
 

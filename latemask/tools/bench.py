@@ -35,6 +35,7 @@ from latemask import config_file
 from latemask import errors
 from latemask import flops
 from latemask import markdown
+from latemask import products
 from latemask import sharding
 from latemask import step as step_lib
 from latemask.data import tokenizer
@@ -135,7 +136,7 @@ def measured_peak(dtype):
   """Returns the FLOP/s of a large square product on all devices."""
   size = 8192 if jax.default_backend() != "cpu" else 2048
   a = jax.numpy.ones((size, size), dtype)
-  product = jax.jit(lambda a: a @ a)
+  product = jax.jit(lambda a: products.matmul(a, a))
   jax.block_until_ready(product(a))
   secs = []
   for _ in range(5):

@@ -22,6 +22,7 @@ from latemask import errors
 from latemask import masking
 from latemask import model as model_lib
 from latemask import pretrained
+from latemask import products
 from latemask.data import tokenizer as tokenizer_lib
 from latemask.tools import command
 
@@ -57,7 +58,7 @@ class Filler:
   def _apply(self, params, masked):
     c = self._config
     hidden_BxTxD = self._model.apply({"params": params}, masked)
-    logits_BxTxV = jnp.einsum(
+    logits_BxTxV = products.einsum(
         "btd,vd->btv", hidden_BxTxD,
         params["embedding"].astype(hidden_BxTxD.dtype),
         preferred_element_type=jnp.float32)
