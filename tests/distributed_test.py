@@ -22,6 +22,7 @@ from latemask import step as step_lib
 from latemask import train
 from latemask.data import loader as loader_lib
 from tests import conftest
+from tests import finetune_test
 
 
 pytestmark = pytest.mark.usefixtures("no_tensorflow")
@@ -170,10 +171,32 @@ def test_alone_is_everywhere():
   assert distributed.everywhere(False) is False
 
 
-def _start(workdir, corpus, data, process, num_processes, port, *flags):
+# latemask.main, its batches held up.
+_SLOW = """
+import sys, time
+from latemask import signals
+signals.listen()
+from latemask import main
+from latemask.data import loader
+def slow(name, secs):
+  real = getattr(loader.Loader, name)
+  def batches(*args):
+    for batch in real(*args):
+      time.sleep(secs)
+      yield batch
+  setattr(loader.Loader, name, batches)
+step_secs, eval_secs = map(float, sys.argv.pop(1).split(","))
+slow("train_batches", step_secs)
+slow("eval_batches", eval_secs)
+main.app.run(main.main, flags_parser=main._parse)
+"""
+
+
+def _start(workdir, corpus, data, process, num_processes, port, *flags,
+           slow=None):
   devices = 4 // num_processes
-  several = [f"--distributed=127.0.0.1:{port}", "--start_secs=60",
-             f"--num_processes={num_processes}", f"--process_id={process}"]
+  program = ["-c", _SLOW, slow] if slow else ["-m", "latemask.main"]
+  several = _several(process, num_processes, port)
   config = conftest.tiny_config(f"text:{corpus}/*.txt").to_dict()
   config["data"]["dir"] = str(data)
   config["model"]["dropout"] = 0.1
@@ -183,13 +206,22 @@ def _start(workdir, corpus, data, process, num_processes, port, *flags):
                for group, keys in config.items() if isinstance(keys, dict)
                for key, value in keys.items() if value is not None]
   return subprocess.Popen(
-      [sys.executable, "-m", "latemask.main", "--config=configs/base.py:tiny",
+      [sys.executable, *program, "--config=configs/base.py:tiny",
        f"--workdir={workdir}", *overrides,
        *(several if num_processes > 1 else []), *flags],
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-      env=os.environ | {"XLA_FLAGS": (
-          f"--xla_force_host_platform_device_count={devices} "
-          "--xla_backend_optimization_level=0")})
+      env=_environment(devices))
+
+
+def _several(process, num_processes, port):
+  return [f"--distributed=127.0.0.1:{port}", "--start_secs=60",
+          f"--num_processes={num_processes}", f"--process_id={process}"]
+
+
+def _environment(devices):
+  return os.environ | {"XLA_FLAGS": (
+      f"--xla_force_host_platform_device_count={devices} "
+      "--xla_backend_optimization_level=0")}
 
 
 def _run(workdir, corpus, data, num_processes, *flags):
@@ -238,35 +270,116 @@ def _assert_close(one, *others):
                                rtol=1e-5)
 
 
-def _start_two(workdir, corpus, packed_dir):
-  """Starts two processes; returns them once a checkpoint is there."""
+def _start_several(count, workdir, corpus, packed_dir, *flags, slow=None):
+  """Starts processes; returns them once a checkpoint is there."""
   before = {p.name for p in workdir.glob("checkpoints/*")}
   port = _port()
-  two = [_start(workdir, corpus, packed_dir, process, 2, port,
-                "--config.train.num_steps=100000") for process in range(2)]
+  started = [_start(workdir, corpus, packed_dir, process, count, port,
+                    "--config.train.num_steps=100000", *flags, slow=slow)
+             for process in range(count)]
   deadline = time.monotonic() + 120
   while {p.name for p in workdir.glob("checkpoints/*")
          if p.name.isdigit()} <= before:
-    assert time.monotonic() < deadline and two[0].poll() is None
+    assert time.monotonic() < deadline and started[0].poll() is None
     time.sleep(0.05)
-  return two
+  return started
 
 
 @pytest.mark.long
-def test_one_of_several_is_told_to_stop_or_killed(
-    corpus, packed_dir, tmp_path):
-  """Told: both save the same step. Killed: the other ends, and not with 0."""
-  two = _start_two(tmp_path, corpus, packed_dir)
-  two[1].send_signal(signal.SIGTERM)
-  told = [process.communicate(timeout=100)[0] for process in two]
-  assert [process.returncode for process in two] == [143, 143], told
+@pytest.mark.parametrize("count, slow, most_steps", [
+    (2, "2,0", 3), (4, "2,0", 3), (2, "0,2", 0)])
+def test_one_of_several_is_told_to_stop(
+    corpus, packed_dir, tmp_path, count, slow, most_steps):
+  """All save the same step, soon, also out of an evaluation of a minute."""
+  flags = ["--config.eval.every_steps=4", "--config.eval.batch_size=4"]
+  several = _start_several(
+      count, tmp_path, corpus, packed_dir, *flags, slow=slow)
+  saved = max(int(p.name) for p in tmp_path.glob("checkpoints/*")
+              if p.name.isdigit())
+  start_secs = time.monotonic()
+  several[-1].send_signal(signal.SIGTERM)
+  told = [process.communicate(timeout=100)[0] for process in several]
+  assert time.monotonic() < start_secs + 30
+  assert [process.returncode for process in several] == [143] * count, told
   step, = re.findall(r"step ([\d,]+): saved on SIGTERM", told[0])
-  two = _start_two(tmp_path, corpus, packed_dir)
-  two[1].send_signal(signal.SIGKILL)
-  told = [process.communicate(timeout=100)[0] for process in two]
-  assert two[1].returncode == -signal.SIGKILL
-  assert two[0].returncode not in (0, None), told[0][-2000:]
-  assert f"going on from the checkpoint at step {step}" in told[0]
+  assert int(step) <= saved + most_steps
+  assert (tmp_path / "checkpoints" / step).exists()
+
+
+@pytest.mark.long
+def test_one_of_several_is_killed(corpus, packed_dir, tmp_path):
+  """The other ends, and not with 0; they go on from the last checkpoint."""
+  for start in range(2):
+    two = _start_several(2, tmp_path, corpus, packed_dir)
+    two[1].send_signal((signal.SIGKILL, signal.SIGTERM)[start])
+    told = [process.communicate(timeout=100)[0] for process in two]
+    codes = [process.returncode for process in two]
+    if start == 0:
+      assert codes[1] == -signal.SIGKILL
+      assert codes[0] not in (0, None), told[0][-2000:]
+  assert codes == [143, 143], told
+  assert "going on from the checkpoint at step" in told[0]
+
+
+def _finetune(workdir, run, data_dir, process, port, *flags):
+  return subprocess.Popen(
+      [sys.executable, "-m", "latemask.main", "--config=configs/glue.py",
+       f"--workdir={workdir}", f"--config.init_from={run}",
+       "--config.task=cola", f"--config.data_dir={data_dir}",
+       "--config.grid.learning_rates=(1e-2,)",
+       "--config.grid.batch_sizes=(16,)", "--config.grid.seeds=(0,1,2)",
+       *_several(process, 2, port), *flags],
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+      env=_environment(1))
+
+
+@pytest.fixture(scope="module")
+def cola(tmp_path_factory):
+  """A folder with a small CoLA."""
+  folder = tmp_path_factory.mktemp("glue") / "CoLA"
+  folder.mkdir()
+  for split, num_rows in (("train", 100), ("dev", 37)):
+    (folder / f"{split}.tsv").write_text(finetune_test._cola(num_rows, 0))
+  return folder.parent
+
+
+def test_fine_tuning_deals_the_cells_out(run, cola, tmp_path):
+  workdir, _ = run
+  port = _port()
+  two = [_finetune(tmp_path / "out", workdir, cola, process, port,
+                   "--config.grid.num_epochs=1") for process in range(2)]
+  told = [process.communicate(timeout=200)[0] for process in two]
+  assert [process.returncode for process in two] == [0, 0], told
+  # Of three cells process 0 trained two, and tells of them.
+  assert re.findall(r"seed(\d): epoch 1/1", told[0]) == ["0", "2"]
+  assert "epoch" not in told[1]
+  assert len(list((tmp_path / "out/cells/cola").iterdir())) == 3
+  assert "| cola" in (tmp_path / "out/results.md").read_text()
+
+
+@pytest.mark.long
+def test_fine_tuning_of_which_one_is_told_to_stop(run, cola, tmp_path):
+  workdir, _ = run
+  cells = tmp_path / "out" / "cells" / "cola"
+  for start in range(2):
+    port = _port()
+    two = [_finetune(tmp_path / "out", workdir, cola, process, port,
+                     "--config.grid.num_epochs=30") for process in range(2)]
+    if start == 0:
+      while not cells.exists():
+        assert two[0].poll() is None and two[1].poll() is None
+        time.sleep(0.05)
+      two[1].send_signal(signal.SIGINT)
+    told = [process.communicate(timeout=200)[0] for process in two]
+    codes = [process.returncode for process in two]
+    if start == 0:
+      assert codes == [130, 130], told
+      assert all("latemask: stopped by SIGINT" in text for text in told)
+      before = {p: p.read_bytes() for p in cells.glob("*.json")}
+      assert 0 < len(before) < 3
+  assert codes == [0, 0], told
+  assert len(list(cells.iterdir())) == 3
+  assert all(p.read_bytes() == text for p, text in before.items())
 
 
 def _recorded(config, workdir, num_devices, num_steps=None):

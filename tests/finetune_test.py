@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 
@@ -17,7 +16,6 @@ from latemask import classifier
 from latemask import errors
 from latemask import finetune
 from latemask import results as results_lib
-from latemask import signals
 from latemask import step as step_lib
 from latemask.data import glue
 from latemask.data import packing
@@ -86,30 +84,6 @@ def config(run, data_dir):
 def _files(directory):
   return {str(p): p.read_bytes() if p.is_file() else None
           for p in pathlib.Path(directory).rglob("*")}
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_loses_the_cell_begun_alone(
-    config, tmp_path, monkeypatch, capsys, signum):
-  score = glue.score
-  scored = []
-  def score_and_signal(*args):
-    scored.append(args)
-    if len(scored) == 10:  # In the second of two cells.
-      os.kill(os.getpid(), signum)
-    return score(*args)
-  with monkeypatch.context() as patch:
-    patch.setattr(glue, "score", score_and_signal)
-    with pytest.raises(signals.Stopped) as stopped:
-      finetune.finetune(config, tmp_path)
-  assert stopped.value.code == 128 + signum
-  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-  cells = tmp_path / "cells" / "cola"
-  first, = cells.iterdir()
-  before = first.read_bytes()
-  finetune.finetune(config, tmp_path)
-  assert len(list(cells.iterdir())) == 2 and first.read_bytes() == before
-  assert "goes on with the cell begun last" in capsys.readouterr().out
 
 
 def test_bfloat16_learns_too(config, tmp_path):

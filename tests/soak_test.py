@@ -40,6 +40,11 @@ def test_what_is_not_survived(tmp_path):
       tmp_path, "SIGKILL, step", [10, 5], [-9], damaged)
   assert "without its line" in _judged(
       tmp_path, "shard: missing", [10, 5], [2], "Traceback ...")
+  stopped = "latemask: stopped by SIGINT; the same command goes on"
+  assert not _judged(tmp_path, "SIGINT, start", [], [130], stopped)
+  for told in ("", "Traceback (most recent call last):\n" + stopped):
+    assert "without its line" in _judged(
+        tmp_path, "SIGINT, start", [], [130], told)
 
 
 def test_table():

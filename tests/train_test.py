@@ -241,15 +241,6 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
   assert last["step"] == 8 and last["loss"] in ("nan", "inf")
 
 
-def test_second_signal_is_not_held_back():
-  before = signal.getsignal(signal.SIGTERM)
-  with signals_lib.Signals() as signals:
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert signals.asked() and signals.agreed(3) == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-  assert signal.getsignal(signal.SIGTERM) == before
-
-
 def test_signal_in_an_evaluation_gives_it_up(tiny_run, tmp_path, monkeypatch):
   tiny_run.train.num_steps = 12
   real = metrics.Writer.has_eval

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -26,12 +27,17 @@ from latemask import evaluate
 from latemask import main as main_lib
 from latemask import train
 from latemask.data import loader
+from latemask.data import processes
+from latemask.data import tokenizer
 
-_KILLED = -signal.SIGKILL
-_TERM = 128 + signal.SIGTERM
+# The exit code by signal.
+_CODES = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM,
+          "SIGINT": 128 + signal.SIGINT}
 # What may follow the beginning of a phase until a signal strikes.
-PHASE_SECS = {"start": 8.0, "compile": 4.0, "step": 0.3, "save": 0.2,
-              "eval": 0.2}
+PHASE_SECS = {"start": 8.0, "tokenizer": 0.5, "packing": 0.2, "compile": 4.0,
+              "step": 0.3, "save": 0.2, "eval": 0.2}
+# There are none of these once rows are packed.
+PACKING = ("tokenizer", "packing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +59,10 @@ class Fault:
 
 
 FAULTS = {
-    **{f"SIGKILL, {phase}": Fault((_KILLED,), phase)
-       for phase in PHASE_SECS},
-    **{f"SIGTERM, {phase}": Fault((_TERM, -signal.SIGTERM), phase)
-       for phase in PHASE_SECS},
-    "SIGTERM twice": Fault((_TERM, -signal.SIGTERM), "step"),
+    **{f"{name}, {phase}": Fault((code,), phase)
+       for name, code in _CODES.items() for phase in PHASE_SECS},
+    **{f"{name} twice": Fault((_CODES[name],), "step")
+       for name in ("SIGTERM", "SIGINT")},
     "disk full": Fault((5,), "save"),
     "NaN": Fault((3,), "step"),
     "checkpoint: byte flipped": Fault((), needs=2),
@@ -67,8 +72,10 @@ FAULTS = {
     "checkpoints: all bad": Fault((2,), needs=1),
     "shard: byte flipped": Fault((2,)),
     "shard: missing": Fault((2,)),
-    "one process of two killed": Fault((1, _KILLED, -signal.SIGABRT), "step",
-                                       processes=2),
+    "one process of two killed": Fault(
+        (1, _CODES["SIGKILL"], -signal.SIGABRT), "step", processes=2),
+    "SIGTERM, one process of two": Fault(
+        (_CODES["SIGTERM"],), "step", processes=2),
 }
 
 
@@ -138,7 +145,7 @@ def main():
     os.kill(os.getpid(), signal.SIGKILL)
 
   def strike():
-    number = signal.SIGTERM if "SIGTERM" in name else signal.SIGKILL
+    number = signal.Signals[re.match(r"\w+", name)[0]]
     for _ in range(1 + ("twice" in name)):
       os.kill(os.getpid(), number)
       time.sleep(0.02)
@@ -192,7 +199,9 @@ def main():
   checkpoint.Checkpoints.save = counted("save", save)
   evaluate.Evaluator.run = counted("eval", evaluate.Evaluator.run)
   train._introduce = counted("compile", train._introduce)
-  if phase in ("compile", "eval"):
+  tokenizer.train = counted("tokenizer", tokenizer.train)
+  processes.run = counted("packing", processes.run)
+  if phase in ("compile", "eval", *PACKING):
     count = 1
   elif phase == "save":
     count = 1 + count % 3

@@ -31,6 +31,7 @@ import tqdm
 from latemask import checkpoint
 from latemask import errors
 from latemask import markdown
+from latemask import signals
 from latemask.tools import command
 from latemask.tools import faults
 
@@ -138,7 +139,9 @@ def break_run(workdir, corpus, expected, kinds, rng, deadline):
   run, met = Run(workdir, corpus), []
   for start in range(_MAX_STARTS):
     possible = [n for n in kinds
-                if faults.FAULTS[n].needs <= len(run.checkpoints())]
+                if faults.FAULTS[n].needs <= len(run.checkpoints())
+                and not (run.is_packed
+                         and faults.FAULTS[n].phase in faults.PACKING)]
     is_over = start >= _MAX_STARTS - 3 or time.monotonic() > deadline
     name = rng.choice(possible) if possible and not is_over else None
     problem = run.start(name, rng)
@@ -191,6 +194,12 @@ class Run:
         "--config.eval.every_steps=10", "--config.metrics.every_steps=1",
         f"--config.checkpoint.every_steps={_SAVE_EVERY}",
         "--config.checkpoint.max_failed_saves=1"]
+
+  @property
+  def is_packed(self):
+    """Whether its rows are there."""
+    path = self.workdir / "data" / "manifest.json"
+    return path.exists() and json.loads(path.read_text())["complete"]
 
   def checkpoints(self):
     """Returns the steps of the checkpoints, the newest first."""
@@ -267,8 +276,12 @@ class Run:
       return f"began at {begun}; there were checkpoints {before}"
     if damaged and not (name or "").startswith("checkpoint"):
       return "a checkpoint was taken for damaged"
-    if self.code == 2 and len(re.findall("^latemask: ", told, re.M)) != 1:
+    lines = len(re.findall("^latemask: ", told, re.M))
+    if self.code == 2 and lines != 1:
       return "bad input without its line"
+    if self.code in (128 + s for s in signals.SIGNALS) and (
+        "Traceback" in told or not (lines or "saved on SIG" in told)):
+      return "a signal without its line"
     return ""
 
   def result(self):
