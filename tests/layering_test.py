@@ -12,28 +12,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Rooms in order; a module imports only what stands in a row before its own,
 # or before it in its row.
 ORDER = [
-<<<<<<< HEAD
-    ["errors", "since", "config_file", "hlo", "markdown"],
+    ["errors", "since", "config_file", "hlo", "markdown", "signals"],
     ["data.local", "data.tokenizer", "data.rows", "data.lines", "data.text",
      "data.tfds_source", "data.builtin", "data.sources", "data.processes",
      "data.packing", "data.glue"],
-    ["distributed", "sharding", "keys", "layers", "loss", "masking",
-     "optimizer", "flops", "metrics", "workdir", "data.loader", "checkpoint",
-     "signals"],
-    ["stack", "model", "classifier", "hf_tokenizer", "hf_weights",
-     "hf_config", "hf", "pretrained"], ["step"], ["evaluate"], ["finetune_step", "results"],
-    ["loop", "train"], ["finetune"], ["main"],
-=======
-    ["errors", "since", "config_file", "hlo", "markdown", "signals"],
-    ["data.local", "data.tokenizer", "data.rows", "data.tfds_source",
-     "data.sources", "data.processes", "data.packing", "data.glue"],
     ["distributed", "sharding", "keys", "products", "layers", "loss",
-     "masking",
-     "optimizer", "flops", "metrics", "workdir", "data.loader", "checkpoint"],
-    ["stack", "model", "classifier", "hf_tokenizer", "hf_weights", "hf",
-     "pretrained"], ["step"], ["evaluate"], ["finetune_step", "results"],
-    ["train"], ["finetune"], ["main"],
->>>>>>> 696003d (Signals are heard by a thread from the first import on: one line and 128 + the signal while nothing is to be saved; processes agree on the next step)
+     "masking", "optimizer", "flops", "metrics", "workdir", "data.loader",
+     "checkpoint"],
+    ["stack", "model", "classifier", "hf_tokenizer", "hf_weights",
+     "hf_config", "hf", "pretrained"],
+    ["step"], ["evaluate"], ["finetune_step", "results"],
+    ["loop", "train"], ["finetune"], ["main"],
     ["tools.command", "tools.aot", "tools.torch_peer", "tools.bench",
      "tools.bench_finetune", "tools.bench_checkpoint", "tools.export",
      "tools.fill_mask", "tools.prepare", "tools.faults", "tools.soak",
@@ -77,16 +66,10 @@ def test_files_are_short_and_say_what_they_are():
 
 @pytest.mark.parametrize("blocked, modules", [
     (("tensorflow", "tensorflow_datasets", "tensorboard", "apache_beam"), FLAT),
-<<<<<<< HEAD
-    (("jax",), ["errors", "data.local", "data.tokenizer", "data.rows",
+    (("jax",), ["errors", "signals", "data.local", "data.tokenizer", "data.rows",
                 "data.lines", "data.text", "data.tfds_source", "data.builtin",
                 "data.sources", "data.processes", "data.packing", "main",
                 "tools.prepare"])])
-=======
-    (("jax",), ["errors", "signals", "data.local", "data.tokenizer", "data.rows",
-                "data.tfds_source", "data.sources", "data.processes",
-                "data.packing", "main", "tools.prepare"])])
->>>>>>> 696003d (Signals are heard by a thread from the first import on: one line and 128 + the signal while nothing is to be saved; processes agree on the next step)
 def test_imports_without(blocked, modules):
   """All rooms without TensorFlow; the packer's processes without JAX."""
   code = (f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
