@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pickle
 
 import numpy as np
@@ -295,6 +296,67 @@ def test_bound_of_bad_documents_holds_over_all_shards(
   config.data.max_bad_documents = 4
   again = packing.prepare(config, tmp_path / "one")
   assert again.manifest["totals"] == whole["totals"]
+
+
+def test_text_that_is_other_than_packed_is_said(config, tmp_path, capsys):
+  folder, out = tmp_path / "text", tmp_path / "rows"
+  folder.mkdir()
+  text = conftest.make_text(100)
+  for name in ("a.txt", "b.txt", "c.txt", "d.txt"):
+    (folder / name).write_text(text)
+  config.data.source = f"text:{folder}/*.txt"
+  packed = packing.prepare(config, out)
+  before, manifest = _bytes(out), packed.manifest
+
+  def said():
+    capsys.readouterr()
+    again = packing.prepare(config, out)
+    assert again.digest == packed.digest and _bytes(out) == before
+    return capsys.readouterr().out
+
+  assert not said()
+  # As large as before, which time and hash tell; and touched, but the same.
+  (folder / "a.txt").write_text(text[:-2] + "!\n")
+  for name in ("a.txt", "b.txt"):
+    os.utime(folder / name, ns=(1, 1))
+  (folder / "c.txt").write_text(text + "more\n")
+  (folder / "d.txt").unlink()
+  (folder / "e.txt").write_text(text)
+  line = (f"{out} was packed from other text: 1 new ({folder}/e.txt), "
+          f"2 changed ({folder}/a.txt, {folder}/c.txt), "
+          f"1 gone ({folder}/d.txt); the rows stay as they are\n")
+  assert said() == line
+  # A set that is packed before there were times and hashes: sizes tell.
+  old = {k: v for k, v in manifest.items() if k != "files"}
+  old["settings"] = {k: v for k, v in manifest["settings"].items()
+                     if k != "documents"}
+  (out / "manifest.json").write_text(json.dumps(old))
+  before, packed = _bytes(out), packing.load(config, out)
+  assert said() == line.replace(f"2 changed ({folder}/a.txt, ", "1 changed (")
+  # An earlier version that was stopped parted lines otherwise.
+  (out / "manifest.json").write_text(json.dumps(old | {"complete": False}))
+  with pytest.raises(errors.InputError, match="parted lines otherwise"):
+    packing.prepare(config, out)
+  # Of complete sets a shard can be packed again, if the text is still there.
+  shard = out / manifest["shards"][0]["file"]
+  (out / "manifest.json").write_text(json.dumps(old))
+  for path in (shard, shard.with_suffix(".json")):
+    path.unlink()
+  with pytest.raises(errors.InputError, match="shards have changed"):
+    packing.prepare(config, out)
+  (folder / "e.txt").rename(folder / "d.txt")
+  for name in ("a.txt", "b.txt", "c.txt"):
+    (folder / name).write_text(text)
+  assert packing.prepare(config, out).digest == packed.digest
+  # The machine has the text no more.
+  for path in folder.iterdir():
+    path.unlink()
+  before = _bytes(out)
+  assert not said()
+  # Other settings are still refused.
+  config.data.documents = "blank_lines"
+  with pytest.raises(errors.InputError, match="another documents .lines, not"):
+    packing.prepare(config, out)
 
 
 def test_too_short_documents_are_an_error(config, tmp_path):

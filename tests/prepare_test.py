@@ -59,7 +59,22 @@ def test_packs_as_a_run_does(text, tmp_path, capsys):
   config.data.shards = _SHARDS
   packed = packing.prepare(config, tmp_path / "run")
   assert len(packed.paths) == _SHARDS
-  assert _bytes(tmp_path / "tool") == _bytes(tmp_path / "run")
+  before = _bytes(tmp_path / "tool")
+  assert before == _bytes(tmp_path / "run")
+  rows = packed.manifest["totals"]["rows"]
+  _prepare(tmp_path / "tool", _spec(text))
+  assert capsys.readouterr().out.endswith(
+      f"tool is complete: {rows:,} rows; nothing is to be done\n")
+  # Of other text.
+  with text.open("a") as file:
+    file.write("More.\n")
+  for flags in ((), ("--dry_run",)):
+    assert "other text: 1 changed (" in _refusal(
+        capsys, "--config", _spec(text), "--out", tmp_path / "tool", *flags)
+  text.unlink()
+  _prepare(tmp_path / "tool", _spec(text))
+  assert "nothing is to be done" in capsys.readouterr().out
+  assert _bytes(tmp_path / "tool") == before
 
 
 def test_beam_packs_the_same_bytes(text, tmp_path, capsys):
@@ -78,7 +93,7 @@ def test_beam_packs_the_same_bytes(text, tmp_path, capsys):
   assert len(found) == 2 * _SHARDS + 2
   # Complete: no pipeline is run.
   _prepare(tmp_path / "beam", spec, "--runner=DirectRunner")
-  assert not capsys.readouterr().out
+  assert "nothing is to be done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("first, second", [
@@ -211,6 +226,21 @@ def test_dry_run_is_right_about_a_small_set(text, tmp_path, capsys):
   assert found["documents"] == 400
   assert found["bytes"] == sum(s["bytes"] for s in true["shards"])
   assert _bytes(out) == before
+
+
+def test_what_is_left_out_is_said_ahead(text, tmp_path, capsys):
+  (text.parent / "b.md").write_text("text\n")
+  (text.parent / "c.txt").symlink_to(text)
+  spec = _spec(f"{text.parent}/*")
+  said = []
+  for flags in (("--dry_run",), ()):
+    _prepare(tmp_path / "out", spec, *flags)
+    said.append([line for line in capsys.readouterr().out.splitlines()
+                 if "left out" in line or "passed over" in line])
+  assert said[0] == said[1] == [
+      f"text:{text.parent}/*: 1 of 2 files are read; left out: 1 .md",
+      f"text:{text.parent}/*: paths that lead to a file or folder which is "
+      "read already, and are passed over: 1"]
 
 
 def test_dry_run_scales_a_sample_up(text, tmp_path, monkeypatch):

@@ -89,6 +89,28 @@ def test_globs_cross_folders_and_sources_join(tiny, tmp_path):
   assert sorted(_documents(tiny, 1)[0]) == ["deep", "top"]
 
 
+@pytest.mark.parametrize("text, parts", [
+    ("builtin", ["builtin"]), ("text:a, builtin ,", ["text:a", "builtin"]),
+    ("text:/x,y/*.txt,text:b,tfds:c/1.0:train[:10%]+test,builtin",
+     ["text:/x,y/*.txt", "text:b", "tfds:c/1.0:train[:10%]+test", "builtin"]),
+    ("text:a,builtin.txt", ["text:a,builtin.txt"]),
+    ("text:x[,]text:y", ["text:x[,]text:y"]),
+    ("text:me@host/a@b.txt,text:x[@]0.7", ["text:me@host/a@b.txt",
+                                           "text:x[@]0.7"])])
+def test_grammar(text, parts):
+  assert sources.specs(text) == parts
+
+
+def test_names_with_commas_and_brackets(tiny, tmp_path):
+  for number, name in enumerate((
+      "a,b.txt", ",text:.txt", "c[1].txt", "@0.5.txt")):
+    _write(tmp_path / name, [str(number)])
+  for number, pattern in enumerate((
+      "a,b.txt", "[,]text:.txt", "c[1].txt", "[@]0.5.txt")):
+    tiny.data.source = f"text:{tmp_path}/{pattern}"
+    assert _documents(tiny, 1) == [[str(number)]]
+
+
 def test_sample_is_bounded_and_even(tiny, tmp_path, monkeypatch):
   monkeypatch.setattr(sources, "_SAMPLE_DOCUMENTS", 100)
   _write(tmp_path / "a.txt", [f"{i:09d}" for i in range(2000)])
@@ -112,12 +134,12 @@ def test_sample_takes_the_beginning_of_long_documents(tiny, tmp_path):
 
 def test_builtin(tiny):
   opened = sources.open_sources(tiny)
-  places = dict(p for s in range(0, 64, 16)
-                for p in sources.documents(opened, s, 64, NONE_BAD))
+  places = dict(p for s in range(0, 128, 32)
+                for p in sources.documents(opened, s, 128, NONE_BAD))
   documents = list(places.values())
-  assert sum(map(len, documents)) > 50_000
+  assert sum(map(len, documents)) > 25_000
   assert all("\n" not in d for d in documents)
-  assert places == dict(opened[0].documents(0, 16, NONE_BAD))
+  assert places == dict(opened[0].documents(0, 32, NONE_BAD))
   # Where Python lies is another machine's own affair.
   assert opened[0].size_bytes > 10**6 and vars(opened[0])
   sent = pickle.loads(pickle.dumps(opened[0]))
@@ -185,8 +207,12 @@ def test_bad_documents_are_skipped_up_to_a_bound(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("source, message", [
-    ("", "is empty"), ("text:/nowhere/*.txt", "matches no file"),
+    ("", "is empty"), (" , ", "is empty"),
+    ("text:/nowhere/*.txt", "matches no file"),
+    ("text:/a.txt,/b.txt", "no file .* comma is part of the name unless text:"),
     ("csv:a", "text, tfds, builtin"), ("builtin:2", "takes no argument"),
+    ("builtin@0.7,text:a", "builtin@0.7: shares .* cannot be given yet"),
+    ("text:a@70%", "shares of sources"), ("text:b.txt@1e-3", "\\[@\\]1e-3"),
     ("tfds:no_such_set_at_all", "is no TFDS set .*data.tfds_dir"),
 ])
 def test_bad_sources(tiny, tmp_path, source, message):

@@ -22,7 +22,7 @@ from latemask.data import local
 BLOCK_BYTES = 1 << 20
 # What reading a damaged file raises.
 DAMAGED = (EOFError, igzip.BadGzipFile, isal_zlib.error)
-UTF8_BOM = b"\xef\xbb\xbf"
+UTF8_MARK = b"\xef\xbb\xbf"
 # Of what `find` passes over: paths to folders that were entered already.
 AGAIN = "again"
 _LINE_END = re.compile(rb"\r\n?|\n")
@@ -231,8 +231,8 @@ def _windows(file, first, stride, check):
   if first == 0:
     window.fill(BLOCK_BYTES)
     check(window.data)
-    if window.data.startswith(UTF8_BOM):
-      window.drop(len(UTF8_BOM))
+    if window.data.startswith(UTF8_MARK):
+      window.drop(len(UTF8_MARK))
   for low in itertools.count(first * BLOCK_BYTES, stride * BLOCK_BYTES):
     if window.start < low:
       # One byte early: a line that begins at `low` must not be taken for the

@@ -14,6 +14,7 @@ import itertools
 import json
 import operator
 import os
+import re
 
 from latemask import errors
 from latemask.data import lines
@@ -31,6 +32,9 @@ _CHARS_A_TOKEN = 4
 _ENDINGS = ".txt, .jsonl or .json, or in one of these and .gz"
 # How many endings of files that are left out are named.
 _NAMED = 5
+_HEAD_BYTES = 1000
+# Marks that are left inside where files were joined.
+_MARKS = re.compile("^\ufeff+", re.MULTILINE)
 _TEXT = operator.itemgetter(1)
 
 
@@ -126,8 +130,8 @@ class Text:
       notes.append(f"{name}: {len(self.paths):,} of {total:,} files are read; "
                    f"left out: {self._listed()}")
     if self.again:
-      notes.append(f"{name}: {self.again:,} paths lead to files or folders "
-                   "that are read already, and are passed over")
+      notes.append(f"{name}: paths that lead to a file or folder which is "
+                   f"read already, and are passed over: {self.again:,}")
     count, chars = self._sampled_lines()
     if count >= _MIN_LINES and chars < _SHORT_CHARS * count:
       notes.append(
@@ -232,11 +236,14 @@ def _reading(path):
 def _checked(path):
   """Returns a function that refuses a file by its beginning, or does not."""
   def check(head):
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    # With a byte order mark, or the zeros that it is full of without one.
+    begin = head[:_HEAD_BYTES]
+    if (begin.startswith((b"\xff\xfe", b"\xfe\xff"))
+        or begin.count(0) > len(begin) // 4):
       raise errors.InputError(
           f"{path} is UTF-16, not UTF-8; convert it, for example with iconv "
           "-f utf-16 -t utf-8")
-    _CHECKS[lines.ending(path)[0]](path, head.removeprefix(lines.UTF8_BOM))
+    _CHECKS[lines.ending(path)[0]](path, head.removeprefix(lines.UTF8_MARK))
   return check
 
 
@@ -277,9 +284,11 @@ def _label(path):
 
 
 def _split(text):
-  """Returns the lines of a text, without their ends; the last may be none."""
+  """Returns the lines of a text, without ends and byte order marks."""
   if "\r" in text:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+  if "\ufeff" in text:
+    text = _MARKS.sub("", text)
   return text.split("\n")
 
 
@@ -303,7 +312,7 @@ def _good_lines(block, path, start, bad):
 def _decoded(text, path, start, bad):
   """Returns bytes as text, '' if they are not UTF-8."""
   try:
-    return text.decode()
+    return text.decode().lstrip("\ufeff")
   except UnicodeDecodeError as error:
     bad.add(f"{path}: byte {start + error.start} is not UTF-8; convert the "
             "file, for example with iconv -t utf-8")

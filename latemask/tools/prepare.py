@@ -147,7 +147,8 @@ def dry_run(config, directory):
     The estimated counts, keys of `rows.COUNTS` and bytes.
 
   Raises:
-    InputError: see `packing.load` and `sources.open_source`.
+    InputError: see `packing.load` and `sources.open_source`; or the set was
+      packed from other text.
   """
   directory = epath.Path(directory)
   packed = _complete(config, directory)
