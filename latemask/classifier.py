@@ -20,7 +20,6 @@ from latemask import masking
 from latemask import model as model_lib
 from latemask import products
 
-_INIT = nn.initializers.normal(0.02)
 # What pre-training alone needs.
 _NOT_ENCODER = ("mask_vector", "head", "output_bias", "decoder_norm", "early")
 
@@ -89,17 +88,18 @@ class ClassificationHead(nn.Module):
     """Returns logits, float32 [B, labels]."""
     c = self.config
     dropout = layers.Dropout(c.dropout)
+    init = layers.kernel_init(c.width)
     if c.layer.architecture.rotary:
       inside_BxD = model_lib.Head(c, name="head")(first_BxD[:, None])[:, 0]
     else:
-      kernel_DxD = self.param("dense_kernel", _INIT, (c.width, c.width))
+      kernel_DxD = self.param("dense_kernel", init, (c.width, c.width))
       bias_D = self.param(
           "dense_bias", nn.initializers.zeros_init(), (c.width,))
       inside_BxD = jnp.tanh(
           products.matmul(dropout(first_BxD, train),
                           kernel_DxD.astype(first_BxD.dtype))
           + bias_D.astype(first_BxD.dtype)[None])
-    kernel_DxC = self.param("out_kernel", _INIT, (c.width, self.num_labels))
+    kernel_DxC = self.param("out_kernel", init, (c.width, self.num_labels))
     bias_C = self.param(
         "out_bias", nn.initializers.zeros_init(), (self.num_labels,))
     return products.matmul(

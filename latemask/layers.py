@@ -119,8 +119,20 @@ def _rotate(x_BxSxHxh, rotary_2xBxSxh):
   return (x * cos + turned * sin).astype(x_BxSxHxh.dtype)
 
 
-_INIT = nn.initializers.normal(0.02)
+# Initial values of what is added to states: embeddings, positions, the mask
+# vector. BERT's.
+VECTOR_INIT = nn.initializers.normal(0.02)
 _ZEROS = nn.initializers.zeros_init()
+
+
+def kernel_init(fan_in):
+  """Returns the initialiser of a kernel that sums over `fan_in` inputs.
+
+  Normal, of standard deviation 0.554 / sqrt(fan_in). 0.554 is 0.02 x sqrt(768):
+  BERT's 0.02 at the width that it was chosen for, so that each sum begins as
+  large at any other width as it does there.
+  """
+  return nn.initializers.normal(0.02 * (768 / fan_in) ** 0.5)
 
 
 def _row(bias_D, dtype):
@@ -172,7 +184,7 @@ class Attention(nn.Module):
     # Heads stay merged up to here: an axis of 64 at the end would be padded
     # to the 128 lanes of a TPU wherever it lies in memory.
     kernel_Dx3xD = self.param(
-        "qkv_kernel", _INIT, (c.width, 3, c.heads, size)
+        "qkv_kernel", kernel_init(c.width), (c.width, 3, c.heads, size)
     ).astype(c.dtype).reshape(c.width, 3, c.width)
     bias_3x1x1xD = jnp.zeros((3, 1, 1, 1), c.dtype)
     if c.architecture.bias:
@@ -205,7 +217,8 @@ class Attention(nn.Module):
     weights_BxHxQxS = Dropout(c.attention_dropout)(weights_BxHxQxS, train)
     mixed_BxQxHxh = products.einsum(
         "bhqs,bshk->bqhk", weights_BxHxQxS, v_BxSxHxh)
-    out_kernel = self.param("out_kernel", _INIT, (c.heads, size, c.width))
+    out_kernel = self.param(
+        "out_kernel", kernel_init(c.width), (c.heads, size, c.width))
     out_BxQxD = products.einsum(
         "bqhk,hkd->bqd", mixed_BxQxHxh, out_kernel.astype(c.dtype))
     if c.architecture.bias:
@@ -223,7 +236,8 @@ class Mlp(nn.Module):
     """Returns [B, S, D]."""
     c = self.config
     num = 2 if c.architecture.gated else 1
-    kernel_GxDxF = self.param("in_kernel", _INIT, (num, c.width, c.mlp))
+    kernel_GxDxF = self.param(
+        "in_kernel", kernel_init(c.width), (num, c.width, c.mlp))
     inside = [products.matmul(x_BxSxD, kernel_GxDxF[g].astype(c.dtype))
               for g in range(num)]
     if c.architecture.bias:
@@ -234,7 +248,8 @@ class Mlp(nn.Module):
     a_BxSxF = gelu(first_BxSxF)
     for gate_BxSxF in gate:
       a_BxSxF *= gate_BxSxF
-    kernel_FxD = self.param("out_kernel", _INIT, (c.mlp, c.width))
+    kernel_FxD = self.param(
+        "out_kernel", kernel_init(c.mlp), (c.mlp, c.width))
     out_BxSxD = products.matmul(a_BxSxF, kernel_FxD.astype(c.dtype))
     if c.architecture.bias:
       out_BxSxD += _row(self.param("out_bias", _ZEROS, (c.width,)), c.dtype)

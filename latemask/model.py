@@ -29,7 +29,6 @@ from latemask import since
 from latemask import stack
 
 _DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
-_INIT = nn.initializers.normal(0.02)
 # Rows of the vocabulary are padded to this: the width of a TPU's lanes.
 VOCAB_MULTIPLE = 128
 
@@ -154,11 +153,12 @@ class LateMaskModel(nn.Module):
     c = self.config
     architecture = c.layer.architecture
     self.embedding_VxD = self.param(
-        "embedding", _INIT, (c.padded_vocab_size, c.width))
+        "embedding", layers.VECTOR_INIT, (c.padded_vocab_size, c.width))
     if not architecture.rotary:
       self.positions_LxD = self.param(
-          "positions", _INIT, (c.max_length, c.width))
-    self.mask_vector_D = self.param("mask_vector", _INIT, (c.width,))
+          "positions", layers.VECTOR_INIT, (c.max_length, c.width))
+    self.mask_vector_D = self.param(
+        "mask_vector", layers.VECTOR_INIT, (c.width,))
     self.embedding_norm = layers.norm(c.layer, "embedding_norm")
     self.embedding_dropout = layers.Dropout(c.dropout)
     if c.insertion_layer:
@@ -251,7 +251,8 @@ class Head(nn.Module):
   def __call__(self, hidden_BxTxD):
     """Returns [B, T, D]."""
     c = self.config
-    kernel_DxD = self.param("kernel", _INIT, (c.width, c.width))
+    kernel_DxD = self.param(
+        "kernel", layers.kernel_init(c.width), (c.width, c.width))
     out_BxTxD = products.matmul(hidden_BxTxD, kernel_DxD.astype(c.layer.dtype))
     if c.layer.architecture.bias:
       out_BxTxD += self.param(

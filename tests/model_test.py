@@ -1,12 +1,15 @@
 """The model: what may see what, and what must be the same function."""
 
 import itertools
+import re
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from latemask import classifier
 from latemask import errors
 from latemask import layers
 from latemask import loss
@@ -17,6 +20,22 @@ from tests import conftest
 
 VOCAB, LENGTH, ROWS = 320, 32, 8
 ARCHITECTURES = ("roberta", "roberta_prenorm", "modern")
+
+
+# Standard deviation and mean of each parameter as initialised, by its path, at
+# width 192 (0.554 / sqrt(192) = 0.04) and with MLPs of 300 (0.032).
+INITIAL = {
+    r"(early|late)/layers/(cross_)?attention/qkv_kernel": (0.04, 0),
+    r"(early|late)/layers/(cross_)?attention/out_kernel": (0.04, 0),
+    r"(early|late)/layers/mlp/in_kernel": (0.04, 0),
+    r"(early|late)/layers/mlp/out_kernel": (0.032, 0),
+    r"head/kernel": (0.04, 0),
+    r"class_head/(dense|out)_kernel": (0.04, 0),
+    r"class_head/head/kernel": (0.04, 0),
+    r"embedding|positions|mask_vector": (0.02, 0),
+    r"(.*/)?\w*bias": (0, 0),
+    r"(.*/)?\w*norm/scale": (0, 1),
+}
 
 
 def _build(config, seed=0):
@@ -297,6 +316,48 @@ def test_loss_at_the_start_is_that_of_chance(tiny):
       masked.target_ids_BxT,
       masked.target_weights_BxT, VOCAB, 4)
   assert abs(float(sums.means["loss"]) - np.log(VOCAB)) < 0.1
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_initial_values(tiny, architecture):
+  """Kernels by fan-in, to 3 %; in each layer and each part of merged ones."""
+  _configure(tiny, architecture, "append", 2, "cross", "all")
+  tiny.model.update(dict(width=192, heads=3, mlp=300))
+  model = model_lib.make_model(tiny, VOCAB)
+  plan = masking.make_plan(tiny, VOCAB)
+
+  @jax.jit
+  def init(key):
+    masked = masking.mask_batch(
+        plan, key, jnp.arange(1), jnp.zeros((1, LENGTH), jnp.int32))
+    return model.init(key, masked)["params"] | {
+        "class_head": classifier.init_head(model.config, 180, key)}
+
+  params = init(jax.random.key(0))
+  unseen = set(INITIAL)
+  for path, values in flax.traverse_util.flatten_dict(
+      jax.device_get(params), sep="/").items():
+    pattern, = (p for p in INITIAL if re.fullmatch(p, path))  # Covered, once.
+    unseen.discard(pattern)
+    deviation, mean = INITIAL[pattern]
+    parts = values if "/layers/" in path else values[None]
+    if path.endswith(("qkv_kernel", "in_kernel")):
+      axis = 2 if path.endswith("qkv_kernel") else 1
+      parts = np.moveaxis(parts, axis, 1).reshape(
+          -1, *np.delete(parts.shape, (0, axis)))
+    for part in parts:
+      # Five standard errors, where those are more: the mask vector.
+      margin = max(0.03, 5 / np.sqrt(2 * part.size)) * deviation
+      assert abs(part.std() - deviation) <= margin, path
+      assert abs(part.mean() - mean) <= margin, path
+  assert unseen <= {r"class_head/head/kernel"}  # That of `modern` alone.
+
+
+def test_kernels_of_base():
+  """At BERT's width only the outputs of MLPs differ from BERT's 0.02."""
+  for fan_in, deviation in ((768, 0.02), (2048, 0.0122), (3072, 0.01)):
+    kernel = layers.kernel_init(fan_in)(jax.random.key(0), (256, 256))
+    assert abs(kernel.std() / deviation - 1) < 0.03
 
 
 @pytest.mark.parametrize("options", list(_all_options()))
