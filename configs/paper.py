@@ -6,6 +6,10 @@
 50 % of the tokens are targets, split 80 / 10 / 10 as in BERT: only literal
 [MASK]s, 40 % of the tokens, leave the encoder. Two late layers over the whole
 length. The paper's depths, steps and batch are not public: those of base.py.
+Its layers stay RoBERTa's (pre-norm, learned positions, MLPs of 4 D), since the
+paper's encoders are; those of base.py are ModernBERT's, which learn where these
+do not: at sizes tiny and small learned positions stay on the unigram plateau
+for thousands of steps.
 """
 
 from configs import base
@@ -16,5 +20,7 @@ def get_config(size="base"):
   config = base.get_config(size)
   config.masking.random_rate = 0.1
   config.masking.same_rate = 0.1
+  config.model.architecture = "roberta_prenorm"
+  config.model.mlp = 4 * config.model.width
   config.model.insertion = "scatter"
   return config

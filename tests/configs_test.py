@@ -9,6 +9,8 @@ import jax
 import pytest
 
 from configs import base
+from configs import modern
+from configs import paper
 from latemask import sharding
 from latemask import step as step_lib
 from latemask import workdir
@@ -64,8 +66,29 @@ def test_base_is_the_recipe_of_the_paper():
               0.5, 128, 4096, 2e-3, 23_000)
   program = step_lib.build(config, config.data.vocab_size)
   count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
-  # RoBERTa-base has 125 M; two more layers of 7.1 M.
-  assert 138e6 < count < 141e6
+  # RoBERTa-base has 125 M, less its positions and biases of 0.5 M; two more
+  # layers of 7.1 M.
+  assert 138e6 < count < 139e6
+
+
+def test_a_layer_costs_what_roberta_s_does():
+  """Three matrices of an MLP as two of 4 D, to the nearest 128."""
+  for size, (width, _, mlp, *_) in base.SIZES.items():
+    assert mlp % 128 == 0
+    assert abs(3 * mlp - 2 * 4 * width) <= 3 * 128 / 2, size
+
+
+def test_paper_keeps_the_layers_of_roberta():
+  for size, (width, *_) in base.SIZES.items():
+    m = paper.get_config(size).model
+    assert (m.architecture, m.mlp) == ("roberta_prenorm", 4 * width)
+
+
+def test_modern_is_base():
+  """Until there are longer rows."""
+  for size in base.SIZES:
+    assert base.get_config(size).model.architecture == "modern"
+    assert modern.get_config(size) == base.get_config(size)
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -71,6 +71,8 @@ def tiny_config(source="builtin"):
   config.data.shards = 3
   config.data.workers = 1
   config.data.eval_fraction = 0.1
+  # It has every kind of parameter: biases, and a table of positions.
+  config.model.architecture = "roberta_prenorm"
   config.model.width = 16
   config.model.heads = 2
   config.model.mlp = 32

@@ -43,7 +43,7 @@ from latemask.tools import command
 
 _FLOPS_CONFIGS = tuple(
     f"configs/{name}.py:{size}" for size in ("base", "large")
-    for name in ("vanilla", "paper", "base", "cross", "modern", "lean"))
+    for name in ("vanilla", "paper", "base", "cross", "lean"))
 _PEERS = ("hf",)
 
 
@@ -159,7 +159,7 @@ def flops_table(specs):
     total = sum(cost.values())
     counts = flops.parameters(program.state_shapes.params)
     table.append({
-        "config": spec,
+        "config": spec, "architecture": config.model.architecture,
         "layers": (f"{config.model.insertion_layer}+"
                    f"{config.model.layers - config.model.insertion_layer}"),
         "kept": program.plan.num_kept, "targets": program.plan.num_targets,
@@ -188,7 +188,8 @@ def _cost(program, pruned=True):
 
 def _print_table(table):
   columns = {
-      "config": "{config}", "layers": "{layers}", "kept": "{kept}",
+      "config": "{config}", "architecture": "{architecture}",
+      "layers": "{layers}", "kept": "{kept}",
       "targets": "{targets}", "M params": "{parameters:,.0f}",
       "embedding": "{embedding_flops:.2f}", "early": "{early_flops:.2f}",
       "late": "{late_flops:.2f}", "head": "{head_flops:.2f}",
