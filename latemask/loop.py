@@ -21,6 +21,7 @@ import numpy as np
 from latemask import errors
 from latemask import flops
 from latemask import metrics
+from latemask import plateau
 from latemask import signals as signals_lib
 
 
@@ -77,9 +78,12 @@ def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
         scalars = evaluator.run(state.params, signals.agreed)
       if scalars is not None:
         evaluation, evaluated = scalars, step
-        if not writer.has_eval(step):
+        is_new = not writer.has_eval(step)
+        if is_new:
           writer.write(step, scalars)
         metrics.say(_evaluation_line(step, scalars))
+        if is_new and (warning := plateau.warning(config, step, scalars)):
+          metrics.say(warning)
         _check_evaluation(step, scalars)
 
     # Save.

@@ -21,7 +21,7 @@ ORDER = [
      "checkpoint"],
     ["stack", "model", "classifier", "hf_tokenizer", "hf_weights",
      "hf_config", "hf", "pretrained"],
-    ["step"], ["evaluate"], ["finetune_step", "results"],
+    ["step"], ["evaluate", "plateau"], ["finetune_step", "results"],
     ["loop", "train"], ["finetune"], ["main"],
     ["tools.command", "tools.aot", "tools.torch_peer", "tools.bench",
      "tools.bench_finetune", "tools.bench_checkpoint", "tools.export",

@@ -63,11 +63,13 @@ def _stop_at(monkeypatch, step, signum=signal.SIGTERM):
   monkeypatch.setattr(loop, "_report", report)
 
 
-def test_stopped_and_resumed_is_unbroken(tiny_run, tmp_path, monkeypatch):
+def test_stopped_and_resumed_is_unbroken(
+    tiny_run, tmp_path, monkeypatch, capsys):
   """20 steps = some, SIGTERM, the rest: bit for bit, rows and lines too."""
   tiny_run.model.dropout = tiny_run.model.attention_dropout = 0.1
   tiny_run.checkpoint.every_steps = 8
   unbroken, evaluation = train.train(tiny_run, tmp_path / "unbroken")
+  capsys.readouterr()
 
   with monkeypatch.context() as patch:
     _stop_at(patch, 11)
@@ -87,6 +89,8 @@ def test_stopped_and_resumed_is_unbroken(tiny_run, tmp_path, monkeypatch):
   assert _lines(tmp_path / "unbroken") == _lines(tmp_path / "broken")
   steps = [r["step"] for r in _lines(tmp_path / "broken") if "loss" in r]
   assert steps == list(range(1, 21))
+  # Ten steps teach it nothing, and it is told so once.
+  assert capsys.readouterr().out.count("step 10: warning: the loss is") == 1
 
 
 def test_finished_run_is_left_as_it_is(tiny_run, tmp_path, capsys):
@@ -94,12 +98,13 @@ def test_finished_run_is_left_as_it_is(tiny_run, tmp_path, capsys):
   _, first = train.train(tiny_run, tmp_path)
   before = {k: v for k, v in _files(tmp_path).items()
             if "events.out" not in k}
-  capsys.readouterr()
+  assert "step 4: warning: the loss is" in capsys.readouterr().out
   _, again = train.train(tiny_run, tmp_path)
   assert first == again
   after = {k: v for k, v in _files(tmp_path).items() if "events.out" not in k}
   assert before == after
-  assert "eval loss" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "eval loss" in out and "warning" not in out
 
 
 # Of tiny_config, by hand: width 16, MLP 32, 16 of 32 tokens kept. An early
