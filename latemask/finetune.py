@@ -4,7 +4,8 @@ A cell is a learning rate, a batch size and a seed. What a workdir promises:
   1. Nothing on disk changes before config, weights and data have been checked.
   2. It belongs to one config; task and grid may grow, other keys may not.
   3. A cell's result is written whole or not at all; a cell that has one is
-     not trained again, and one of other weights or other rows is refused.
+     not trained again, and one of other weights, initial values or rows is
+     refused.
   4. Learning rate and batch size are chosen by the median over seeds of the
      best epoch's dev score (the mean of the task's metrics).
 A cell is trained on one device. Several processes deal the cells out among
@@ -69,7 +70,8 @@ class Data:
     dev, test: by the task's part.
     num_epochs: of a cell.
     lengths: what rows are padded to.
-    digest: of weights, tokenizer and rows; a finished cell must agree.
+    digest: of weights, tokenizer, rows and how kernels begin; a finished cell
+      must agree.
   """
 
   name: str
@@ -212,6 +214,10 @@ def read(config, encoder, tokenizer, max_length):
   weights = hashlib.sha256(tokenizer.digest.encode())
   for leaf in jax.tree.leaves(encoder):
     weights.update(np.asarray(leaf))
+  # All kernels began with 0.02 once. Where that is no longer so, a cell from
+  # then is another one; a head of BERT's width begins as it did.
+  if config.from_scratch or encoder["embedding"].shape[1] != 768:
+    weights.update(b"kernels by fan-in")
   datas = []
   for name in names:
     try:
@@ -375,8 +381,8 @@ def _is_finished(workdir, data, cell):
     return False
   if _read_json(path)["digest"] != data.digest:
     raise errors.InputError(
-        f"{path} is of other weights or other rows than init_from and the "
-        "data have now; choose another --workdir")
+        f"{path} is of other weights, initial values or rows than init_from, "
+        "this version and the data have now; choose another --workdir")
   return True
 
 

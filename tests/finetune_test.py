@@ -1,5 +1,6 @@
 """Padding, learning, resuming, choosing, submitting; what is refused."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -181,6 +182,24 @@ def _program(config):
   data, = finetune.read(config, encoder, tokenizer, model.max_length)
   return finetune.make_program(
       config, model, jax.tree.map(jax.numpy.asarray, encoder), 2), data
+
+
+@pytest.mark.parametrize("width, from_scratch, is_as_before", [
+    (768, False, True), (768, True, False), (16, False, False)])
+def test_cells_that_began_otherwise_are_others(
+    config, width, from_scratch, is_as_before):
+  """Against the digest of the time when all kernels began with 0.02."""
+  with config.unlocked():
+    config.from_scratch = from_scratch
+  encoder = {"embedding": np.zeros((8, width), np.float32)}
+  model, _, tokenizer = finetune.load(config)
+  data, = finetune.read(config, encoder, tokenizer, model.max_length)
+  before = hashlib.sha256(tokenizer.digest.encode())
+  before.update(encoder["embedding"])
+  for rows in (data.train, data.dev[""]):
+    for array in (*rows.ids, rows.labels_R):
+      before.update(array)
+  assert (data.digest == before.hexdigest()) == is_as_before
 
 
 def test_padding_and_filler_rows_change_nothing(config):
