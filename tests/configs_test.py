@@ -11,8 +11,10 @@ import pytest
 from configs import base
 from configs import modern
 from configs import paper
+from latemask import errors
 from latemask import sharding
 from latemask import step as step_lib
+from latemask import train
 from latemask import workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -82,6 +84,21 @@ def test_paper_keeps_the_layers_of_roberta():
   for size, (width, *_) in base.SIZES.items():
     m = paper.get_config(size).model
     assert (m.architecture, m.mlp) == ("roberta_prenorm", 4 * width)
+
+
+def test_a_run_of_base_as_it_was_is_refused(tmp_path):
+  """Its layers were RoBERTa's; given as keys, it goes on."""
+  config = base.get_config("tiny")
+  config.model.update(architecture="roberta_prenorm", mlp=256)
+  workdir.write_config(config, tmp_path)
+  with pytest.raises(errors.InputError) as refused:
+    workdir.compare_config(base.get_config("tiny"), tmp_path,
+                           train.FREE_KEYS)
+  assert str(refused.value) == (
+      f"{tmp_path} was begun with model.architecture 'roberta_prenorm' (now "
+      "'modern'), model.mlp 256 (now 128); give the same config, or another "
+      "--workdir")
+  workdir.compare_config(config, tmp_path, train.FREE_KEYS)
 
 
 def test_modern_is_base():

@@ -16,7 +16,7 @@ class Peer:
 
     Args:
       program: its `vanilla` counterpart or any config of the same sizes; the
-        layers are those that fine-tuning keeps.
+        layers are those that fine-tuning keeps, and cost the same.
       dtype: float32, or bfloat16 by autocast with float32 parameters.
       ids_BxL: the rows of every step; masked anew each time.
       compiled: try torch.compile.
@@ -33,13 +33,15 @@ class Peer:
           "transformers") from error
     self._torch = torch
     c = program.model.config
+    # Two matrices of the peer's MLP cost what three of a gated one do.
+    mlp = c.mlp * 3 // 2 if c.layer.architecture.gated else c.mlp
     self.rows, self.length = ids_BxL.shape
     self.flops = None
     self._device = "cuda" if torch.cuda.is_available() else "cpu"
     model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(
         vocab_size=c.vocab_size, hidden_size=c.width,
         num_hidden_layers=c.insertion_layer or c.layers,
-        num_attention_heads=c.heads, intermediate_size=c.mlp,
+        num_attention_heads=c.heads, intermediate_size=mlp,
         max_position_embeddings=c.max_length + 2, type_vocab_size=1,
         hidden_dropout_prob=c.dropout,
         attention_probs_dropout_prob=c.attention_dropout,
