@@ -28,7 +28,7 @@ AGAIN = "again"
 _LINE_END = re.compile(rb"\r\n?|\n")
 # `**`, alone between slashes, once or in a row.
 _ALL_FOLDERS = re.compile(r"(?:(?<=/)|^)(?:\*\*/)*\*\*(?:/|$)")
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 13
 # Of a file, what its hash is taken of: beginning, middle and end.
 _HASHED_BYTES = 1 << 20
 
@@ -262,7 +262,7 @@ class _Window:
       more = self._file.read(size - len(self.data))
       if not more:
         return
-      self.data = self.data + more if self.data else more
+      self.data += more
 
   def drop(self, size):
     """Lets go of the first bytes."""
@@ -285,8 +285,8 @@ class _Window:
         return found.end()
       # What stands behind a CR tells whether it is a CRLF.
       place, size = found.start() if found else len(self.data), len(self.data)
-      # In proportion, as what is there is copied.
-      self.fill(size + max(size // 4, _READ_BYTES))
+      # In proportion to a long line, as what is there is copied.
+      self.fill(size + max((size - BLOCK_BYTES) // 4, _READ_BYTES))
       if len(self.data) == size:
         return size
 
@@ -294,7 +294,7 @@ class _Window:
     """Returns the size of the lines that begin before a byte of the file."""
     if self.start >= high:
       return 0
-    self.fill(high - self.start)
+    self.fill(high - self.start + _READ_BYTES)
     return self.line_end(min(high - self.start, len(self.data)) - 1)
 
   def blank_line(self, place, stop=None):
