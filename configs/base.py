@@ -84,6 +84,9 @@ def get_config(size="base"):
   masking.rate = 0.5
   # What is selected together: token, word or span.
   masking.unit = "token"
+  # Where words begin (unit word): spaces, or scripts (there, and at each piece
+  # of a script that writes none, such as Han, kana and Thai).
+  masking.word_starts = "scripts"
   # Of the selected: share that becomes random ids, and stays in the input.
   masking.random_rate = 0.0
   # Of the selected: share that stays as it is.

@@ -150,6 +150,7 @@ def make_plan(config, vocab_size, word_start_V=None, rate=None):
       raise errors.InputError(
           f"masking.{key} is {m[key]}; it is a share of the masked tokens, "
           "from 0 to 1")
+  errors.choose(tokenizer.WORD_STARTS, m.word_starts, "masking.word_starts")
   if m.random_rate + m.same_rate > 1:
     raise errors.InputError(
         f"masking.random_rate {m.random_rate} and masking.same_rate "

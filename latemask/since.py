@@ -11,10 +11,10 @@ from latemask import errors
 FORMAT = 1
 
 # Dotted key -> the value that does what was done before the key was there.
-BEFORE = {"data.documents": "lines"}
+BEFORE = {"data.documents": "lines", "masking.word_starts": "spaces"}
 # Those of them whose default does something else. A run that was begun before
 # goes on with the value above, whatever the config says.
-KEPT = ()
+KEPT = ("masking.word_starts",)
 
 
 def fill(found, wanted):

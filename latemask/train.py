@@ -63,7 +63,7 @@ def train(config, workdir):
   packed = _prepare(config, workdir, beginning and beginning.tokenizer)
   tokenizer = packed.tokenizer
   program = step_lib.build(config, tokenizer.vocab_size,
-                           tokenizer.word_start_V)
+                           tokenizer.word_start_V(config.masking.word_starts))
   loader = loader_lib.Loader(packed, config)
   evaluator = evaluate.Evaluator(program, loader)
   workdir_lib.write_config(config, workdir)
@@ -185,7 +185,8 @@ def check(config, workdir):
                if config.data.tokenizer else beginning and beginning.tokenizer)
   # A tokenizer still to be trained may come out smaller, never larger.
   vocab_size = tokenizer.vocab_size if tokenizer else config.data.vocab_size
-  word_start_V = tokenizer and tokenizer.word_start_V
+  word_start_V = tokenizer and tokenizer.word_start_V(
+      config.masking.word_starts)
   program = step_lib.build(config, vocab_size, word_start_V)
   num_steps = program.config.train.num_steps
   first = config.metrics.profile_step

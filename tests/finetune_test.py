@@ -31,7 +31,8 @@ def run(tmp_path_factory, packed_dir, corpus):
   config = conftest.tiny_config(f"text:{corpus}/*.txt")
   packed = packing.load(config, packed_dir)
   program = step_lib.build(config, packed.tokenizer.vocab_size,
-                           packed.tokenizer.word_start_V)
+                           packed.tokenizer.word_start_V(
+                               config.masking.word_starts))
   workdir = tmp_path_factory.mktemp("run")
   checkpoints = checkpoint.Checkpoints(workdir, config, packed)
   checkpoints.save(0, checkpoint.Progress(program.init_state()))

@@ -41,10 +41,24 @@ def test_every_string_survives_and_specials_are_never_produced(trained):
 
 def test_word_starts(trained):
   ids, = trained.encode(["over there when"])
-  starts = trained.word_start_V[ids]
-  assert starts.sum() == 3 and starts[0]
-  assert np.all(trained.word_start_V[:5])
-  assert not trained.word_start_V[trained.processor.piece_to_id("<0x41>")]
+  for rule in tokenizer.WORD_STARTS:
+    word_start_V = trained.word_start_V(rule)
+    assert word_start_V[ids].sum() == 3 and word_start_V[ids[0]]
+    assert np.all(word_start_V[:5])
+    assert not word_start_V[trained.processor.piece_to_id("<0x41>")]
+
+
+@pytest.mark.parametrize("text", [
+    "日本語", "ひらがな", "カタカナ", "ภาษาไทย", "ພາສາລາວ", "ភាសាខ្មែរ", "မြန်မာ"])
+def test_scripts_without_spaces_have_words(text):
+  """Before, a whole document was one word."""
+  model = tokenizer.train([text * 3, "plain words"] * 50, 330)
+  pieces = [i for i in model.encode([text])[0]
+            if model.processor.id_to_piece(int(i)) != "\u2581"]
+  assert model.word_start_V("scripts")[pieces].all()
+  assert model.word_start_V("spaces")[pieces].sum() <= 1
+  latin, = model.encode(["plain"])
+  assert model.word_start_V("scripts")[latin[1:]].sum() == 0
 
 
 def test_same_text_same_model(trained):

@@ -36,6 +36,32 @@ _NORMALIZER_SPEC, _RULE_FILE = 3, 6
 _CHARSMAP = "9\t20\nA\t20\nD\t20\n"
 
 
+# Scripts that write no spaces: first and last code points of their blocks.
+_NO_SPACES = (
+    (0x0E00, 0x0EFF),  # Thai, Lao.
+    (0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F),  # Myanmar.
+    (0x1780, 0x17FF), (0x19E0, 0x19FF),  # Khmer.
+    (0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3021, 0x3029), (0x3038, 0x303B),
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
+    (0x20000, 0x323AF),  # Han.
+    (0x3041, 0x309F),  # Hiragana.
+    (0x30A0, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F),  # Katakana.
+)
+
+
+def _after_space(piece):
+  return piece.startswith("\u2581")
+
+
+def _after_space_or_alone(piece):
+  return _after_space(piece) or any(
+      first <= ord(piece[0]) <= last for first, last in _NO_SPACES)
+
+
+# masking.word_starts -> whether a piece begins a word.
+WORD_STARTS = {"spaces": _after_space, "scripts": _after_space_or_alone}
+
+
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
   """A SentencePiece model with the five ids above.
@@ -61,11 +87,15 @@ class Tokenizer:
     """SHA-256 of the model, in hexadecimal."""
     return hashlib.sha256(self.proto).hexdigest()
 
-  @functools.cached_property
-  def word_start_V(self):
-    """bool [V]: the id begins a word. Special tokens count as starts."""
+  def word_start_V(self, rule):
+    """Returns bool [V]: the id begins a word. Special tokens always do.
+
+    Args:
+      rule: a row of `WORD_STARTS`.
+    """
+    begins = errors.choose(WORD_STARTS, rule, "masking.word_starts")
     pieces = self.processor.id_to_piece(list(range(self.vocab_size)))
-    word_start_V = np.array([p.startswith("\u2581") for p in pieces])
+    word_start_V = np.array([begins(piece) for piece in pieces])
     word_start_V[:NUM_SPECIALS] = True
     return word_start_V
 

@@ -56,7 +56,8 @@ def _run(args, folder):
   config = config_file.load(args.config)
   packed = packing.prepare(config, f"{folder}/data")
   program = step_lib.build(config, packed.tokenizer.vocab_size,
-                           packed.tokenizer.word_start_V)
+                           packed.tokenizer.word_start_V(
+                               config.masking.word_starts))
   loader = loader_lib.Loader(packed, config)
   bench = _Bench(config, folder, packed, program, loader)
   state = bench.step(bench.step(program.init_state(), 0), 1)  # Compiles.

@@ -108,7 +108,8 @@ def mask(config, tokenizer, text, seed):
   config = ml_collections.ConfigDict(config)
   config.data.length = len(ids_L)
   plan = masking.make_plan(
-      config, tokenizer.vocab_size, tokenizer.word_start_V)
+      config, tokenizer.vocab_size,
+      tokenizer.word_start_V(config.masking.word_starts))
   return ids_L, jax.device_get(masking.mask_batch(
       plan, jax.random.key(seed), np.zeros(1, np.int32), ids_L[None]))
 
