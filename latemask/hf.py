@@ -30,7 +30,7 @@ from latemask import hf_config
 from latemask import hf_tokenizer
 from latemask import hf_weights
 from latemask import layers
-from latemask import masking
+from latemask import masking as masking_lib
 from latemask import model as model_lib
 from latemask import since
 from latemask.data import local
@@ -46,7 +46,7 @@ _UNREAD = ("pooler.", "embeddings.position_ids", "rotary_emb.", "lm_head.",
 
 
 def export(config, params, tokenizer, folder, keep_layers=None,
-           class_head=None, labels=(), overwrite=False):
+           class_head=None, labels=(), overwrite=False, masking=None):
   """Writes a folder that stock transformers loads.
 
   Args:
@@ -58,6 +58,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
       then those of a cut encoder.
     labels: names of its classes; () for a regression, or no names.
     overwrite: replace an earlier export at `folder`, and nothing else.
+    masking: `config.masking` of the run, to be kept with the model.
 
   Returns:
     The name of the stock class.
@@ -97,7 +98,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
       stock["problem_type"] = "regression"
   rest = _what_stock_lacks(config, params, cut_config, tensors, prefix)
   about = {"format": since.FORMAT, "model": dataclasses.asdict(config),
-           "encoder_layers": cut_config.layers}
+           "encoder_layers": cut_config.layers, "masking": masking}
   _write(folder, stock, tensors, about, rest, tokenizer)
   return class_prefix + kind
 
@@ -126,9 +127,9 @@ def load(folder):
   """Reads a folder.
 
   Returns:
-    (ModelConfig, parameters, Tokenizer). A folder that was exported here
-    gives back what went in; another gives a model of insertion_layer 0,
-    without a head where it has none.
+    (ModelConfig, parameters, Tokenizer, `masking` of `export`). A folder that
+    was exported here gives back what went in; another gives a model of
+    insertion_layer 0, without a head where it has none, and no masking.
 
   Raises:
     InputError: a class, option or weight that has no counterpart here, a
@@ -160,7 +161,8 @@ def load(folder):
       path = name.removesuffix(".padding")
       params[path] = array if path == name else np.concatenate(
           [params[path][:config.vocab_size], array])
-  return config, flax.traverse_util.unflatten_dict(params, sep="/"), tokenizer
+  return (config, flax.traverse_util.unflatten_dict(params, sep="/"),
+          tokenizer, about and about.get("masking"))
 
 
 def _input_embedding(architecture, prefix):
@@ -282,7 +284,7 @@ def _shapes(config):
   """Returns {path: shape} of a model's parameters."""
   ids = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(lambda: model_lib.LateMaskModel(config).init(
-      jax.random.key(0), masking.unmasked(ids)))["params"]
+      jax.random.key(0), masking_lib.unmasked(ids)))["params"]
   return {k: v.shape for k, v in flax.traverse_util.flatten_dict(
       shapes, sep="/").items()}
 

@@ -47,12 +47,14 @@ class Pretrained:
     config: its `model.ModelConfig`.
     params: its parameters, numpy arrays.
     tokenizer: a `tokenizer.Tokenizer`.
+    masking: `config.masking` of the run, {key: value}; None where no one knows.
   """
 
   path: str
   config: model_lib.ModelConfig
   params: dict
   tokenizer: tokenizer_lib.Tokenizer
+  masking: dict | None
 
 
 def load(path):
@@ -82,7 +84,8 @@ def _load_checkpoint(path):
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
   return Pretrained(
-      str(path), model_lib.config_of(fields, path), params, tokenizer)
+      str(path), model_lib.config_of(fields, path), params, tokenizer,
+      config["masking"])
 
 
 def tokenizer_of_rows(config):

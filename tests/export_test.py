@@ -148,7 +148,7 @@ def test_the_way_back_is_bit_equal(
     tiny, tokenizer, tmp_path, architecture, keys, keep_layers):
   config, params = _pretrained(tiny, tokenizer, architecture, **keys)
   hf.export(config, params, tokenizer, tmp_path / "out", keep_layers)
-  back_config, back, back_tokenizer = hf.load(tmp_path / "out")
+  back_config, back, back_tokenizer, _ = hf.load(tmp_path / "out")
   assert back_config == config
   assert back_tokenizer.proto == tokenizer.proto
   assert jax.tree.structure(back) == jax.tree.structure(params)
@@ -170,7 +170,7 @@ def test_a_folder_that_stock_wrote(tiny, tokenizer, tmp_path, architecture):
   model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "ours")
   model.save_pretrained(tmp_path / "stock")
   tokenizer.save(tmp_path / "stock" / "tokenizer.model")
-  back_config, back, _ = hf.load(tmp_path / "stock")
+  back_config, back, *_ = hf.load(tmp_path / "stock")
   assert back_config.layers == config.layers
   for path, array in flax.traverse_util.flatten_dict(params, sep="/").items():
     found = flax.traverse_util.flatten_dict(back, sep="/")[path]

@@ -181,7 +181,7 @@ def test_another_rotary_theta_is_another_function(tiny):
     loaded = pretrained.Pretrained(
         "there", dataclasses.replace(ours, rotary_theta=160_000.0),
         {"late": {"layers": {"mlp_norm": {"scale": np.ones(4)}}}},
-        tokenizer_lib.Tokenizer(b""))
+        tokenizer_lib.Tokenizer(b""), None)
     with pytest.raises(errors.InputError, match="model.rotary_theta is 10000"
                        ) if matters else contextlib.nullcontext():
       pretrained.check(loaded, ours, loaded.tokenizer)

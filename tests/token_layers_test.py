@@ -1,5 +1,6 @@
 """Which token is computed at which layer, against brute force; the command."""
 
+import json
 import types
 
 import jax
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 
 from latemask import errors
+from latemask import hf
 from latemask import masking
+from latemask import pretrained
 from latemask.tools import token_layers
 from tests import conftest
 
@@ -68,6 +71,31 @@ def test_draws(run, tmp_path, monkeypatch, capsys, name):
   assert capsys.readouterr().out.split() == [str(tmp_path / name)]
   start = (tmp_path / name).read_bytes()[:60]
   assert start.startswith(b"\x89PNG") or b"<?xml" in start
+
+
+def test_draws_the_same_of_a_folder(run, tmp_path, monkeypatch, capsys):
+  """An export keeps the rule; one that was written before hides a half."""
+  folder, rules = tmp_path / "folder", []
+  loaded = pretrained.load(run[0])
+  hf.export(loaded.config, loaded.params, loaded.tokenizer, folder,
+            masking=loaded.masking)
+  real = token_layers.mask
+  def mask(rule, *args):
+    rules.append(rule)
+    return real(rule, *args)
+  monkeypatch.setattr(token_layers, "mask", mask)
+  pictures = []
+  for workdir in (run[0], run[0] / "checkpoints" / "4", folder, "old"):
+    if workdir == "old":
+      about = json.loads((folder / "latemask.json").read_text())
+      del about["masking"]
+      (folder / "latemask.json").write_text(json.dumps(about))
+      workdir = folder
+    _run(monkeypatch, "--workdir", workdir, "--out", tmp_path / "a.png",
+         "the other man was here")
+    pictures.append((tmp_path / "a.png").read_bytes())
+  assert rules[0] == rules[1] == rules[2] and rules[3] is None
+  assert pictures[0] == pictures[1] == pictures[2] == pictures[3]
 
 
 @pytest.mark.parametrize("workdir, out, text, message", [

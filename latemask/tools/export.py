@@ -39,7 +39,8 @@ def main():
     hf.check_out(args.out, args.overwrite)
     loaded = pretrained.load(args.init_from)
     name = hf.export(loaded.config, loaded.params, loaded.tokenizer, args.out,
-                     args.keep_layers, overwrite=args.overwrite)
+                     args.keep_layers, overwrite=args.overwrite,
+                     masking=loaded.masking)
   print(f"{args.out}: {name}")
 
 

@@ -3,7 +3,9 @@
   python -m latemask.tools.token_layers --workdir runs/demo \\
       --out token_layers.png "The value of the string is a list of words."
 
-The text is masked by the run's own rule. Columns are its tokens, rows the
+--workdir is a run, a checkpoint of it or an exported folder. The text is
+masked by the run's own rule; of a model that keeps none, half of the tokens
+are hidden. Columns are its tokens, rows the
 layers; what a layer computes has a colour, what it only reads is pale. Above
 each hidden token stands the model's best guess (bold: right). The share in the
 title is that of the states which a model without late masks would compute.
@@ -11,11 +13,10 @@ title is that of the states which a model without late masks would compute.
 drawn, or too few to hide one.
 """
 
-import json
 import pathlib
 
 from absl import logging
-from etils import epath
+import flax.traverse_util
 import jax
 from matplotlib import figure
 from matplotlib import patches
@@ -25,6 +26,7 @@ import numpy as np
 from latemask import errors
 from latemask import masking
 from latemask import pretrained
+from latemask import since
 from latemask.data import local
 from latemask.data import tokenizer as tokenizer_lib
 from latemask.tools import command
@@ -32,6 +34,9 @@ from latemask.tools import fill_mask
 from latemask.tools import report_look as look_lib
 
 _MAX_TOKENS = 40
+# The rule for a model that comes without one.
+_HALF = {"rate": 0.5, "unit": "token", "random_rate": 0.0, "same_rate": 0.0,
+         "predict_rate": None, "span_length": 1.0, "max_span_length": 1}
 _SUFFIXES = (".png", ".svg", ".pdf")
 _CELL_INCHES, _LAYER_INCHES = 0.27, 0.2
 _COLORS = {"kept": look_lib.COLORS[6], "mask slot": look_lib.COLORS[5],
@@ -93,8 +98,11 @@ def computed(config, masked):
   return np.stack(of_layer_NxL)
 
 
-def mask(config, tokenizer, text, seed):
+def mask(rule, tokenizer, text, seed):
   """Returns (ids of a text, its `Masked` under a run's rule).
+
+  Args:
+    rule: `masking` of a `pretrained.Pretrained`.
 
   Raises:
     InputError: it is too long to be drawn, or too short to be masked.
@@ -105,8 +113,10 @@ def mask(config, tokenizer, text, seed):
     raise errors.InputError(
         f"a text of {len(ids_L)} tokens is too long to be drawn; give one of "
         f"at most {_MAX_TOKENS}")
-  config = ml_collections.ConfigDict(config)
-  config.data.length = len(ids_L)
+  rule = since.fill({f"masking.{key}": value for key, value in (
+      rule or _HALF).items()}, since.BEFORE)
+  config = ml_collections.ConfigDict(flax.traverse_util.unflatten_dict(
+      rule | {"data.length": len(ids_L)}, sep="."))
   plan = masking.make_plan(
       config, tokenizer.vocab_size,
       tokenizer.word_start_V(config.masking.word_starts))
@@ -177,7 +187,7 @@ def _guesses(filler, ids_L, masked):
 
 def _parser():
   parser = command.parser("token_layers", __doc__)
-  parser.add_argument("--workdir", required=True, help="a run")
+  parser.add_argument("--workdir", required=True, help="run, checkpoint or exported folder")
   parser.add_argument("--out", required=True, help="picture to write")
   parser.add_argument("--seed", type=int, default=0, help="of the mask (0)")
   parser.add_argument("text")
@@ -190,13 +200,10 @@ def _run(args):
     raise errors.InputError(
         f"--out is {out}; it must end in {', '.join(_SUFFIXES)}")
   local.check_writable(out.parent)
-  path = epath.Path(args.workdir) / "config.json"
-  if not path.exists():
-    raise errors.InputError(f"{args.workdir} is no run: no config.json")
   loaded = pretrained.load(args.workdir)
   filler = fill_mask.Filler(loaded)
-  ids_L, masked = mask(json.loads(path.read_text()), loaded.tokenizer,
-                       args.text, args.seed)
+  ids_L, masked = mask(
+      loaded.masking, loaded.tokenizer, args.text, args.seed)
   names = [loaded.tokenizer.processor.id_to_piece(int(i)).replace(
       "\u2581", " ").strip() or "\u2423" for i in ids_L]
   with look_lib.style():
