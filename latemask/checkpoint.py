@@ -20,6 +20,7 @@ import hashlib
 import itertools
 import json
 
+from absl import logging
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
@@ -32,6 +33,12 @@ from latemask import errors
 from latemask import keys
 from latemask import sharding
 from latemask import since
+
+
+# What Orbax logs (each step of a save, formats of before, errors of its
+# threads, which are raised here, too) says nothing to who runs a command.
+logging.get_absl_logger().addFilter(
+    lambda record: "orbax" not in record.pathname)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,11 +59,7 @@ def main(argv):
   from latemask import finetune
   from latemask import signals
   from latemask import train
-  logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save.
-  # What fails in its threads is raised here too, and told in one line.
-  logging.get_absl_logger().addFilter(lambda record: not (
-      record.levelno >= logging.converter.STANDARD_ERROR
-      and "orbax" in record.pathname))
+  logging.set_verbosity(logging.WARNING)  # JAX tells what it did not find.
   # Two programs under way at once on several host devices can wait for each
   # other's threads for ever; elsewhere this flag means nothing.
   jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -40,12 +40,14 @@ def _flat(params):
   return flax.traverse_util.flatten_dict(jax.device_get(params), sep="/")
 
 
-def test_loads_what_was_trained(run, folder):
+def test_loads_what_was_trained(run, folder, caplog):
+  """Without a word: what Orbax thinks of its files is no one's concern."""
   workdir, state = run
   for path in (workdir, workdir / "checkpoints" / "4", folder):
     loaded = pretrained.load(path)
     assert loaded.config.layers == 4
     jax.tree.map(np.testing.assert_array_equal, loaded.params, state.params)
+  assert not caplog.records
 
 
 @pytest.mark.parametrize("keys, fresh", [
@@ -291,9 +293,14 @@ def test_commands(run, tmp_path):
   assert "exists" in done.stderr
   done = subprocess.run(
       [sys.executable, "-m", "latemask.tools.fill_mask", "--workdir",
-       str(out), "--json", "--top", "2"], input="it <mask>\n<mask> a <mask>\n",
-      capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
+       str(out), "--json", "--top", "2"],
+      input="it <mask>\nno mask\n\n<mask> a <mask>\n" + "it " * 80
+      + "<mask>\n", capture_output=True, text=True)
+  assert done.returncode == 1
+  told = done.stderr.splitlines()
+  assert len(told) == 2
+  assert told[0].startswith("latemask: line 2: no <mask> in 'no mask'")
+  assert told[1].startswith("latemask: line 5: a text of ")
   one, two = map(json.loads, done.stdout.splitlines())
   assert one["text"] == "it <mask>"
   assert [len(m) for m in two["masks"]] == [2, 2]

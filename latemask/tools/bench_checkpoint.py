@@ -17,7 +17,6 @@ import json
 import statistics
 import time
 
-from absl import logging
 import jax
 import tqdm
 
@@ -36,7 +35,6 @@ _EARLY, _LATE = 10, 1_000_000
 def main():
   """Runs the command."""
   args = _parser().parse_args()
-  logging.set_verbosity(logging.ERROR)
   jax.config.update("jax_cpu_enable_async_dispatch", False)  # As main.py.
   with errors.one_line_exit(), local.temporary_folder() as folder:
     _run(args, folder)

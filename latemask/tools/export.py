@@ -9,7 +9,6 @@ with its head. It also holds what stock transformers ignores, so that it can
 be read back here in full (fill_mask, fine-tuning).
 """
 
-from absl import logging
 
 from latemask import errors
 from latemask import hf
@@ -34,7 +33,6 @@ def _parser():
 def main():
   """Runs the command."""
   args = _parser().parse_args()
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of its older formats.
   with errors.one_line_exit():
     hf.check_out(args.out, args.overwrite)
     loaded = pretrained.load(args.init_from)

@@ -7,13 +7,14 @@ Prints the most probable pieces for each <mask> with their probabilities; the
 masks enter at the insertion layer, as in training. --workdir is a run, a
 checkpoint of it or an exported folder. Without a text, each line of standard
 input is one. --json prints one JSON object a line. Exit code 2: a text without
-<mask>, or one longer than the model has positions for (--truncate cuts it).
+<mask>, or one longer than the model has positions for (--truncate cuts it). A
+line of standard input like that is told with its number, the others are done,
+and the exit code is 1 at the end; empty lines are passed over.
 """
 
 import json
 import sys
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,13 +178,30 @@ def _parser():
 def main():
   """Runs the command."""
   args = _parser().parse_args()
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of its older formats.
   with errors.one_line_exit():
     if args.top < 1:
       raise errors.InputError("--top must be positive")
     filler = Filler(pretrained.load(args.workdir))
-    for text in args.texts or map(str.strip, sys.stdin):
+    if args.texts:
+      for text in args.texts:
+        _print(text, filler.fill(text, args.top, args.truncate), args.json)
+    else:
+      sys.exit(_fill_lines(filler, args))
+
+
+def _fill_lines(filler, args):
+  """Fills the lines of standard input; returns the exit code."""
+  code = 0
+  for number, line in enumerate(sys.stdin, 1):
+    text = line.strip()
+    if not text:
+      continue
+    try:
       _print(text, filler.fill(text, args.top, args.truncate), args.json)
+    except errors.InputError as error:  # One of many: the others are done.
+      print(f"latemask: line {number}: {error}", file=sys.stderr, flush=True)
+      code = 1
+  return code
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import os
 import pathlib
 import sys
 
-from absl import logging
 
 from latemask import errors
 from latemask.data import local
@@ -105,7 +104,6 @@ def _parser():
 def main():
   """Runs the command."""
   args = _parser().parse_args()
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of its older formats.
   with errors.one_line_exit():
     if args.rank_rows < 1:
       raise errors.InputError("--rank_rows must be positive")

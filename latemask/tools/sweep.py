@@ -34,7 +34,6 @@ import sys
 import tempfile
 import time
 
-from absl import logging
 from etils import epath
 import jax
 
@@ -379,7 +378,6 @@ def _record(points, columns, path):
 def main():
   """Runs the command."""
   args = _parser().parse_args()
-  logging.set_verbosity(logging.WARNING)
   # The accelerator is the runs' own.
   jax.config.update("jax_platforms", "cpu")
   with errors.one_line_exit():

@@ -15,7 +15,6 @@ drawn, or too few to hide one.
 
 import pathlib
 
-from absl import logging
 import flax.traverse_util
 import jax
 from matplotlib import figure
@@ -218,7 +217,6 @@ def _run(args):
 def main():
   """Runs the command."""
   args = _parser().parse_args()
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of its older formats.
   with errors.one_line_exit():
     _run(args)
 
