@@ -106,7 +106,7 @@ def finetune(config, workdir):
   datas = read(config, encoder, tokenizer, model.max_length)
   if config.export:
     for data in datas:
-      hf.check_out(workdir / "export" / data.name, overwrite=True)
+      hf.check_out(workdir / "export" / data.name, True, tokenizer)
   cells = sorted(itertools.starmap(Cell, itertools.product(
       config.grid.batch_sizes, config.grid.learning_rates,
       config.grid.seeds)))

@@ -40,6 +40,8 @@ from latemask.data import tokenizer as tokenizer_lib
 _FILES = ("config.json", "latemask.json", "latemask.safetensors",
           "model.safetensors", "tokenizer.json", "tokenizer.model",
           "tokenizer_config.json")
+# Output bias of what has no probability; float16 holds it.
+_NEVER = -1e4
 # What stock files may hold and nothing here reads.
 _UNREAD = ("pooler.", "embeddings.position_ids", "rotary_emb.", "lm_head.",
            "head.", "decoder.", "classifier.")
@@ -64,9 +66,10 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     The name of the stock class.
 
   Raises:
-    InputError: no stock class is the same function, or the folder is taken.
+    InputError: no stock class or tokenizer is the same function, or the
+      folder is taken.
   """
-  check_out(folder, overwrite)
+  check_out(folder, overwrite, tokenizer)
   params = {k: np.asarray(v, np.float32) for k, v in
             flax.traverse_util.flatten_dict(params, sep="/").items()}
   tree = flax.traverse_util.unflatten_dict(params, sep="/")
@@ -84,7 +87,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
       "architectures": [class_prefix + kind], "model_type": model_type}
   if has_mlm:
     stock["tie_word_embeddings"] = False
-    tensors |= _mlm_to_stock(config, params)
+    tensors |= _mlm_to_stock(config, params, tokenizer.vocab_size)
     tensors[_input_embedding(config.architecture, prefix)][
         tokenizer_lib.MASK] = params["mask_vector"]
   if class_head is not None:
@@ -103,13 +106,18 @@ def export(config, params, tokenizer, folder, keep_layers=None,
   return class_prefix + kind
 
 
-def check_out(folder, overwrite):
+def check_out(folder, overwrite, tokenizer=None):
   """Checks that an export may be written to a folder.
+
+  Args:
+    tokenizer: its `tokenizer.Tokenizer`, where it is known.
 
   Raises:
     InputError: it is there, and is not to be overwritten; or holds anything
-      that no export has written.
+      that no export has written; or `hf_tokenizer.check`.
   """
+  if tokenizer:
+    hf_tokenizer.check(tokenizer)
   if os.path.lexists(folder) and not overwrite:
     raise errors.InputError(
         f"{folder} exists; give another folder, or --overwrite")
@@ -151,6 +159,10 @@ def load(folder):
   else:
     config = hf_config.config_of_stock(stock, folder)
     layers_here = config.layers
+  if tokenizer.vocab_size > config.vocab_size:
+    raise errors.InputError(
+        f"{folder}: tokenizer.model has {tokenizer.vocab_size} pieces, the "
+        f"model only {config.vocab_size} ids")
   tensors = _read(folder / "model.safetensors")
   cut_config = dataclasses.replace(
       config, layers=layers_here, insertion_layer=0, decoder="self")
@@ -197,14 +209,16 @@ def _has_no_place(config, path, index):
   return not first_norm and not index and path.startswith("attention_norm")
 
 
-def _mlm_to_stock(config, params):
+def _mlm_to_stock(config, params, num_words):
   tensors = {}
   for path, weight in hf_weights.MLM_HEADS[config.architecture].items():
     tensors |= weight.to_stock(params[path], config)
   embedding, biases = hf_weights.MLM_OUTPUTS[config.architecture]
   tensors[embedding] = params["embedding"][:config.vocab_size]
+  bias = params["output_bias"][:config.vocab_size].copy()
+  bias[num_words:] = _NEVER  # Ids that the tokenizer has no word for.
   for name in biases:
-    tensors[name] = params["output_bias"][:config.vocab_size]
+    tensors[name] = bias
   return tensors
 
 

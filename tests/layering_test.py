@@ -13,9 +13,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 # or before it in its row.
 ORDER = [
     ["errors", "since", "config_file", "hlo", "markdown", "signals"],
-    ["data.local", "data.tokenizer", "data.rows", "data.lines", "data.text",
-     "data.tfds_source", "data.builtin", "data.sources", "data.processes",
-     "data.packing", "data.glue"],
+    ["data.local", "data.proto", "data.tokenizer", "data.rows", "data.lines",
+     "data.text", "data.tfds_source", "data.builtin", "data.sources",
+     "data.processes", "data.packing", "data.glue"],
     ["distributed", "sharding", "keys", "products", "layers", "loss",
      "masking", "optimizer", "flops", "metrics", "workdir", "data.loader",
      "checkpoint"],
@@ -66,10 +66,10 @@ def test_files_are_short_and_say_what_they_are():
 
 @pytest.mark.parametrize("blocked, modules", [
     (("tensorflow", "tensorflow_datasets", "tensorboard", "apache_beam"), FLAT),
-    (("jax",), ["errors", "signals", "data.local", "data.tokenizer", "data.rows",
-                "data.lines", "data.text", "data.tfds_source", "data.builtin",
-                "data.sources", "data.processes", "data.packing", "main",
-                "tools.prepare"])])
+    (("jax",), ["errors", "signals", "data.local", "data.proto",
+                "data.tokenizer", "data.rows", "data.lines", "data.text",
+                "data.tfds_source", "data.builtin", "data.sources",
+                "data.processes", "data.packing", "main", "tools.prepare"])])
 def test_imports_without(blocked, modules):
   """All rooms without TensorFlow; the packer's processes without JAX."""
   code = (f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "

@@ -6,7 +6,10 @@ ever produced. Five ids are fixed, the first four as in RoBERTa.
 
 Normalisation is the identity but for tab, line feed and carriage return,
 which become spaces, and runs of spaces, which become one: simple enough that
-another tokenizer library can encode exactly the same.
+another tokenizer library can encode exactly the same. To that end, too, scores
+are multiples of 1 / 256: SentencePiece adds them up in float32 over a whole
+document, others in float64 over a word, and where two ways to cut a word up
+are equally good ("eeee") the rounding would choose.
 """
 
 import dataclasses
@@ -21,19 +24,21 @@ import sentencepiece
 
 from latemask import errors
 from latemask.data import local
+from latemask.data import proto as proto_lib
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 BOS, PAD, EOS, UNK, MASK = range(len(SPECIALS))
 NUM_SPECIALS = len(SPECIALS)
+SPACE = "\u2581"
 
 # A unigram model adds its counts up by thread, so this is a constant: the
 # same text gives the same tokenizer on any machine.
 _TRAIN_THREADS = 16
 _MAX_SENTENCE_BYTES = 4096
 _BYTE_PIECES = 256
-# Numbers of fields in sentencepiece_model.proto.
-_NORMALIZER_SPEC, _RULE_FILE = 3, 6
 _CHARSMAP = "9\t20\nA\t20\nD\t20\n"
+# Sums are exact up to 2**24 of these parts, about 8,000 tokens.
+_SCORE_PARTS = 256
 
 
 # Scripts that write no spaces: first and last code points of their blocks.
@@ -87,6 +92,21 @@ class Tokenizer:
     """SHA-256 of the model, in hexadecimal."""
     return hashlib.sha256(self.proto).hexdigest()
 
+  @functools.cached_property
+  def settings(self):
+    """What the model says of itself, see `proto.settings`."""
+    return proto_lib.settings(self.proto)
+
+  @property
+  def spaces_are_behind(self):
+    """Whether a piece that ends a word has the space, not one that begins."""
+    return bool(self.settings["trainer_spec.treat_whitespace_as_suffix"])
+
+  @functools.cached_property
+  def pieces(self):
+    """The ids as text; \u2581 stands for a space."""
+    return self.processor.id_to_piece(list(range(self.vocab_size)))
+
   def word_start_V(self, rule):
     """Returns bool [V]: the id begins a word. Special tokens always do.
 
@@ -94,14 +114,58 @@ class Tokenizer:
       rule: a row of `WORD_STARTS`.
     """
     begins = errors.choose(WORD_STARTS, rule, "masking.word_starts")
-    pieces = self.processor.id_to_piece(list(range(self.vocab_size)))
-    word_start_V = np.array([begins(piece) for piece in pieces])
+    word_start_V = np.array([begins(piece) for piece in self.pieces])
     word_start_V[:NUM_SPECIALS] = True
     return word_start_V
 
   def encode(self, texts):
     """Returns one int32 id array per text, without special tokens."""
     return self.processor.encode(texts, num_threads=1, return_type="numpy")
+
+  def encode_masked(self, text):
+    """Returns the ids of a text in which <mask> stands for a hidden word.
+
+    They are those of the text with a word there, the word's own replaced by
+    the mask: what stands around it is cut up as in running text, and the
+    space before it (behind it, where the model writes spaces behind words)
+    goes with the word. Of further ones there as many stay as would at the
+    end of a text.
+
+    Returns:
+      A list of ints without special tokens but <mask>.
+    """
+    stand_in = self._stand_in(text)
+    text = text.replace(SPECIALS[MASK], stand_in)
+    names = [f"<0x{byte:02X}>" for byte in stand_in.encode()]
+    ids, recent = [], []
+    for index, piece in zip(self.processor.encode(text, return_type=int),
+                            self.processor.encode(text, return_type=str)):
+      ids.append(index)
+      # Bytes of other characters never add up to this one.
+      recent = [*recent, piece][-len(names):]
+      if recent == names and self.processor.is_byte(index):
+        ids[-len(names):] = [MASK]
+      elif stand_in in piece:
+        # Unknown, in one with what is unknown beside it.
+        ids.pop()
+        for place, part in enumerate(piece.split(stand_in)):
+          ids += [MASK] * (place > 0) + [UNK] * (part.strip(SPACE) != "")
+    keeps_spaces = not self.settings["normalizer_spec.remove_extra_whitespaces"]
+    space, kept = self.processor.piece_to_id(SPACE), []
+    for index in reversed(ids) if self.spaces_are_behind else ids:
+      while index == MASK and kept and kept[-1] == space != UNK:
+        kept.pop()
+        if keeps_spaces:
+          break
+      kept.append(index)
+    return kept[::-1] if self.spaces_are_behind else kept
+
+  def _stand_in(self, text):
+    """Returns a character of no meaning, which no tokenizer has seen."""
+    return next(
+        char for char in map(chr, range(0x10FFFD, 0x100000, -1))
+        if char not in text and char in self.processor.normalize(char)
+        and self.processor.piece_to_id(char) == UNK)
 
   def decode(self, ids):
     """Returns the text of a sequence of ids; special tokens vanish."""
@@ -186,7 +250,8 @@ def train(documents, vocab_size):
           "the documents do not suffice to train a tokenizer of "
           f"data.vocab_size {vocab_size}: {str(error).splitlines()[-1]}"
       ) from error
-  return Tokenizer(_without_rule_file(model.getvalue()))
+  return Tokenizer(proto_lib.with_rounded_scores(
+      proto_lib.without_rule_file(model.getvalue()), _SCORE_PARTS))
 
 
 def _sentences(documents, refusals):
@@ -208,56 +273,3 @@ def _sentences(documents, refusals):
     refusals.append(error)
     raise
 
-
-def _without_rule_file(model):
-  """Returns a serialised ModelProto without the name of a temporary file.
-
-  It is the one thing that would differ from one training to the next. Not
-  done by the classes that come with SentencePiece: they run with the newest
-  protobuf only, which Apache Beam does not allow.
-  """
-  start, value, stop = next(
-      place for number, *place in _fields(model)
-      if number == _NORMALIZER_SPEC)
-  spec = model[value:stop]
-  kept = b"".join(spec[first:last] for number, first, _, last in _fields(spec)
-                  if number != _RULE_FILE)
-  key = model[start:start + 1]
-  return model[:start] + key + _varint_bytes(len(kept)) + kept + model[stop:]
-
-
-def _fields(message):
-  """Yields (number, start, start of the value, stop) of a message's fields.
-
-  Source: protobuf.dev/programming-guides/encoding.
-  """
-  stop = 0
-  while stop < len(message):
-    start = stop
-    key, value = _varint(message, start)
-    kind = key & 7
-    if kind == 0:
-      _, stop = _varint(message, value)
-    elif kind == 2:
-      size, value = _varint(message, value)
-      stop = value + size
-    else:
-      stop = value + {1: 8, 5: 4}[kind]
-    yield key >> 3, start, value, stop
-
-
-def _varint(message, place):
-  """Returns the number that stands at a place, and where it ends."""
-  number = shift = 0
-  while message[place] & 0x80:
-    number |= (message[place] & 0x7F) << shift
-    place, shift = place + 1, shift + 7
-  return number | message[place] << shift, place + 1
-
-
-def _varint_bytes(number):
-  parts = []
-  while number > 0x7F:
-    parts.append(number & 0x7F | 0x80)
-    number >>= 7
-  return bytes(parts + [number])

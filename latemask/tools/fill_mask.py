@@ -28,8 +28,6 @@ from latemask.data import tokenizer as tokenizer_lib
 from latemask.tools import command
 
 _MASK = tokenizer_lib.SPECIALS[tokenizer_lib.MASK]
-# A character of no meaning, which no tokenizer has seen: it becomes bytes.
-_STAND_IN = "\U0010FFFD"
 # Lengths, and numbers of masks, are rounded up to these: few compiles.
 _LENGTH_MULTIPLE = 32
 _MASKS_MULTIPLE = 4
@@ -57,14 +55,14 @@ class Filler:
         or processor.is_unknown(i) for i in range(processor.vocab_size())])
 
   def _apply(self, params, masked):
-    c = self._config
     hidden_BxTxD = self._model.apply({"params": params}, masked)
     logits_BxTxV = products.einsum(
         "btd,vd->btv", hidden_BxTxD,
         params["embedding"].astype(hidden_BxTxD.dtype),
         preferred_element_type=jnp.float32)
     logits_BxTxV += params["output_bias"][None, None]
-    return jax.nn.softmax(logits_BxTxV[..., :c.vocab_size])
+    # Of ids beyond the tokenizer's there is no word.
+    return jax.nn.softmax(logits_BxTxV[..., :self._tokenizer.vocab_size])
 
   def ids(self, text, truncate=False):
     """Returns the ids of a text, <mask> and special tokens included.
@@ -74,17 +72,7 @@ class Filler:
     """
     if _MASK not in text:
       raise errors.InputError(f"no {_MASK} in {text!r}")
-    # Encoded as a whole, so that what stands around a mask is cut up as in
-    # running text. The space before a mask belongs to the word it hides.
-    encode = lambda text: [int(i) for i in self._tokenizer.encode([text])[0]]
-    space, *stand_in = encode(_STAND_IN)
-    ids = [tokenizer_lib.BOS]
-    for index in encode(text.replace(_MASK, _STAND_IN)):
-      ids.append(index)
-      if ids[-len(stand_in):] == stand_in:
-        ids[-len(stand_in):] = [tokenizer_lib.MASK]
-        if ids[-2] == space:
-          del ids[-2]
+    ids = [tokenizer_lib.BOS, *self._tokenizer.encode_masked(text)]
     limit = self._config.max_length
     if len(ids) + 1 > limit and not truncate:
       raise errors.InputError(
@@ -119,10 +107,18 @@ class Filler:
     return probabilities_TxV
 
   def word(self, index):
-    """Returns a piece as text; ## begins what continues a word."""
-    piece = self._tokenizer.processor.id_to_piece(int(index))
-    return piece.replace("\u2581", " ").strip() if (
-        piece.startswith("\u2581")) else "##" + piece
+    """Returns a piece as text; ## stands where a word goes on.
+
+    A space alone, with which a word begins that is written in other pieces,
+    is \u2423.
+    """
+    piece = self._tokenizer.pieces[index]
+    word = piece.replace(tokenizer_lib.SPACE, " ").strip()
+    if not word:
+      return "\u2423"
+    if self._tokenizer.spaces_are_behind:
+      return word if piece.endswith(tokenizer_lib.SPACE) else word + "##"
+    return word if piece.startswith(tokenizer_lib.SPACE) else "##" + word
 
 
 def _masked(ids_S, masks_Q):
