@@ -18,5 +18,4 @@ def get_config(size="base"):
   config.model.layers -= base.LATE_LAYERS
   config.model.insertion_layer = 0
   config.model.insertion = "scatter"
-  config.eval.rates = ()
   return config

@@ -1,8 +1,11 @@
 """One pass over held-out rows with fixed masks: sums -> scalars.
 
-Masks depend on the seed and on the row's place among the held-out ones, never
-on the step, so that two evaluations differ by the parameters alone.
+Masks depend on the row's place among the held-out ones, never on the step or,
+unless `eval.masks` is seeded, on the run: two evaluations differ by the
+parameters alone.
 """
+
+import functools
 
 import jax
 import numpy as np
@@ -10,6 +13,12 @@ import numpy as np
 from latemask import errors
 from latemask import masking
 from latemask import sharding
+from latemask.data import tokenizer
+
+# Fewer held-out rows than that tell no run from another.
+FEW_ROWS = 100
+# Tokens of the training rows that the unigram entropy is counted on, at most.
+_SAMPLE_TOKENS = 1 << 21
 
 
 class Evaluator:
@@ -24,6 +33,7 @@ class Evaluator:
     config = program.config
     self._batch_size = batch_size(config, program.mesh)
     self._loader = loader
+    self._length = config.data.length
     self._num_rows = min(config.eval.max_rows, loader.num_eval_rows)
     self._sharding = program.batch_sharding
     self._steps = {"eval": program.eval_step(program.plan)}
@@ -42,9 +52,9 @@ class Evaluator:
 
     Returns:
       None when stopped, else per rate `.../loss` (nats a target),
-      `.../accuracy`, and `.../unigram_entropy`: that of the distribution of
-      the targets themselves (nats), the loss of the best model that sees no
-      context.
+      `.../accuracy`, `.../targets` (how many) and `.../hidden_fraction` (of the
+      tokens that can be masked, the share that was selected); `eval/rows`; and
+      `eval/unigram_entropy` (nats), see `unigram_entropy`.
     """
     totals, under_way = dict.fromkeys(self._steps), None
     num_rows = self._num_rows
@@ -53,10 +63,11 @@ class Evaluator:
     for rows_B, ids_BxL in self._loader.eval_batches(
         self._sharding, self._batch_size, num_rows):
       for name, step in self._steps.items():
-        sums, counts_V = step(params, rows_B, ids_BxL)
+        sums, counts = step(params, rows_B, ids_BxL)
         if totals[name]:
-          sums, counts_V = sums + totals[name][0], counts_V + totals[name][1]
-        totals[name] = sums, counts_V
+          sums += totals[name][0]
+          counts = jax.tree.map(lambda a, b: a + b, counts, totals[name][1])
+        totals[name] = sums, counts
       # No more than one batch ahead of the devices: who is told to stop would
       # have to wait for all that is under way.
       jax.block_until_ready(under_way)
@@ -64,17 +75,46 @@ class Evaluator:
       if stop():
         return None
     scalars = {}
-    for name, (sums, counts_V) in totals.items():
-      scalars |= {f"{name}/{k}": float(v) for k, v in sums.means.items()}
-      scalars[f"{name}/unigram_entropy"] = entropy(np.asarray(counts_V))
-    return scalars
+    for name, (sums, counts) in jax.device_get(totals).items():
+      scalars |= {f"{name}/{k}": float(v) for k, v in sums.means.items()} | {
+          f"{name}/targets": float(sums.weight),
+          f"{name}/hidden_fraction": float(counts[0] / max(counts[1], 1))}
+    return scalars | {"eval/rows": float(num_rows),
+                      "eval/unigram_entropy": self._unigram_entropy}
+
+  @functools.cached_property
+  def _unigram_entropy(self):
+    return unigram_entropy(self._loader, max(
+        1, _SAMPLE_TOKENS // self._length))
+
+
+def unigram_entropy(loader, max_rows):
+  """Returns the entropy of the ordinary tokens of training rows, in nats.
+
+  The loss of the best model that sees no context. Counted on the first
+  `max_rows` rows of the training order, or all of them.
+
+  Raises:
+    InputError: one of the rows is damaged.
+  """
+  ids_NxL = loader.read([loader.train_row(index) for index in range(
+      min(max_rows, loader.num_train_rows))])
+  return entropy(np.bincount(ids_NxL[ids_NxL >= tokenizer.NUM_SPECIALS]))
 
 
 def entropy(counts_V):
-  """Returns the entropy of the distribution of counts, in nats."""
-  share = counts_V[counts_V > 0].astype(np.float64)
-  share /= max(share.sum(), 1)
-  return float(-np.sum(share * np.log(share)))
+  """Returns the entropy of what counts were drawn from, in nats.
+
+  That of the counts themselves is too low by (distinct ids - 1) / 2N in the
+  mean, which is added. Source: Miller, "Note on the bias of information
+  estimates" (1955).
+  """
+  counts = counts_V[counts_V > 0].astype(np.float64)
+  if not len(counts):
+    return 0.0
+  share = counts / counts.sum()
+  return float(-np.sum(share * np.log(share))
+               + (len(counts) - 1) / (2 * counts.sum()))
 
 
 def batch_size(config, mesh):

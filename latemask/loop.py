@@ -167,14 +167,15 @@ def _check_evaluation(step, scalars):
 
 
 def _evaluation_line(step, scalars):
-  below = scalars["eval/unigram_entropy"] - scalars["eval/loss"]
+  loss, entropy = scalars["eval/loss"], scalars["eval/unigram_entropy"]
+  side = "above" if loss > entropy else "below"
   others = "".join(
       f"; at {name.split('_')[1].split('/')[0]}: loss {value:.3f}"
       for name, value in scalars.items()
       if name.startswith("eval/rate_") and name.endswith("/loss"))
-  return (f"step {step:,}: eval loss {scalars['eval/loss']:.3f}, unigram "
-          f"entropy {scalars['eval/unigram_entropy']:.3f} ({below:+.3f} "
-          f"below), accuracy {scalars['eval/accuracy']:.3f}{others}")
+  return (f"step {step:,}: eval loss {loss:.3f}, {abs(loss - entropy):.2f} "
+          f"{side} the unigram entropy {entropy:.3f}, accuracy "
+          f"{scalars['eval/accuracy']:.3f}{others}")
 
 
 class _Profiler:

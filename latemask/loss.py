@@ -113,7 +113,13 @@ def _chunk_loss(hidden_SxRxD, embedding_SxVxD, bias_V, ids_SxR, weights_SxR):
   target_SxR = jnp.take_along_axis(
       logits_SxRxV, ids_SxR[..., None], axis=-1)[..., 0]
   loss = jnp.sum((normaliser_SxR - target_SxR) * weights_SxR)
-  hit_SxR = target_SxR >= jnp.max(logits_SxRxV, axis=-1)
+  # As argmax has it: the first of the largest. One pass of comparisons, where
+  # an argmax would carry an index along, over all shards of the vocabulary.
+  index_V = jnp.arange(bias_V.shape[0], dtype=ids_SxR.dtype)[None, None]
+  hit_SxR = jnp.all(
+      (target_SxR[..., None] > logits_SxRxV)
+      | ((target_SxR[..., None] == logits_SxRxV)
+         & (index_V >= ids_SxR[..., None])), axis=-1)
   correct = jnp.sum(hit_SxR * weights_SxR)
   return loss, correct, logits_SxRxV, normaliser_SxR
 

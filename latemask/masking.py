@@ -24,6 +24,9 @@ import numpy as np
 from latemask import errors
 from latemask.data import tokenizer
 
+# What evaluation masks depend on: the row alone, and then eval.rates hide
+# single tokens without noise; or the run's seed, unit and noise, too.
+EVAL_MASKS = dict.fromkeys(("fixed", "seeded"))
 # Kinds of a token, in the order in which the selected ones are dealt out.
 (_SLOT, _RANDOM, _SAME, _GONE, _EXTRA_RANDOM, _EXTRA_SAME, _KEPT) = range(7)
 
@@ -122,16 +125,23 @@ def make_plan(config, vocab_size, word_start_V=None, rate=None):
   Args:
     vocab_size: ids that exist.
     word_start_V: bool table; needed for unit "word" only.
-    rate: replaces `config.masking.rate`; all selected tokens are then
-      predicted.
+    rate: one of `config.eval.rates` in the place of `config.masking.rate`;
+      all selected tokens are then predicted, and unless `eval.masks` is
+      seeded they are single ones and all become slots: a task that runs of
+      any unit and noise share.
 
   Raises:
     InputError: a rate outside its range or an unknown unit.
   """
   m = config.masking
   length = config.data.length
+  errors.choose(EVAL_MASKS, config.eval.masks, "eval.masks")
   key = "masking.rate" if rate is None else "eval.rates:"
   predict_rate = m.predict_rate if rate is None else None
+  if rate is not None and config.eval.masks == "fixed":
+    m = m.copy_and_resolve_references()
+    with m.unlocked():
+      m.update(unit="token", random_rate=0.0, same_rate=0.0)
   rate = m.rate if rate is None else rate
   if not 0 < rate < 1:
     raise errors.InputError(
@@ -232,16 +242,13 @@ def _documents(ids_L):
 def _mask_row(plan, key, ids_L):
   key_unit, key_score, key_kind, key_random = jax.random.split(key, 4)
   segment_L, position_L = _documents(ids_L)
-  is_token_L = ids_L != tokenizer.PAD
-  selectable_L = ids_L >= tokenizer.NUM_SPECIALS
+  is_token_L, selectable_L = _tokens(ids_L)
 
   # Select: the tokens of the units with the lowest scores.
   unit_L = jnp.cumsum(plan.unit(key_unit, ids_L, plan)) - 1
   score_L = jax.random.uniform(key_score, ids_L.shape)[unit_L]
   rank_L = _rank(jnp.where(selectable_L, score_L, 2.0))
-  num_selected = jnp.minimum(
-      jnp.asarray(plan.selected_N)[jnp.sum(is_token_L)],
-      jnp.sum(selectable_L))
+  num_selected = _num_selected(plan, is_token_L, selectable_L)
 
   # Deal the kinds out to the selected, in random order.
   deal_L = _rank(jnp.where(rank_L < num_selected,
@@ -283,6 +290,25 @@ def _mask_row(plan, key, ids_L):
       target_ids_BxT=ids_L[target_T],
       target_weights_BxT=jnp.concatenate(
           [slot_valid_Q, corrupted_valid_C]).astype(jnp.float32))
+
+
+def _tokens(ids_L):
+  """Returns which are tokens of the text, and which of them can be masked."""
+  return ids_L != tokenizer.PAD, ids_L >= tokenizer.NUM_SPECIALS
+
+
+def _num_selected(plan, is_token_L, selectable_L):
+  return jnp.minimum(jnp.asarray(plan.selected_N)[jnp.sum(is_token_L)],
+                     jnp.sum(selectable_L))
+
+
+def count(plan, ids_BxL):
+  """Returns (tokens selected, tokens that can be) of a batch, int32."""
+  def of_row(ids_L):
+    is_token_L, selectable_L = _tokens(ids_L)
+    return (_num_selected(plan, is_token_L, selectable_L),
+            jnp.sum(selectable_L))
+  return jax.tree.map(jnp.sum, jax.vmap(of_row)(ids_BxL))
 
 
 def _rank(score_L):

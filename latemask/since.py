@@ -11,10 +11,11 @@ from latemask import errors
 FORMAT = 1
 
 # Dotted key -> the value that does what was done before the key was there.
-BEFORE = {"data.documents": "lines", "masking.word_starts": "spaces"}
+BEFORE = {"data.documents": "lines", "masking.word_starts": "spaces",
+          "eval.masks": "seeded"}
 # Those of them whose default does something else. A run that was begun before
 # goes on with the value above, whatever the config says.
-KEPT = ("masking.word_starts",)
+KEPT = ("masking.word_starts", "eval.masks")
 
 
 def fill(found, wanted):
@@ -26,6 +27,17 @@ def fill(found, wanted):
   """
   return {key: BEFORE[key] for key in wanted
           if key in BEFORE and key not in found} | dict(found)
+
+
+def kept(found, now):
+  """Returns {key: value} with which what was begun before a key goes on.
+
+  Args:
+    found: {dotted key: value} as it was written.
+    now: the same as it is wanted now.
+  """
+  return {key: BEFORE[key] for key in KEPT
+          if key in now and key not in found and now[key] != BEFORE[key]}
 
 
 def check_format(record, where):

@@ -23,6 +23,8 @@ from latemask import sharding
 
 # Streams of random numbers, folded into the key of the seed.
 _INIT, _MASK, _DROPOUT, _EVAL = range(4)
+# That of evaluation masks which are the same for every run.
+_EVAL_SEED = 0
 
 
 @flax.struct.dataclass
@@ -110,10 +112,10 @@ class Program:
         out_shardings=(self.state_shardings, None), donate_argnums=0)
 
   def eval_step(self, plan):
-    """Returns a jitted (params, rows_B, ids_BxL) -> (Sums, counts_V).
+    """Returns a jitted (params, rows_B, ids_BxL) -> (Sums, counts).
 
-    The masks are fixed: they depend on the seed and the row alone. counts_V
-    says how often each id was a target.
+    The masks depend on the row alone (and on the run's seed where `eval.masks`
+    is seeded). counts is that of `masking.count`.
     """
     return self._jit(
         functools.partial(self._eval_step, plan), in_shardings=(
@@ -215,10 +217,11 @@ class Program:
         jnp.moveaxis(x, 1, 0), None, sharding.BATCH_AXES)
 
   def _eval_step(self, plan, params, rows_B, ids_BxL):
-    masked = masking.mask_batch(plan, self._key(_EVAL), rows_B, ids_BxL)
-    counts_V = jnp.zeros(self.model.config.vocab_size, jnp.float32).at[
-        masked.target_ids_BxT].add(masked.target_weights_BxT)
-    return self.loss_sums(params, masked), counts_V
+    seed = (self.config.seed if self.config.eval.masks == "seeded"
+            else _EVAL_SEED)
+    masked = masking.mask_batch(
+        plan, keys.stream(seed, _EVAL), rows_B, ids_BxL)
+    return self.loss_sums(params, masked), masking.count(plan, ids_BxL)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 import json
 
+from etils import epath
 import flax.traverse_util
 import jax
+import ml_collections
 
 from latemask import errors
 from latemask import since
@@ -50,9 +52,7 @@ def keep_meaning(config, workdir):
   begun = _begun(workdir)
   if begun is None:
     return config
-  now = flatten(config.to_dict())
-  kept = {key: since.BEFORE[key] for key in since.KEPT
-          if key in now and key not in begun and now[key] != since.BEFORE[key]}
+  kept = since.kept(begun, flatten(config.to_dict()))
   if kept:
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(kept)
@@ -61,6 +61,19 @@ def keep_meaning(config, workdir):
             + " and ".join(f"{key} (as then: {value})"
                            for key, value in kept.items()), flush=True)
   return config
+
+
+def read_config(workdir):
+  """Returns the config of a run, with the keys that it is too old to have.
+
+  Raises:
+    InputError: there is no config.json, or it cannot be read.
+  """
+  begun = _begun(epath.Path(workdir))
+  if begun is None:
+    raise errors.InputError(f"{workdir} is no run: no config.json")
+  return ml_collections.ConfigDict(flax.traverse_util.unflatten_dict(
+      since.fill(begun, since.BEFORE), sep="."))
 
 
 def _begun(workdir):

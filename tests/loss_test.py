@@ -75,6 +75,23 @@ def test_split_over_devices():
                alone, together)
 
 
+def test_one_of_equal_logits_is_the_answer():
+  """The first, as argmax has it; and none where one is no number."""
+  hidden, embedding, bias, _, _ = (0 * x for x in _inputs())
+  ids = jnp.tile(jnp.arange(B, dtype=jnp.int32)[:, None], (1, T))
+  weights = jnp.ones((B, T))
+  sums = _head_loss(hidden, embedding, bias, ids, weights, REAL, 3)
+  assert sums.correct == T  # The rows whose target is 0.
+  # Of the two largest the first, though not the first of all.
+  bias = bias.at[jnp.array([3, 5])].set(1.0)
+  sums = _head_loss(hidden, embedding, bias, ids, weights, REAL, 3)
+  assert sums.correct == T == _dense(
+      hidden, embedding, bias, ids, weights)[1]
+  sums = _head_loss(
+      hidden, embedding, bias.at[9].set(jnp.nan), ids, weights, REAL, 3)
+  assert sums.correct == 0
+
+
 def test_no_targets_is_no_loss():
   hidden, embedding, bias, ids, weights = _inputs()
   sums = _head_loss(hidden, embedding, bias, ids, weights * 0, REAL, 2)

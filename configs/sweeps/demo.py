@@ -24,7 +24,6 @@ def get_config():
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 20
   config.eval.every_steps = 100
-  config.eval.rates = (0.15,)
   config.checkpoint.every_steps = 10_000
   return config
 

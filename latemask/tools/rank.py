@@ -23,13 +23,10 @@ layers: they are measured up to the insertion layer.
 """
 
 import dataclasses
-import json
 
-from etils import epath
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from latemask import errors
@@ -37,6 +34,7 @@ from latemask import layers
 from latemask import masking
 from latemask import model as model_lib
 from latemask import pretrained
+from latemask import workdir as workdir_lib
 from latemask.data import loader as loader_lib
 from latemask.data import packing
 from latemask.data import tokenizer as tokenizer_lib
@@ -91,10 +89,8 @@ def measure(workdir, num_rows):
     InputError: there is no checkpoint, or its rows are not to be found.
   """
   loaded = pretrained.load(workdir)
-  config = json.loads((epath.Path(workdir) / "config.json").read_text())
-  config["masking"] |= {"unit": "token", "random_rate": 0.0,
-                        "same_rate": 0.0, "predict_rate": None}
-  config = ml_collections.ConfigDict(config)
+  config = workdir_lib.read_config(workdir)
+  config.eval.masks = "fixed"  # Single tokens, without noise.
   ids_NxL = held_out(workdir, config, num_rows)
   plan = masking.make_plan(config, loaded.tokenizer.vocab_size, rate=_RATE)
   return measure_rows(loaded.config, loaded.params, plan, ids_NxL)

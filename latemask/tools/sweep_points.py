@@ -77,8 +77,9 @@ class Point:
     """What RUN.done says; None while the run is not done."""
     path = self.file("done")
     record = read_json(path) if path.exists() else {}
-    begun = since.fill(record.get("config", {}), self.wanted)
-    return record if begun == self.wanted else None
+    begun = record.get("config", {})
+    wanted = self.wanted | since.kept(begun, self.wanted)
+    return record if since.fill(begun, wanted) == wanted else None
 
   @property
   def state(self):
@@ -245,6 +246,7 @@ def _check(point):
   config = _copy(point.config)
   with config.unlocked():
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = None, 1, 1
+  config = workdir_lib.keep_meaning(config, point.path)
   program, _ = train.check(config, point.path)
   num_steps = program.config.train.num_steps
   return dataclasses.replace(
