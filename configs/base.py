@@ -76,8 +76,11 @@ def get_config(size="base"):
   data.max_bad_documents = 0
   # Processes that pack; None: one a core.
   data.workers = integer()
-  # Share of the rows held out for evaluation.
+  # Share of the documents held out for evaluation, in rows of their own.
   data.eval_fraction = 0.005
+  # Other text to hold out, as data.source names it: of data.source then
+  # nothing is, and eval_fraction is not used. None: eval_fraction.
+  data.eval_source = text()
 
   config.masking = masking = ml_collections.ConfigDict()
   # Share of the row's tokens that are selected. Special tokens count, and are

@@ -11,8 +11,8 @@ from latemask import errors
 FORMAT = 1
 
 # Dotted key -> the value that does what was done before the key was there.
-BEFORE = {"data.documents": "lines", "masking.word_starts": "spaces",
-          "eval.masks": "seeded"}
+BEFORE = {"data.documents": "lines", "data.eval_source": None,
+          "masking.word_starts": "spaces", "eval.masks": "seeded"}
 # Those of them whose default does something else. A run that was begun before
 # goes on with the value above, whatever the config says.
 KEPT = ("masking.word_starts", "eval.masks")

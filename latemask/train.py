@@ -171,10 +171,6 @@ def check(config, workdir):
   if not 0 <= config.seed < 1 << 32:
     raise errors.InputError(
         f"seed is {config.seed}; it must lie in 0 to 2**32 - 1")
-  if not 0 < config.data.eval_fraction < 1:
-    raise errors.InputError(
-        f"data.eval_fraction is {config.data.eval_fraction}; it must lie in "
-        "(0, 1)")
   packing.check(config)
   workdir_lib.compare_config(config, epath.Path(workdir), FREE_KEYS)
   local.check_writable(workdir)

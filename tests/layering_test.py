@@ -15,10 +15,11 @@ ORDER = [
     ["errors", "since", "config_file", "hlo", "markdown", "signals"],
     ["data.local", "data.proto", "data.tokenizer", "data.rows", "data.lines",
      "data.text", "data.tfds_source", "data.builtin", "data.sources",
-     "data.processes", "data.packing", "data.glue"],
+     "data.processes", "data.held_out", "data.shards", "data.packed",
+     "data.packing", "data.glue"],
     ["distributed", "sharding", "keys", "products", "layers", "loss",
-     "masking", "optimizer", "flops", "metrics", "workdir", "data.loader",
-     "checkpoint"],
+     "masking", "optimizer", "flops", "metrics", "workdir", "data.order",
+     "data.loader", "checkpoint"],
     ["stack", "model", "classifier", "hf_tokenizer", "hf_weights",
      "hf_config", "hf", "pretrained"],
     ["step"], ["evaluate", "plateau"], ["finetune_step", "results"],
@@ -69,7 +70,8 @@ def test_files_are_short_and_say_what_they_are():
     (("jax",), ["errors", "signals", "data.local", "data.proto",
                 "data.tokenizer", "data.rows", "data.lines", "data.text",
                 "data.tfds_source", "data.builtin", "data.sources",
-                "data.processes", "data.packing", "main", "tools.prepare"])])
+                "data.processes", "data.held_out", "data.shards",
+                "data.packed", "data.packing", "main", "tools.prepare"])])
 def test_imports_without(blocked, modules):
   """All rooms without TensorFlow; the packer's processes without JAX."""
   code = (f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "

@@ -12,6 +12,7 @@ from latemask import errors
 from latemask.data import loader
 from latemask.data import local
 from latemask.data import packing
+from latemask.data import shards
 from tests import conftest
 
 
@@ -22,11 +23,11 @@ def bucket(tmp_path, monkeypatch):
   monkeypatch.setattr(local, "is_remote", lambda path: str(path).startswith(
       str(folder)))
   for name in ("ArrayRecordWriter",):
-    real = getattr(packing.array_record_module, name)
+    real = getattr(shards.array_record_module, name)
     def opened(path, *args, real=real):
       assert not path.startswith(str(folder)), path
       return real(path, *args)
-    monkeypatch.setattr(packing.array_record_module, name, opened)
+    monkeypatch.setattr(shards.array_record_module, name, opened)
   return folder
 
 

@@ -12,6 +12,7 @@ from latemask import errors
 from latemask.data import lines as lines_lib
 from latemask.data import packing
 from latemask.data import rows as rows_lib
+from latemask.data import shards
 from latemask.data import sources
 from latemask.data import tokenizer
 from tests import conftest
@@ -123,7 +124,7 @@ def test_job_can_be_sent_to_another_process(config, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(sources, "open_sources", None)
       for shard in job.todo:
-        packing.pack_shard(pickle.loads(sent), shard)
+        shards.pack(pickle.loads(sent), shard)
   packing.prepare(config, tmp_path / "there", send)
   assert _bytes(tmp_path / "here") == _bytes(tmp_path / "there")
 
@@ -281,7 +282,7 @@ def test_bound_of_bad_documents_holds_over_all_shards(
   config.data.max_bad_documents = 3
   with pytest.raises(errors.InputError, match="more than 3 documents are bad"):
     packing.prepare(config, tmp_path / "one")
-  done = packing.done_shards(tmp_path / "one", 20)
+  done = shards.done(tmp_path / "one", 20)
   assert 0 < sum(s["bad_documents"] for s in done) <= 3
   # At the end: shards under way at the same time do not see each other.
   def together(job):
@@ -289,7 +290,7 @@ def test_bound_of_bad_documents_holds_over_all_shards(
         job, config=config.copy_and_resolve_references())
     raised.config.data.max_bad_documents = 4
     for shard in job.todo:
-      packing.pack_shard(raised, shard)
+      shards.pack(raised, shard)
   with pytest.raises(errors.InputError, match="a.txt: byte .*more than 3"):
     packing.prepare(config, tmp_path / "one", together)
   assert packing.load(config, tmp_path / "one") is None

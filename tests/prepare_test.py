@@ -10,6 +10,7 @@ import pytest
 from latemask import errors
 from latemask.data import lines as lines_lib
 from latemask.data import packing
+from latemask.data import shards
 from latemask.data import tokenizer
 from latemask.tools import prepare
 from tests import conftest
@@ -107,7 +108,7 @@ def test_either_goes_on_with_what_the_other_began(
   whole = _bytes(tmp_path / "whole")
   out = tmp_path / "out"
 
-  real, packed = packing.pack_shard, []
+  real, packed = shards.pack, []
 
   def pack_two(job, shard, *more):
     if len(packed) == 2:
@@ -115,13 +116,13 @@ def test_either_goes_on_with_what_the_other_began(
     packed.append(shard)
     return real(job, shard, *more)
 
-  monkeypatch.setattr(packing, "pack_shard", pack_two)
+  monkeypatch.setattr(shards, "pack", pack_two)
   with pytest.raises(RuntimeError, match="stopped"):
     _prepare(out, spec, *first)
   assert len(list(out.glob(_ROWS))) == 2
   assert not json.loads((out / "manifest.json").read_text())["complete"]
   before = {p: p.stat().st_mtime_ns for p in out.glob(_ROWS)}
-  monkeypatch.setattr(packing, "pack_shard", real)
+  monkeypatch.setattr(shards, "pack", real)
   monkeypatch.setattr(tokenizer, "train", None)  # It is not trained again.
   _prepare(out, spec, *second)
   assert {p: p.stat().st_mtime_ns for p in before} == before

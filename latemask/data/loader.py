@@ -1,13 +1,9 @@
 """Packed rows -> global batches on the devices: batch = f(seed, step).
 
 Last stop on the host. Rows are found by index, so a run goes on at any step
-at once, and any number of hosts sees the same batches:
-  - a fixed permutation of all rows sets `eval_fraction` of them aside, the
-    same ones for every seed;
-  - each epoch is a keyed permutation of the others; row j of step t is number
-    t * batch_size + j of the epochs laid end to end.
-Grain computes the permutations and reads ahead in its own threads; each
-process reads only the rows that its devices hold.
+at once, and any number of hosts sees the same batches: row j of step t is
+number t * batch_size + j of the order of rows (order.py). Grain reads ahead in
+its own threads; each process reads only the rows that its devices hold.
 
 ArrayRecord keeps a hash of every record and of its index, and checks it each
 time: a damaged shard is found when the damaged part is read, which costs no
@@ -15,7 +11,6 @@ pass over all of them at the start.
 """
 
 import bisect
-import functools
 import itertools
 
 from array_record.python import array_record_data_source
@@ -25,22 +20,30 @@ import numpy as np
 
 from latemask import errors
 from latemask.data import local
-from latemask.data import packing
+from latemask.data import order as order_lib
 from latemask.data import rows as rows_lib
+from latemask.data import shards
 from latemask.data import tokenizer
 
-_SPLIT_SEED = 3_211_048
+# Rows that are read to estimate what the set itself does not say.
+_SAMPLE_ROWS = 1024
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
 
 
 class Loader:
-  """The rows of a packed set, split into training and held-out ones."""
+  """The rows of a packed set, split into training and held-out ones.
+
+  Attributes:
+    packed: the set.
+    order: its `order.Order`.
+    num_train_rows, num_eval_rows: how many there are.
+  """
 
   def __init__(self, packed, config):
     """Opens the shards.
 
     Args:
-      packed: a `packing.Packed`.
+      packed: a `packed.Packed`.
       config: the run's; its seed is that of the order of training rows.
 
     Raises:
@@ -55,15 +58,10 @@ class Loader:
         packed.paths, packed.num_bytes, packed.digest,
         config.data.cache_dir))
     self._stops = list(itertools.accumulate(packed.num_rows))
-    num_rows = len(self._records)
-    fraction = config.data.eval_fraction
-    self.num_eval_rows = max(1, round(num_rows * fraction))
-    self.num_train_rows = num_rows - self.num_eval_rows
-    if self.num_train_rows < 1:
-      raise errors.InputError(
-          f"data.eval_fraction {fraction} leaves none of {num_rows} rows to "
-          "train on")
-    self._split = _permutation(num_rows, _SPLIT_SEED)
+    self.packed = packed
+    self.order = order_lib.Order(packed, config)
+    self.num_train_rows = self.order.num_train_rows
+    self.num_eval_rows = self.order.num_eval_rows
 
   def train_batches(self, sharding, batch_size, start, stop):
     """Yields global ids_BxL int32 of steps start to stop - 1.
@@ -90,14 +88,25 @@ class Loader:
 
   def train_row(self, index):
     """Returns the packed row that stands at `index` of the training order."""
-    epoch, place = divmod(index, self.num_train_rows)
-    seed, = np.random.SeedSequence([self._seed, epoch]).generate_state(1)
-    order = _permutation(self.num_train_rows, int(seed))
-    return self._split[self.num_eval_rows + order[place]]
+    return self.order.train_row(index)
 
   def eval_row(self, index):
     """Returns the packed row that stands at `index` among the held-out ones."""
-    return self._split[index]
+    return self.order.eval_row(index)
+
+  @property
+  def maskable_share(self):
+    """Share of the tokens of training rows that can be masked.
+
+    As `packed` says, or where it does not, of an even sample.
+    """
+    if self.packed.maskable_share is not None:
+      return self.packed.maskable_share
+    count = min(_SAMPLE_ROWS, self.num_train_rows)
+    ids_NxL = self.read([
+        self.train_row(i * self.num_train_rows // count) for i in range(count)])
+    return rows_lib.num_maskable(ids_NxL) / np.count_nonzero(
+        ids_NxL != tokenizer.PAD)
 
   def read(self, rows):
     """Returns ids [len(rows), L], int32; a row of None is all padding.
@@ -164,20 +173,14 @@ def _open(packed, copies):
     if found != num_rows:
       raise errors.InputError(
           f"{path} holds {found} records, not {num_rows}; "
-          f"{packing.advice(path)}")
+          f"{shards.advice(path)}")
   return source(copies)
 
 
 def _damaged(path, what, error):
   reason = " ".join(str(error).split())[:200]
-  return errors.InputError(f"{path}: {what} ({reason}); {packing.advice(path)}")
+  return errors.InputError(f"{path}: {what} ({reason}); {shards.advice(path)}")
 
 
 def _to_devices(sharding, part, shape):
   return jax.make_array_from_callback(shape, sharding, part)
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(count, seed):
-  """Returns a keyed permutation of range(count) that is never held whole."""
-  return grain.MapDataset.range(count).shuffle(seed=seed)

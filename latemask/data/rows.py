@@ -17,8 +17,9 @@ from latemask.data import tokenizer as tokenizer_lib
 # between <s> and </s> there is nothing to learn, and rows of special tokens
 # only could not be masked.
 MIN_PIECE_TOKENS = 8
-COUNTS = ("documents", "tokens", "rows", "dropped_documents",
-          "dropped_tokens", "bad_documents")
+# What `pack` counts; `maskable_tokens` are those that are not special.
+COUNTS = ("documents", "tokens", "maskable_tokens", "rows",
+          "dropped_documents", "dropped_tokens")
 _ENCODE_CHARS = 1 << 17
 
 
@@ -32,12 +33,20 @@ def pack(documents, tokenizer, packing, length, counts, progress):
 
   Args:
     packing: a row of `PACKINGS`.
-    counts: dict of `COUNTS`, added to (but for rows and bad documents).
+    counts: dict of `COUNTS`, added to.
     progress: called with the characters of text just done.
   """
   dtype = row_dtype(tokenizer.vocab_size)
   encoded = _encode(documents, tokenizer, dtype, counts, progress)
-  return PACKINGS[packing](encoded, length, dtype, counts)
+  for row in PACKINGS[packing](encoded, length, dtype, counts):
+    counts["rows"] += 1
+    counts["maskable_tokens"] += num_maskable(np.frombuffer(row, dtype))
+    yield row
+
+
+def num_maskable(ids):
+  """Returns how many ids are neither special nor padding."""
+  return int(np.count_nonzero(ids >= tokenizer_lib.NUM_SPECIALS))
 
 
 def _encode(documents, tokenizer, dtype, counts, progress):

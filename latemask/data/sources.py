@@ -93,6 +93,13 @@ def specs(text, key="data.source"):
   return found
 
 
+def named(config):
+  """Returns (key, part) of all that is named, to train on and to hold out."""
+  keys = ["data.source"] + ["data.eval_source"] * bool(config.data.eval_source)
+  return [(key, spec) for key in keys
+          for spec in specs(operator.attrgetter(key)(config), key)]
+
+
 def open_source(spec, config, key="data.source", download=True):
   """Returns the source that a part of a config key names.
 

@@ -28,6 +28,7 @@ from latemask import errors
 from latemask.data import packing
 from latemask.data import processes
 from latemask.data import rows as rows_lib
+from latemask.data import shards
 from latemask.data import sources as sources_lib
 from latemask.data import tfds_source
 from latemask.data import tokenizer as tokenizer_lib
@@ -91,7 +92,7 @@ def _pack_on_worker(shard, job):
   if _refusals(job):
     return
   try:
-    packing.pack_shard(job, shard)
+    shards.pack(job, shard)
   except errors.InputError as error:
     # Raised, a runner would try again, and wrap it in something of its own.
     path = epath.Path(job.directory) / f"{shard:05d}{_REFUSED}"
@@ -117,7 +118,7 @@ def _watching(job):
   said = None
   def say():
     nonlocal said
-    done = len(packing.done_shards(job.directory, job.num_shards))
+    done = len(shards.done(job.directory, job.num_shards))
     if done != said:
       print(f"{done:,} of {job.num_shards:,} shards are packed", flush=True)
     said = done
@@ -144,7 +145,7 @@ def dry_run(config, directory):
   """Prints what `packing.prepare` would do, and writes nothing.
 
   Returns:
-    The estimated counts, keys of `rows.COUNTS` and bytes.
+    The estimated counts, keys of `rows.COUNTS`, bad_documents and bytes.
 
   Raises:
     InputError: see `packing.load` and `sources.open_source`; or the set was
@@ -155,11 +156,11 @@ def dry_run(config, directory):
   if packed:
     return packed.manifest["totals"]
   tokenizer = _tokenizer(config, directory)
-  totals, found = dict.fromkeys(rows_lib.COUNTS, 0), []
-  for spec in sources_lib.specs(config.data.source):
+  totals, found = dict.fromkeys((*rows_lib.COUNTS, "bad_documents"), 0), []
+  for key, spec in sources_lib.named(config):
     try:
       found.append((spec, sources_lib.open_source(
-          spec, config, download=False)))
+          spec, config, key, download=False)))
     except tfds_source.NotPrepared:
       print(f"{spec}: not prepared yet, so its size is not known; left out "
             "below, and downloaded first unless this is a dry run")
@@ -180,7 +181,7 @@ def dry_run(config, directory):
       tokenizer.vocab_size).itemsize + _RECORD_BYTES
   blocks = -(-totals["rows"] * row_bytes // num_shards // _BLOCK_BYTES) + 1
   totals["bytes"] = num_shards * blocks * _BLOCK_BYTES
-  done = len(packing.done_shards(directory, num_shards))
+  done = len(shards.done(directory, num_shards))
   print(f"in all about {totals['tokens']:,} tokens in {totals['rows']:,} rows "
         f"of {config.data.length}: {totals['bytes']:,} bytes in {num_shards:,} "
         f"shards, of which {done:,} are packed; nothing was written")
@@ -195,7 +196,7 @@ def _complete(config, directory):
   """
   packed = packing.load(config, directory)
   if packed:
-    changes = sources_lib.changes(config, packed.manifest)
+    changes = packing.changes(config, packed)
     if changes:
       raise errors.InputError(
           f"{directory} was packed from other text: {changes}; delete the "
@@ -238,7 +239,8 @@ def _estimate(config, source, tokenizer):
   found = rows_lib.pack(
       documents, tokenizer, config.data.packing, config.data.length, counts,
       progress=lambda num_bytes: None)
-  counts["rows"] = sum(1 for _ in found)
+  for _ in found:
+    pass
   counts["bad_documents"] = bad.count
   return {key: parts * value for key, value in counts.items()}, bad.first
 

@@ -254,9 +254,9 @@ def _check(point):
 
 
 def _check_sources(config):
-  for spec in sources.specs(config.data.source):
+  for key, spec in sources.named(config):
     try:
-      sources.open_source(spec, config, download=False)
+      sources.open_source(spec, config, key, download=False)
     except tfds_source.NotPrepared:
       pass  # It will be downloaded, or prepared.
 
