@@ -1,7 +1,8 @@
 """Checkpoints: one unit of everything a run needs to go on, by Orbax.
 
 WORKDIR/checkpoints/STEP/ holds `state` (step, parameters, optimizer) and
-`run` (config, digest of the packed rows, tokenizer, rows skipped, digests).
+`run` (config, digest of the packed rows, probe of their order, tokenizer, rows
+skipped, digests).
 What holds, in order:
   1. A save runs beside training and is committed by a rename at its end: one
      that was cut off is never taken for a checkpoint.
@@ -33,6 +34,7 @@ from latemask import errors
 from latemask import keys
 from latemask import sharding
 from latemask import since
+from latemask.data import order
 
 
 # What Orbax logs (each step of a save, formats of before, errors of its
@@ -70,6 +72,7 @@ class Checkpoints:
         "format": since.FORMAT,
         "config": config.to_dict(),
         "manifest": packed.digest,
+        "order": order.Order(packed, config).probe,
         "tokenizer": base64.b64encode(packed.tokenizer.proto).decode(),
     }
     self._max_failed = config.checkpoint.max_failed_saves
@@ -157,6 +160,9 @@ class Checkpoints:
       raise errors.InputError(
           f"checkpoint {step} of {self._manager.directory} was trained on "
           "other packed rows; give the data.dir it had, or another --workdir")
+    if "order" in run:  # Older ones have none.
+      order.check_probe(run["order"], self._run["order"],
+                        f"checkpoint {step} of {self._manager.directory}")
     state = self._manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(state_shapes)))["state"]
     _compare(digests(state), run["digests"])

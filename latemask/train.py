@@ -36,6 +36,10 @@ from latemask.data import local
 from latemask.data import packing
 from latemask.data import tokenizer as tokenizer_lib
 
+# What a run warns of at its start: fewer rows to measure by, more epochs.
+_FEW_ROWS = 100
+_MANY_EPOCHS = 40
+
 # What may change between two stretches of one run: where and on what it runs,
 # and what it tells. Everything else changes the result.
 FREE_KEYS = re.compile(
@@ -210,17 +214,42 @@ def _introduce(program, loader, progress):
       f"process(es), mesh {dict(program.mesh.shape)}")
   num_steps, batch_size = config.train.num_steps, config.train.batch_size
   epochs = num_steps * batch_size / loader.num_train_rows
+  length, plan = config.data.length, program.plan
+  selected = plan.selected_N[-1]
   metrics.say(
-      f"rows of {config.data.length}: {program.plan.num_kept} kept, "
-      f"{program.plan.num_targets} predicted; {loader.num_train_rows:,} to "
-      f"train on, {loader.num_eval_rows:,} held out; {num_steps:,} steps of "
-      f"{batch_size:,} rows = {epochs:.1f} epochs")
+      f"rows of {length}: {selected} of {length} "
+      f"{'selected' if plan.num_corrupted else 'hidden'}, "
+      f"{selected / length / loader.maskable_share:.1%} of what can be; "
+      f"{plan.num_kept} kept, {plan.num_targets} predicted")
+  metrics.say(
+      f"{loader.num_train_rows:,} rows to train on, {loader.num_eval_rows:,} "
+      f"held out; {num_steps:,} steps of {batch_size:,} rows = {epochs:.1f} "
+      "epochs")
+  for line in _warnings(config, loader, epochs):
+    metrics.say(line)
   metrics.say(f"going on from the checkpoint at step {start:,}" if start
               else "beginning at step 0")
   if progress.skipped_steps:
     metrics.say(f"{progress.skipped_steps:,} batches are skipped, after "
                 f"{progress.num_rollbacks} rollbacks")
   metrics.say("compiling: the first evaluation and the first step take long")
+
+
+def _warnings(config, loader, epochs):
+  """Yields what to know of the rows before anything is made of them."""
+  if loader.packed.split is None:
+    yield (f"{loader.packed.directory} was packed before documents were held "
+           "out: its held-out rows are read as then, and border on rows of "
+           "their own documents in training; pack it anew, as another "
+           "data.dir, to measure on documents that are not trained on")
+  num_rows = min(loader.num_eval_rows, config.eval.max_rows)
+  if num_rows < _FEW_ROWS:
+    yield (f"only {num_rows} held-out rows: what is measured on them is noise "
+           "for the most part; a larger data.eval_fraction, or data.eval_"
+           "source (with another data.dir), or eval.max_rows gives more")
+  if epochs > _MANY_EPOCHS:
+    yield (f"{epochs:,.1f} epochs: more than {_MANY_EPOCHS} times over the "
+           "same rows teach little; fewer train.num_steps or more text")
 
 
 def _prepare(config, workdir, tokenizer):

@@ -50,9 +50,9 @@ def columns():
   return ["seed"]
 '''
 GOOD = [{"seed": 1}, {"seed": 2}, {"seed": 3}]
-# All that can be checked ahead is in order; it leaves no row to train on.
-BAD = {"data.eval_fraction": 0.9999}
-BAD_NAME = "data.eval_fraction=0.9999"
+# All that can be checked ahead is in order; the devices are not as many.
+BAD = {"mesh.data": 7}
+BAD_NAME = "mesh.data=7"
 
 
 @pytest.fixture
@@ -500,7 +500,7 @@ def _kill_and_finish(spec, out, good, rng, max_secs, two):
   for process in filter(None, (beside, last)):
     assert process.wait(1200) == 1, log.read_text()[-3000:]
   told = log.read_text()
-  assert f"latemask: {BAD_NAME}: exit code 2: latemask: data.eval" in told
+  assert f"latemask: {BAD_NAME}: exit code 2: latemask: mesh" in told
   assert "1 of" in told and "Traceback" not in told
   for overrides in good:
     name = f"checkpoint.keep={overrides['checkpoint.keep']}"

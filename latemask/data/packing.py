@@ -36,6 +36,15 @@ def directory_of(config, workdir):
   return config.data.dir or epath.Path(workdir) / "data"
 
 
+def holds_out_rows(directory):
+  """Returns whether what lies there was packed before documents were held out.
+
+  `data.eval_fraction` is no setting of such a set.
+  """
+  begun = _begun(epath.Path(directory))
+  return begun is not None and "split" not in begun
+
+
 def load(config, directory, tokenizer=None):
   """Returns the complete `packed.Packed` in `directory`, None where none is.
 

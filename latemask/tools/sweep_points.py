@@ -35,7 +35,7 @@ from latemask.data import tfds_source
 _PLACES = re.compile(r"(data\.)?(dir|cache_dir|tfds_dir|data_dir|workers)"
                      r"|init_from")
 # Of the group `data`, what packed rows do not depend on.
-_NOT_PACKED = ("dir", "cache_dir", "tfds_dir", "workers", "eval_fraction",
+_NOT_PACKED = ("dir", "cache_dir", "tfds_dir", "workers",
                "max_bad_documents")
 _MAX_NAME = 180
 
@@ -182,11 +182,19 @@ def _with_rows(config, out):
                 and (f"data.{key}", value) not in since.BEFORE.items()}
     if config.train.init_from:  # Its tokenizer may be that of the rows.
       settings["init_from"] = config.train.init_from
-    digest = hashlib.sha256(
-        json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    fraction = {"eval_fraction": settings.pop("eval_fraction")}
+    directory = f"{out}/data/{_digest(settings)}"
+    # Rows that were packed before documents were held out go with any.
+    if not (packing.holds_out_rows(directory) or config.data.eval_source):
+      directory = f"{out}/data/{_digest(settings | fraction)}"
     with config.unlocked():
-      config.data.dir = f"{out}/data/{digest[:8]}"
+      config.data.dir = directory
   return config
+
+
+def _digest(settings):
+  return hashlib.sha256(
+      json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _flags(name, config, given):
