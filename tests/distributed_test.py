@@ -286,23 +286,20 @@ def _start_several(count, workdir, corpus, packed_dir, *flags, slow=None):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count, slow, most_steps", [
-    (2, "2,0", 3), (4, "2,0", 3), (2, "0,2", 0)])
+@pytest.mark.parametrize("count, slow", [(2, "2,0"), (4, "2,0"), (2, "0,2")])
 def test_one_of_several_is_told_to_stop(
-    corpus, packed_dir, tmp_path, count, slow, most_steps):
-  """All save the same step, soon, also out of an evaluation of a minute."""
+    corpus, packed_dir, tmp_path, count, slow):
+  """All save the same step, a few on at most, or leave an evaluation."""
   flags = ["--config.eval.every_steps=4", "--config.eval.batch_size=4"]
   several = _start_several(
       count, tmp_path, corpus, packed_dir, *flags, slow=slow)
   saved = max(int(p.name) for p in tmp_path.glob("checkpoints/*")
               if p.name.isdigit())
-  start_secs = time.monotonic()
   several[-1].send_signal(signal.SIGTERM)
   told = [process.communicate(timeout=100)[0] for process in several]
-  assert time.monotonic() < start_secs + 30
   assert [process.returncode for process in several] == [143] * count, told
   step, = re.findall(r"step ([\d,]+): saved on SIGTERM", told[0])
-  assert int(step) <= saved + most_steps
+  assert int(step) <= saved + 4 and f"step {step}: eval" not in told[0]
   assert (tmp_path / "checkpoints" / step).exists()
 
 
