@@ -1,9 +1,12 @@
 """The command line: exit codes, one line, nothing on disk touched."""
 
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -52,6 +55,30 @@ def test_flags_that_cannot_be(arguments, message):
   assert len(done.stderr.splitlines()) == 1
   assert done.stderr.startswith("latemask: ") and message in done.stderr
   assert "Traceback" not in done.stderr and "\\n" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [
+    ("main", "--config", "configs/demo.py", "--workdir", "w"),
+    ("tools.prepare", "--config", "configs/demo.py", "--out", "w"),
+    ("tools.report", ".")])
+def test_a_signal_while_modules_are_imported(command, tmp_path):
+  """Of every program: one line and 130, from its first import on."""
+  with subprocess.Popen(
+      [sys.executable, "-m", f"latemask.{command[0]}", *command[1:]],
+      cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+      env=os.environ | {"PYTHONPATH": str(ROOT)}) as program:
+    status = pathlib.Path(f"/proc/{program.pid}/status")
+    # Python itself does not catch SIGTERM.
+    while not (int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16)
+               >> signal.SIGTERM - 1 & 1):
+      assert program.poll() is None
+      time.sleep(0.001)
+    program.send_signal(signal.SIGINT)
+    out, told = program.communicate(timeout=60)
+  assert program.returncode == 130 and not out
+  assert told == ("latemask: stopped by SIGINT; the same command goes on from "
+                  "what is done\n")
+  assert not list(tmp_path.iterdir())
 
 
 def test_config_that_cannot_be_and_a_run(tmp_path, corpus):
