@@ -4,8 +4,6 @@ The oracle is transformers itself, with random norms and biases everywhere.
 """
 
 import json
-import random
-import unicodedata
 
 import flax.traverse_util
 import jax
@@ -19,7 +17,9 @@ from latemask import errors
 from latemask import hf
 from latemask import masking
 from latemask import model as model_lib
+from latemask import pretrained
 from latemask.data import tokenizer as tokenizer_lib
+from latemask.tools import fill_mask
 from tests import conftest
 
 torch = pytest.importorskip("torch")
@@ -180,44 +180,50 @@ def test_a_folder_that_stock_wrote(tiny, tokenizer, tmp_path, architecture):
     np.testing.assert_array_equal(found[rows], array[rows], path)
 
 
-def _lines():
-  """Returns 2,000 varied lines."""
-  rng = random.Random(0)
-  words = conftest.make_text(40).split()
-  letters = ("".join(map(chr, range(32, 127))) + "äöüßéèñçøåœ" + "ЖяюЩ"
-             + "你好世界日本語한국어" + "😀👩‍👩‍👧🏳️‍🌈🤦🏽" + "\t\u00a0\u2003\u200b\u0301\ufeff"
-             + "\x00\x01\x07\x0b\x1b\x7f\u2028" + "عربىעברית" + "▁")
-  lines = ["", " ", "  ", "\t", "a", " a", "a ", "a  b", "a\tb\r\n", "▁",
-           "a▁b", "\u00a0", "é", unicodedata.normalize("NFD", "é")]
-  while len(lines) < 2000:
-    kind = rng.randrange(3)
-    if kind == 0:
-      lines.append(" ".join(rng.choices(words, k=rng.randrange(12))))
-    elif kind == 1:
-      lines.append("".join(rng.choices(letters, k=rng.randrange(40))))
-    else:
-      lines.append("".join(
-          rng.choice(words) + rng.choice([" ", "  ", ", ", rng.choice(letters)])
-          for _ in range(rng.randrange(10))))
-  return lines
-
-
-def test_tokenizer_json_encodes_as_sentencepiece(tiny, tokenizer, tmp_path):
+def test_tokenizer_of_the_folder(tiny, tokenizer, tmp_path):
+  """What transformers adds to tokenizer.json; its ids: hf_tokenizer_test."""
   config, params = _pretrained(tiny, tokenizer, "roberta")
   hf.export(config, params, tokenizer, tmp_path / "out")
   stock = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
   assert stock.mask_token_id == tokenizer_lib.MASK
   assert stock.pad_token_id == tokenizer_lib.PAD
-  wrong = [(line, list(ids), found) for line, ids, found in zip(
-      _lines(), tokenizer.encode(_lines()),
-      stock(_lines(), add_special_tokens=False)["input_ids"])
-           if list(ids) != found]
-  assert not wrong, (len(wrong), wrong[:3])
+  for text in ("It is in <mask>.", "(<mask>)", "un<mask>able", "▁<mask> <0x0A>",
+               "  the\t man <mask>"):
+    assert stock(text)["input_ids"] == [0, *tokenizer.encode_masked(text), 2]
   one, two = "the man", "it was"
   pair = stock(one, two)["input_ids"]
   a, b = (list(map(int, ids)) for ids in tokenizer.encode([one, two]))
   assert pair == [0, *a, 2, 2, *b, 2]
   assert stock.decode(a) == one
+  stock.add_tokens(["covid19"])
+  assert stock.tokenize("acovid19 covid19").count("covid19") == 2
+
+
+def test_stock_pipeline_gives_the_words_of_fill_mask(
+    tiny, tokenizer, tmp_path):
+  """Also of a model that has more ids than the tokenizer has words."""
+  config, params = _pretrained(tiny, tokenizer, "roberta", vocab_size=420,
+                               insertion_layer=0)
+  params["output_bias"] = params["output_bias"].copy()
+  params["output_bias"][tokenizer.vocab_size:] = 50.0
+  hf.export(config, params, tokenizer, tmp_path / "out")
+  loaded = pretrained.load(tmp_path / "out")
+  np.testing.assert_array_equal(
+      loaded.params["output_bias"], params["output_bias"])
+  filler = fill_mask.Filler(loaded)
+  stock = transformers.pipeline("fill-mask", str(tmp_path / "out"), top_k=400)
+  for text in ("It is in <mask>.", "(<mask>) the", "un<mask>able", "<mask> was",
+               "the <mask> man <mask>"):
+    found = stock(text)
+    found = found if isinstance(found[0], list) else [found]
+    for ours, theirs in zip(filler.fill(text, top=20), found, strict=True):
+      assert all(best["token"] < tokenizer.vocab_size or best["score"] == 0
+                 for best in theirs)
+      words = {filler.word(best["token"]): best["score"] for best in theirs
+               if best["token"] < tokenizer.vocab_size}
+      np.testing.assert_allclose(
+          [words[word] for word, _ in ours], [p for _, p in ours], rtol=1e-3)
+    assert np.isclose(sum(best["score"] for best in theirs), 1, atol=1e-3)
 
 
 def test_refusals(tiny, tokenizer, tmp_path):

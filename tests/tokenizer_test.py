@@ -90,6 +90,14 @@ def test_model_is_what_its_own_schema_says(trained):
   assert proto.SerializeToString(deterministic=True) == trained.proto
 
 
+def test_scores_add_up_without_rounding(trained):
+  """In float32, over a document; so that any order gives the same sum."""
+  scores = np.array([trained.processor.get_score(i)
+                     for i in range(trained.vocab_size)])
+  assert np.all(scores * 256 == np.round(scores * 256))
+  assert len(set(scores)) > 20 and scores.min() < -3
+
+
 def test_long_lines_are_cut_not_skipped():
   # A document longer than the trainer's limit is all there is to learn from.
   words = conftest.make_text(600).split()
