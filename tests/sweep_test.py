@@ -1,5 +1,6 @@
 """Sweeps: every point builds; every run is done, once, whatever is killed."""
 
+import hashlib
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from configs import base
 from configs import sweeps
 from latemask import config_file
+from latemask import since
 from latemask import step as step_lib
 from latemask.tools import report_runs
 from latemask.tools import sweep
@@ -75,6 +77,20 @@ def _main(monkeypatch, *arguments):
 
 def _files(folder):
   return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_older_sweeps_stay_done_and_keep_their_rows(write, tmp_path):
+  """A key that came later, with the value that means as before."""
+  point, = sweep_points.read(write(GOOD[:1]), tmp_path / "out")[0]
+  older = {k: v for k, v in point.wanted.items() if k not in since.BEFORE}
+  assert older != point.wanted
+  point.path.parent.mkdir()
+  point.file("done").write_text(json.dumps({"config": older}))
+  assert point.done
+  packed = {k[5:]: v for k, v in older.items() if k.startswith("data.")
+            and k[5:] not in sweep_points._NOT_PACKED}
+  digest = hashlib.sha256(json.dumps(packed, sort_keys=True).encode())
+  assert point.config.data.dir.endswith(f"/{digest.hexdigest()[:8]}")
 
 
 # ---- Configs
