@@ -65,9 +65,9 @@ def find(pattern):
   """
   passed = collections.Counter()
   if local.is_remote(pattern):
-    root, _, rest = pattern.partition("*")
+    root, star, rest = pattern.partition("*")
     root, _, start = root.rpartition("/")
-    return {str(p) for p in epath.Path(root).glob(f"{start}*{rest}")
+    return {str(p) for p in epath.Path(root).glob(start + star + rest)
             if p.is_file()}, passed
   found = set(_expand(pattern, passed)) or (
       {pattern} if os.path.lexists(pattern) else set())
