@@ -5,7 +5,8 @@ A cell is a learning rate, a batch size and a seed. What a workdir promises:
   2. It belongs to one config; task and grid may grow, other keys may not.
   3. A cell's result is written whole or not at all; a cell that has one is
      not trained again, and one of other weights, initial values or rows is
-     refused.
+     refused. One that failed (its logits are not finite) is one with a
+     result, and never chosen.
   4. Learning rate and batch size are chosen by the median over seeds of the
      best epoch's dev score (the mean of the task's metrics).
 A cell is trained on one device. Several processes deal the cells out among
@@ -19,14 +20,12 @@ import hashlib
 import itertools
 import json
 import re
-import statistics
-import time
 
 from etils import epath
 import jax
 import numpy as np
-import tqdm
 
+from latemask import cell as cell_lib
 from latemask import classifier
 from latemask import distributed
 from latemask import errors
@@ -47,47 +46,6 @@ _DTYPES = dict.fromkeys(("float32", "bfloat16"))
 _SCHEDULES = dict.fromkeys(("linear", "cosine"))
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Cell:
-  """A point of the grid."""
-
-  batch_size: int
-  learning_rate: float
-  seed: int
-
-  def __str__(self):
-    return (f"lr{self.learning_rate}-batch{self.batch_size}"
-            f"-seed{self.seed}")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Data:
-  """A task ready to train on.
-
-  Fields:
-    name: a key of `glue.TASKS`.
-    train: `glue.Encoded`.
-    dev, test: by the task's part.
-    num_epochs: of a cell.
-    lengths: what rows are padded to.
-    digest: of weights, tokenizer, rows and how kernels begin; a finished cell
-      must agree.
-  """
-
-  name: str
-  train: glue.Encoded
-  dev: dict
-  test: dict
-  num_epochs: int
-  lengths: list[int]
-  digest: str
-
-  @property
-  def task(self):
-    """The row of `glue.TASKS`."""
-    return glue.TASKS[self.name]
-
-
 def finetune(config, workdir):
   """Trains every cell that has no result yet.
 
@@ -97,6 +55,7 @@ def finetune(config, workdir):
   Raises:
     InputError: the config or what it names cannot be used; processes see
       other results, or none, of what was trained.
+    FailedError: all cells of a task have failed; the table is written.
   """
   workdir = epath.Path(workdir)
   check(config)
@@ -107,7 +66,7 @@ def finetune(config, workdir):
   if config.export:
     for data in datas:
       hf.check_out(workdir / "export" / data.name, True, tokenizer)
-  cells = sorted(itertools.starmap(Cell, itertools.product(
+  cells = sorted(itertools.starmap(cell_lib.Cell, itertools.product(
       config.grid.batch_sizes, config.grid.learning_rates,
       config.grid.seeds)))
   todo = [(data, cell) for data in datas for cell in cells
@@ -125,12 +84,13 @@ def finetune(config, workdir):
       + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
       + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
   mine = distributed.share(todo)
-  clock = _Clock(sum(data.num_epochs * len(data.train) for data, _ in mine))
+  clock = cell_lib.Clock(sum(
+      data.num_epochs * len(data.train) for data, _ in mine))
   encoder = jax.device_put(encoder)
   programs = {num: make_program(config, model, encoder, num)
               for num in {data.task.num_outputs for data in datas}}
   for data, cell in mine:
-    result, _ = train_cell(
+    result, _ = cell_lib.train(
         config, programs[data.task.num_outputs], data, cell, clock)
     local.write_json(_path(workdir, data.name, cell), result)
   distributed.meet("cells")
@@ -150,6 +110,7 @@ def finetune(config, workdir):
   if jax.process_index() == 0:
     (workdir / "results.md").write_text(table)
   metrics.say("\n" + table)
+  results_lib.check(results)
   return results
 
 
@@ -209,7 +170,7 @@ def load(config):
 
 
 def read(config, encoder, tokenizer, max_length):
-  """Returns the `Data` of every task asked for."""
+  """Returns the `cell.Data` of every task asked for."""
   names = list(glue.TASKS) if config.task == "all" else [config.task]
   weights = hashlib.sha256(tokenizer.digest.encode())
   for leaf in jax.tree.leaves(encoder):
@@ -254,18 +215,12 @@ def _read_task(config, name, tokenizer, max_length, digest):
       for array in (*encoded[split].ids, rows.labels_R):
         digest.update(array)
   longest = max(e.lengths_R.max() for e in encoded.values())
-  return Data(
+  return cell_lib.Data(
       name, encoded["train"],
       *({part: encoded[kind + part] for part in task.parts
          if kind + part in encoded} for kind in ("dev", "test")),
       config.grid.num_epochs or task.num_epochs,
       glue.buckets(max_length, longest), digest.hexdigest())
-
-
-def learning_rates(config, data, cell):
-  """Returns the learning rate of each step of a cell."""
-  num_steps = -(-len(data.train) // cell.batch_size) * data.num_epochs
-  return cell.learning_rate * finetune_step.schedule(config, num_steps)
 
 
 def make_program(config, model, encoder, num_outputs):
@@ -275,76 +230,32 @@ def make_program(config, model, encoder, num_outputs):
       finetune_step.make_optimizer(config))
 
 
-def train_cell(config, program, data, cell, clock=None, stop_after=None):
-  """Trains a cell.
-
-  Args:
-    program: of `make_program`, for the task's outputs.
-    clock: tells how long is left; None says nothing.
-    stop_after: epochs after which to end; None for all of them.
-
-  Returns:
-    (result, final parameters).
-  """
-  rates = iter(learning_rates(config, data, cell))
-  seed = np.uint32(cell.seed)
-  state = program.init_state(seed)
-  epochs = []
-  for epoch in range(stop_after or data.num_epochs):
-    start_secs = time.monotonic()
-    batches = glue.shuffled(
-        data.train.lengths_R, cell.batch_size, cell.seed, epoch)
-    losses = []  # Read at the end: no step waits for the host.
-    for rows in tqdm.tqdm(batches, f"{data.name} {cell}, epoch {epoch + 1}",
-                          leave=False, disable=None):
-      state, loss = program.train_step(
-          state, glue.collate(data.train, rows, cell.batch_size,
-                              data.lengths), next(rates), seed)
-      losses.append(loss)
-    loss = float(np.mean(jax.device_get(losses)))
-    train_secs = time.monotonic() - start_secs
-    found = {}
-    for part, encoded in data.dev.items():
-      found |= glue.score(data.name, part, encoded.labels_R, program.predict(
-          state.params, encoded, data.lengths))
-    epochs.append({"loss": loss if np.isfinite(loss) else None,
-                   "score": statistics.mean(found.values()),
-                   "metrics": found, "train_secs": round(train_secs, 2),
-                   "secs": round(time.monotonic() - start_secs, 2)})
-    if clock:
-      left = clock.left(len(data.train))
-      metrics.say(
-          f"{data.name} {cell}: epoch {epoch + 1}/{data.num_epochs}  loss "
-          f"{loss:.4f}  "
-          + "  ".join(f"{k} {100 * v:.2f}" for k, v in found.items())
-          + f"  {epochs[-1]['secs']:.1f} s  {metrics.duration(left)} left")
-  best = max(range(len(epochs)), key=lambda e: epochs[e]["score"])
-  return {"task": data.name, **dataclasses.asdict(cell),
-          "score": epochs[best]["score"], "metrics": epochs[best]["metrics"],
-          "best_epoch": best + 1, "epochs": epochs,
-          "digest": data.digest}, state.params
-
-
 def _use_best(config, program, data, tokenizer, workdir):
   """Trains the best cell anew up to its best epoch; predicts and exports.
 
   Cheaper than keeping the weights of every cell.
   """
   chosen = results_lib.choose(_results(workdir)[data.name])
+  if not chosen:
+    return
   best = max(chosen, key=lambda result: result["score"])
   wanted = {**best, "predict_test": config.predict_test,
             "export": config.export}
   record = workdir / "best" / f"{data.name}.json"
   if record.exists() and json.loads(record.read_text()) == wanted:
     return
-  cell = Cell(best["batch_size"], best["learning_rate"], best["seed"])
+  cell = cell_lib.Cell(best["batch_size"], best["learning_rate"], best["seed"])
   metrics.say(f"{data.name}: training {cell}, the best, anew")
-  again, params = train_cell(
+  again, params = cell_lib.train(
       config, program, data, cell, stop_after=best["best_epoch"])
   for part, encoded in data.test.items():
+    logits_RxC = program.predict(params, encoded, data.lengths)
+    if not np.isfinite(logits_RxC).all():
+      raise results_lib.FailedError(
+          f"{data.name}: logits of {cell}, the best, are not finite on the "
+          "test set")
     path = glue.write_submission(
-        data.name, part, program.predict(params, encoded, data.lengths),
-        workdir / "test")
+        data.name, part, logits_RxC, workdir / "test")
     metrics.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "
                 f"(in the grid {best['score']:.4f})")
   if config.export:
@@ -354,20 +265,6 @@ def _use_best(config, program, data, tokenizer, workdir):
               overwrite=True)
     metrics.say(f"wrote {folder}: {cell}")
   local.write_json(record, wanted)
-
-
-class _Clock:
-  """Tells the time left from the rows trained on so far."""
-
-  def __init__(self, num_rows):
-    self._num_rows, self._done = num_rows, 0
-    self._start_secs = time.monotonic()
-
-  def left(self, num_rows):
-    """Counts rows as done; returns the seconds that the others will take."""
-    self._done += num_rows
-    return ((time.monotonic() - self._start_secs) / self._done
-            * (self._num_rows - self._done))
 
 
 def _path(workdir, name, cell):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs import glue as glue_config
+from latemask import cell as cell_lib
 from latemask import checkpoint
 from latemask import classifier
 from latemask import errors
@@ -98,11 +99,10 @@ def test_bfloat16_learns_too(config, tmp_path):
 def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
                                           data_dir):
   trained = []
-  train_cell = finetune.train_cell
+  train = cell_lib.train
   monkeypatch.setattr(
-      finetune, "train_cell", lambda config, program, data, cell, *a, **k:
-      trained.append(cell) or train_cell(
-          config, program, data, cell, *a, **k))
+      cell_lib, "train", lambda config, program, data, cell, *a, **k:
+      trained.append(cell) or train(config, program, data, cell, *a, **k))
   results = finetune.finetune(config, tmp_path)
   # Chance is 0.
   assert all(r["score"] > 0.9 for r in results["cola"])
@@ -254,6 +254,49 @@ def test_the_choice_is_the_median_over_seeds():
   assert rte == ["rte", "accuracy", "71.00", "1.00", "72.00", "1e-05", "16",
                  "3", "7"]
   assert average[:5] == ["average", "", "71.00", "1.00", "72.00"]
+
+
+def test_a_cell_that_fails_is_named_and_has_no_score(
+    config, tmp_path, capsys):
+  """Two fail, and later two do not; what failed is not trained again."""
+  config.grid.learning_rates = (1e30,)
+  config.grid.num_epochs = 2
+  with pytest.raises(results_lib.FailedError, match="all cells of cola"):
+    finetune.finetune(config, tmp_path)
+  paths = sorted((tmp_path / "cells" / "cola").iterdir())
+  for path in paths:
+    result = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert (result["score"], result["metrics"], result["best_epoch"]) == (
+        None, None, None)
+    assert len(result["epochs"]) == 1  # What follows is no number either.
+  assert "the cell has failed" in capsys.readouterr().out
+  table = (tmp_path / "results.md").read_text()
+  assert "| cola | failed |" in " ".join(table.split())
+  before = _files(tmp_path / "cells")
+  config.export = True
+  with pytest.raises(results_lib.FailedError):
+    finetune.finetune(config, tmp_path)
+  assert _files(tmp_path / "cells") == before
+  assert not (tmp_path / "export").exists()
+
+  config.export = False
+  config.grid.learning_rates = (1e30, 1e-2)
+  results = finetune.finetune(config, tmp_path)["cola"]
+  assert len(results) == 4 and len(results_lib.scored(results)) == 2
+  assert {r["learning_rate"] for r in results_lib.choose(results)} == {0.01}
+  table = (tmp_path / "results.md").read_text()
+  assert "4, 2 failed" in table
+  assert "- cola, learning rate 1e+30, batch 16, seed 1: epoch 1" in table
+
+
+def test_cells_of_before_that_failed_have_no_score():
+  """They have that of logits that are no numbers, and a loss of None."""
+  good = _result(1e-5, 0, 0.6) | {"epochs": [{"loss": 0.4, "score": 0.6}]}
+  bad = _result(2e-5, 0, 0.7) | {"epochs": [
+      {"loss": 0.4, "score": 0.7}, {"loss": None, "score": 0.69}]}
+  assert results_lib.choose([good, bad]) == [good]
+  assert results_lib.failed_epoch(bad) == 2
+  assert results_lib.choose([bad]) == []
 
 
 BAD = [

@@ -136,6 +136,12 @@ def test_a_constant_prediction_scores_nothing():
       "pearson": 0, "spearman": 0}
   assert glue.score("cola", "", np.array([0, 1, 1]), _logits([1, 1, 1])) == {
       "matthews": 0}
+  # What is no number predicts nothing, which is not the same.
+  for bad in (np.nan, np.inf):
+    logits_RxC = np.float32([[0, 1], [0, bad], [1, 0]])
+    for name, logits in (("cola", logits_RxC), ("stsb", logits_RxC[:, 1:])):
+      assert np.isnan(list(glue.score(
+          name, "", labels_R.astype(int) > 0, logits).values())).all()
 
 
 @pytest.fixture(scope="module")

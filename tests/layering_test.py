@@ -22,13 +22,14 @@ ORDER = [
      "data.loader", "checkpoint"],
     ["stack", "model", "classifier", "hf_tokenizer", "hf_weights",
      "hf_config", "hf", "pretrained"],
-    ["step"], ["evaluate", "plateau"], ["finetune_step", "results"],
+    ["step"], ["evaluate", "plateau"], ["finetune_step", "cell", "results"],
     ["loop", "train"], ["finetune"], ["main"],
     ["tools.command", "tools.aot", "tools.torch_peer", "tools.bench",
      "tools.bench_finetune", "tools.bench_checkpoint", "tools.export",
      "tools.fill_mask", "tools.prepare", "tools.faults", "tools.soak",
      "tools.sweep_claims", "tools.sweep_points", "tools.sweep",
-     "tools.rank", "tools.report_runs", "tools.report_series",
+     "tools.rank", "tools.report_runs", "tools.report_alike",
+     "tools.report_series",
      "tools.report_look", "tools.report_figures", "tools.report_page",
      "tools.report", "tools.token_layers"]]
 FLAT = [name for row in ORDER for name in row]

@@ -31,6 +31,7 @@ from latemask.data import packing
 from latemask.data import tokenizer
 from latemask.tools import rank
 from latemask.tools import report
+from latemask.tools import report_alike
 from latemask.tools import report_look
 from latemask.tools import report_page
 from latemask.tools import report_runs
@@ -176,12 +177,12 @@ def test_heat_map_and_frontier(sweep):
     assert count_RxI[row, column] == len(finals)
   assert count_RxI.tolist() == [[3, 3], [3, 2]]
   assert [s.is_vanilla for s in series] == [True, False, False, False]
-  assert report_series.quality_key(found.runs) == "eval/rate_0.15/loss"
-  assert report_series.is_comparable(found.runs)
+  assert report_alike.quality_key(found.runs) == "eval/rate_0.15/loss"
+  assert set(report_alike.kinds(series, "eval/rate_0.15/loss")) == {0}
   for run in found.runs[:1]:
     del run.final["eval/rate_0.15/loss"]
-  assert report_series.quality_key(found.runs) == "eval/loss"
-  assert not report_series.is_comparable(found.runs)
+  assert report_alike.quality_key(found.runs) == "eval/loss"
+  assert report_alike.kinds(series, "eval/loss") == [0, 0, 1, 1]
   points = [(3.0, 1.0), (1.0, 2.0), (2.0, 2.5), (2.0, 1.5), (4.0, 1.0)]
   assert report_series.frontier(points) == [1, 3, 0]
 
@@ -360,6 +361,121 @@ def test_what_is_drawn_over_depends_on_whether_runs_cost_the_same(tmp_path):
     assert round(x) == [0, 6].index(s.values["model.insertion_layer"])
 
 
+def _page(folder):
+  """Returns the page of the runs in a folder, drawn."""
+  page = report_page.Page(report_runs.read([folder]))
+  with report_look.style():
+    page.draw()
+  return page
+
+
+def _joined(figure):
+  """Returns the lines of a picture that join points, as sets of heights."""
+  return [set(line.get_ydata()) for line in figure.axes[0].lines
+          if len(line.get_xdata()) > 1 and len(set(line.get_ydata())) > 1]
+
+
+@pytest.mark.parametrize("is_equal", [True, False])
+def test_runs_of_other_texts_are_not_joined(tmp_path, is_equal):
+  """At equal compute or not; nor is one of them called the best."""
+  for text in "ab":
+    for rate in (0.3, 0.5):
+      _make_run(tmp_path / f"{text}{rate}",
+                12 if is_equal else round(40 * rate), rate=rate, layer=6,
+                **{"data.source": f"text:{text}"})
+  page = _page(tmp_path)
+  text = page.text()
+  assert "of 2 texts or tokenizers" in text and "Lowest" not in text
+  assert "heat_map" not in page.figures
+  losses = [{s.scalar(report_series.final("eval/rate_0.15/loss"))[0]
+             for s in page._series if s.runs[0].config["data.source"] == source}
+            for source in ("text:a", "text:b")]
+  for line in _joined(page.figures["frontier"]):
+    assert any(line <= mine for mine in losses)
+  if is_equal:
+    assert len(_joined(page.figures["frontier"])) == 2
+
+
+def test_rows_tell_texts_apart_where_they_lie(tmp_path):
+  """Other names of the same rows are one text, other rows of a name two."""
+  for name, digest in (("a", "x"), ("b", "x"), ("c", "y")):
+    _make_run(tmp_path / name, **{"data.source": f"text:{name}"[:5]})
+    (tmp_path / name / "data").mkdir()
+    (tmp_path / name / "data/manifest.json").write_text(json.dumps({
+        "settings": {"source": "text:", "length": 128, "tokenizer": "t",
+                     "packing": "documents"},
+        "shards": [{"sha256": digest, "rows": 3}]}))
+  runs = report_runs.read([tmp_path]).runs
+  a, b, c = map(report_alike.text, runs)
+  assert a == b != c
+  # One that does not say leaves it to the keys, which are the same.
+  (tmp_path / "a/data/manifest.json").unlink()
+  runs = report_runs.read([tmp_path]).runs
+  assert len({report_alike.text(run) for run in runs}) == 1
+
+
+def test_unlike_tasks_are_not_joined(tmp_path):
+  """Runs of before evaluate eval.rates with their own noise and unit."""
+  noise = {"masking.random_rate": 0.1, "masking.same_rate": 0.1}
+  old = {"eval.masks": "seeded"}
+  new = _runs(tmp_path / "new", {}, noise, {"masking.unit": "word"})
+  assert report_alike.quality_key(new) == "eval/rate_0.15/loss"
+  key = "eval/rate_0.15/loss"
+  assert len({report_alike.task(run, key) for run in new}) == 1
+  mixed = _runs(tmp_path / "mixed", {}, old, noise | old)
+  assert [report_alike.task(run, key) == report_alike.task(mixed[0], key)
+          for run in mixed] == [True, True, False]
+  # Without eval.masks in config.json it is an old one.
+  path = tmp_path / "mixed/0/config.json"
+  config = json.loads(path.read_text())
+  del config["eval"]["masks"]
+  config["masking"]["random_rate"] = 0.1
+  path.write_text(json.dumps(config))
+  run = report_runs.read([tmp_path / "mixed/0"]).runs[0]
+  assert report_alike.task(run, key) == (0.15, "token", 0.1, 0.0)
+
+
+def _runs(folder, *overrides):
+  for i, override in enumerate(overrides):
+    _make_run(folder / str(i), **override)
+  return report_runs.read([folder]).runs
+
+
+@pytest.mark.parametrize("rows, names_it", [(99, False), (100, True)])
+def test_few_held_out_rows_name_no_winner(tmp_path, rows, names_it):
+  for i, steps in enumerate((12, 16, 20)):
+    _make_run(tmp_path / str(i), steps, layer=i)
+    path = tmp_path / str(i) / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record | (
+        {"eval/rows": rows, "eval/hidden_fraction": 0.5312}
+        if "eval/loss" in record else {})) + "\n" for record in map(
+            json.loads, path.read_text().splitlines())))
+  text = _page(tmp_path).text()
+  assert ("Lowest held-out loss" in text) == names_it
+  assert ("fewer than 100" in text) != names_it
+  row, *_ = _table(text, "## Runs")
+  assert row["masks % (of the row, of what can be)"] == "50, 53.1"
+
+
+def test_failed_cells_are_told(tmp_path):
+  _make_run(tmp_path / "run")
+  _make_glue(tmp_path / "run/glue", tmp_path / "run", tasks=("cola", "rte"))
+  for task, batch_size in (("rte", 16), ("rte", 32), ("cola", 32)):
+    for seed in range(3):
+      path = tmp_path / f"run/glue/cells/{task}/{batch_size}-{seed}.json"
+      path.write_text(json.dumps(json.loads(path.read_text()) | {
+          "score": None, "metrics": None,
+          "epochs": [{"loss": None, "score": None}]}))
+  page = _page(tmp_path)
+  assert page.problems == []
+  text = page.text()
+  row, = _table(text, "## GLUE")
+  assert (row["rte"], row["average"]) == ("failed", "–")
+  assert "±" in row["cola"]
+  assert "6, 3 failed" in text
+  assert "- rte, learning rate 1e-05, batch 16, seed 2: epoch 1" in text
+
+
 def test_layers_are_called_what_they_are(tmp_path):
   for layer, num_layers in ((0, 12), (6, 12), (12, 14), (12, 16)):
     _make_run(tmp_path / f"{layer}-{num_layers}", layer=layer,
@@ -462,9 +578,13 @@ def test_names_are_what_differs(tmp_path):
   assert name(a={lr: 1e-3}, b={lr: 5e-4, width: 64}) == (
       ["learning rate 0.0005", "learning rate 0.001"], [lr], [lr, width])
   assert name([width], a={lr: 1e-3}, b={lr: 5e-4, width: 64})[:2] == (
-      ["mlp 64", "mlp 3072"], [width])
+      ["mlp 64", "mlp 2048"], [width])
   assert name([width], a={lr: 1e-3}, b={lr: 5e-4}, c={width: 64})[1] == [
       width, lr]
+  # What a run is comes before how it is watched.
+  steps = "train.num_steps"
+  assert name(a={steps: 12, "eval.every_steps": 5},
+              b={steps: 16, "eval.every_steps": 7})[1] == [steps]
 
 
 def test_many_series_have_a_colour_bar(tmp_path):

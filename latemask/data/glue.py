@@ -348,9 +348,15 @@ def predictions(name, logits_RxC):
 
 
 def score(name, part, labels_R, logits_RxC):
-  """Returns the task's metrics of a dev split, {name: 0 to 1}."""
-  found_R = predictions(name, logits_RxC)
+  """Returns the task's metrics of a dev split, {name: 0 to 1}.
+
+  All are NaN where a logit is not finite: that is no prediction.
+  """
   suffix = part.replace("_", "/")
+  if not np.isfinite(logits_RxC).all():
+    return dict.fromkeys(
+        (metric + suffix for metric in TASKS[name].metrics), np.nan)
+  found_R = predictions(name, logits_RxC)
   with warnings.catch_warnings():
     # Predictions that are all the same correlate with nothing: NaN, here 0.
     warnings.simplefilter("ignore", stats.ConstantInputWarning)

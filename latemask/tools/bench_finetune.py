@@ -22,6 +22,7 @@ import time
 import jax
 import numpy as np
 
+from latemask import cell as cell_lib
 from latemask import config_file
 from latemask import errors
 from latemask import finetune
@@ -43,7 +44,7 @@ class Peer:
     self._stock = transformers.AutoModelForSequenceClassification
 
   def train(self, data, cell):
-    """Returns a result as `finetune.train_cell` does."""
+    """Returns a result as `cell.train` does."""
     torch = self._torch
     torch.manual_seed(cell.seed)
     params = jax.device_get(self._program.init_state(
@@ -59,7 +60,7 @@ class Peer:
         [{"params": decayed, "weight_decay": o.weight_decay},
          {"params": others, "weight_decay": 0.0}],
         betas=(o.b1, o.b2), eps=o.eps, fused=True)
-    rates = iter(finetune.learning_rates(self._config, data, cell))
+    rates = iter(cell_lib.learning_rates(self._config, data, cell))
     loss_of = (torch.nn.MSELoss() if data.task.num_outputs == 1
                else torch.nn.CrossEntropyLoss())
     epochs = []
@@ -89,7 +90,8 @@ class Peer:
                             self._predict(model, encoded, data.lengths))
       epochs.append({"score": statistics.mean(found.values()),
                      "train_secs": train_secs})
-    return {"score": max(e["score"] for e in epochs), "epochs": epochs}
+    return {"score": float(np.max([e["score"] for e in epochs])),
+            "epochs": epochs}
 
   def _logits(self, model, ids_BxS):
     ids = self._torch.tensor(ids_BxS, dtype=self._torch.long)
@@ -137,7 +139,7 @@ def _run(args):
         config, model, jax.device_put(encoder), data.task.num_outputs)
     contenders = {}
     if args.only != "peer":
-      contenders["latemask"] = lambda cell: finetune.train_cell(
+      contenders["latemask"] = lambda cell: cell_lib.train(
           config, program, data, cell)[0]
     if args.only != "ours":
       contenders["hf"] = lambda cell: Peer(
@@ -150,9 +152,14 @@ def _compare(task, contenders, rate, args, num_rows):
   """Trains all seeds by each contender in turn; prints their lines."""
   results = {name: [] for name in contenders}
   for seed in range(args.seeds):
-    cell = finetune.Cell(args.batch_size, rate, seed)
+    cell = cell_lib.Cell(args.batch_size, rate, seed)
     for name, train in contenders.items():
-      results[name].append(train(cell))
+      result = train(cell)
+      if result["score"] is None or not np.isfinite(result["score"]):
+        raise errors.InputError(
+            f"{task} {name} {cell}: the logits are not finite; a lower "
+            "--learning_rate may help")
+      results[name].append(result)
       print(f"{task} {name} {cell}: {results[name][-1]['score']:.4f}",
             file=sys.stderr, flush=True)
   lines = [_report(task, rate, name, found, num_rows)

@@ -135,13 +135,15 @@ def _write_cells(ax, image, value_RxI, count_RxI, with_counts):
             color="white" if is_dark else "black")
 
 
-def frontier(points, looks, y_name, lower_is_better):
-  """Draws what compute buys, and what no other run betters.
+def frontier(points, looks, y_name, lower_is_better, kinds, has_best=True):
+  """Draws what compute buys, and what no other run of its kind betters.
 
   Args:
     points: one a series, (FLOPs, quality, its deviation, is_vanilla,
       masks_at_input); NaN where unknown.
     y_name: what quality is, with its unit.
+    kinds: one a series: those of a number can be compared.
+    has_best: whether what is best is to be drawn at all.
 
   Returns:
     A figure; None for fewer than two points.
@@ -153,13 +155,20 @@ def frontier(points, looks, y_name, lower_is_better):
   flops = [points[i][0] for i in known]
   factor, label = look_lib.unit(max(flops), "training FLOPs")
   sign = 1 if lower_is_better else -1
-  best = [known[i] for i in series_lib.frontier(
-      [(points[i][0], sign * points[i][1]) for i in known])]
-  fig, ax = _begin_points(points, known, looks, len(best) > 1)
-  ax.plot([factor * points[i][0] for i in best],
-          [points[i][1] for i in best], color="0.55", linewidth=0.9, zorder=1)
-  _draw_points(ax, points, known, looks, lambda i: factor * points[i][0])
-  for i in _few_vanillas(points, known):
+  frontiers = []
+  for kind in dict.fromkeys(kinds) if has_best else ():
+    alike = [i for i in known if kinds[i] == kind]
+    frontiers.append([alike[i] for i in series_lib.frontier(
+        [(points[i][0], sign * points[i][1]) for i in alike])])
+  fig, ax = _begin_points(
+      points, known, looks, any(len(best) > 1 for best in frontiers))
+  for best in frontiers:
+    ax.plot([factor * points[i][0] for i in best],
+            [points[i][1] for i in best], color="0.55", linewidth=0.9,
+            zorder=1)
+  _draw_points(ax, points, known, looks, lambda i: factor * points[i][0],
+               kinds)
+  for i in _few_vanillas(points, known, kinds):
     ax.axvline(factor * points[i][0], color="0.2", linestyle=":",
                linewidth=0.7)
   if max(flops) > 10 * min(flops):
@@ -170,13 +179,13 @@ def frontier(points, looks, y_name, lower_is_better):
   return fig
 
 
-def equal_compute(points, looks, y_name, x_name, values, groups):
+def equal_compute(points, looks, y_name, x_name, values, groups, kinds):
   """Draws what the same compute buys, over a key that was swept.
 
   Args:
-    points: as of `frontier`.
+    points, kinds: as of `frontier`.
     values: of the key, one a series.
-    groups: one a series; a line joins those of a group.
+    groups: one a series; a line joins those of a group and a kind.
 
   Returns:
     A figure; None for fewer than two points.
@@ -184,6 +193,7 @@ def equal_compute(points, looks, y_name, x_name, values, groups):
   known = [i for i, (_, y, *_) in enumerate(points) if math.isfinite(y)]
   if len(known) < 2:
     return None
+  groups = list(zip(groups, kinds))
   levels, lines_of = sorted(set(values)), list(dict.fromkeys(groups))
 
   def place(i):  # Those of a value stand side by side.
@@ -197,7 +207,7 @@ def equal_compute(points, looks, y_name, x_name, values, groups):
       ax.plot([place(i) for i in members], [points[i][1] for i in members],
               color=looks.colors[members[0]] if looks.bar else "0.8",
               linewidth=0.7, zorder=1)
-  _draw_points(ax, points, known, looks, place)
+  _draw_points(ax, points, known, looks, place, kinds)
   stride = -(-len(levels) // 12)
   ax.set_xticks(range(0, len(levels), stride),
                 [f"{v:g}" for v in levels[::stride]])
@@ -208,9 +218,10 @@ def equal_compute(points, looks, y_name, x_name, values, groups):
   return fig
 
 
-def _few_vanillas(points, known):
+def _few_vanillas(points, known, kinds):
+  """Returns the baselines that the other points are held against."""
   vanillas = [i for i in known if points[i][3]]
-  return vanillas if len(vanillas) < 3 else []
+  return vanillas if len(vanillas) < 3 and len(set(kinds)) == 1 else []
 
 
 def _begin_points(points, known, looks, has_frontier):
@@ -232,7 +243,7 @@ def _begin_points(points, known, looks, has_frontier):
   return fig, ax
 
 
-def _draw_points(ax, points, known, looks, place):
+def _draw_points(ax, points, known, looks, place, kinds):
   """Draws points with deviations, and a line at each vanilla baseline."""
   for i in known:
     _, y, deviation, is_vanilla, at_input = points[i]
@@ -243,7 +254,7 @@ def _draw_points(ax, points, known, looks, place):
                 markeredgecolor="black" if at_input else looks.colors[i],
                 markeredgewidth=0.8, elinewidth=0.8,
                 zorder=3 if is_vanilla else 2)
-  for i in _few_vanillas(points, known):
+  for i in _few_vanillas(points, known, kinds):
     ax.axhline(points[i][1], color="0.2", linestyle=":", linewidth=0.7)
 
 

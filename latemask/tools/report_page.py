@@ -12,6 +12,7 @@ from latemask import markdown
 from latemask import results as results_lib
 from latemask.data import glue
 from latemask.tools import rank as rank_lib
+from latemask.tools import report_alike as alike_lib
 from latemask.tools import report_figures as figures_lib
 from latemask.tools import report_look as look_lib
 from latemask.tools import report_series as series_lib
@@ -46,7 +47,8 @@ class Page:
     self._glue_series = series_lib.group_glue(
         found.glues, {path: s.label
                       for path, s in self._series_of_path.items()})
-    self._glue_results = [_results(s) for s in self._glue_series]
+    self._glue_results = [series_lib.glue_results(s)
+                          for s in self._glue_series]
     self.problems = found.problems + [
         f"{run.path}/metrics.jsonl: {run.num_damaged} of "
         f"{run.num_damaged + run.num_lines} lines cannot be read, and are "
@@ -75,26 +77,29 @@ class Page:
     note = (" No run has ended yet: these are the newest evaluations."
             if is_live else " Left out, since they have not ended: "
             f"{num_left} series." if num_left else "")
-    key = series_lib.quality_key(self._runs)
-    name = series_lib.loss_name(key)
-    caution = "" if series_lib.is_comparable(self._runs) else (
-        " Mind that losses at unlike mask rates measure unlike tasks; these "
-        "runs share no rate in eval.rates.")
+    key = alike_lib.quality_key(self._runs)
+    name = alike_lib.loss_name(key)
+    caution = alike_lib.caution(self._series, key)
+    kinds = alike_lib.kinds(self._series, key)
+    texts = alike_lib.kinds(self._series)
     averages = self._glue_averages()
 
     def average(run):
       return averages.get(os.path.realpath(run.path), math.nan)
 
     self._draw_frontier("frontier", settled, series_lib.final(key), name,
-                        "nats a target", True, note + caution)
+                        "nats a target", True, note + caution, kinds)
     self._draw_frontier("frontier_glue", settled, average, "GLUE average",
-                        "%", False, note)
+                        "%", False, note, texts)
+    if len(set(texts)) > 1:
+      return
     depths = series_lib.depths(settled)
-    keys = ["eval/loss"] + ([key] if key != "eval/loss" else [])
+    keys = list(dict.fromkeys(["eval/loss", key]))
     self._add("heat_map", figures_lib.heat_map([
-        (series_lib.loss_name(k) + (
+        (alike_lib.loss_name(k) + (
             " (trained rate)" if k == "eval/loss" else ""), "nats a target",
-         series_lib.grid(self._series, series_lib.final(k)), True)
+         series_lib.grid(self._series, series_lib.final(k), kinds=
+                         alike_lib.kinds(self._series, k)), True)
         for k in keys], depths), (
         "Final held-out loss by mask rate and insertion layer" + (
             ": above at the rate that each was trained at (an easier task "
@@ -108,25 +113,30 @@ class Page:
              "mean over its seeds." + note))
 
   def _draw_frontier(self, figure, settled, quality, name, unit,
-                     lower_is_better, note):
+                     lower_is_better, note, kinds):
     """Draws what compute buys; where all spent the same, what for."""
     points = [(s.scalar(series_lib.spent_flops)[0], *s.scalar(quality)[:2],
                s.is_vanilla, s.masks_at_input) for s in settled]
-    looks = look_lib.pick(self._look, [s.number - 1 for s in settled])
+    numbers = [s.number - 1 for s in settled]
+    looks = look_lib.pick(self._look, numbers)
+    kinds = [kinds[number] for number in numbers]
     y_name = f"{name}\n({unit})"
     same = series_lib.equal_compute(settled)
     if same:
       key, values, groups = same
       fig = figures_lib.equal_compute(
-          points, looks, y_name, series_lib.short(key), values, groups)
+          points, looks, y_name, series_lib.short(key), values, groups,
+          kinds)
       caption = (f"What the same compute buys ({points[0][0]:.3g} FLOPs a "
                  f"run): {name} against {series_lib.short(key)}, mean and "
                  "sample deviation over seeds; lines join series that are "
                  "alike otherwise")
     else:
-      fig = figures_lib.frontier(points, looks, y_name, lower_is_better)
+      fig = figures_lib.frontier(
+          points, looks, y_name, lower_is_better, kinds,
+          not lower_is_better or not alike_lib.is_few(self._runs))
       caption = (f"What compute buys: {name} against the FLOPs spent on it; "
-                 "the grey line joins those that no cheaper one betters")
+                 "a grey line joins those that no cheaper one betters")
     if any(s.is_vanilla for s in settled):
       caption += ("; the star and the dotted line: the vanilla baseline (15 % "
                   "masks, at the input)")
@@ -177,10 +187,12 @@ class Page:
                 default=set())
     averages = {}
     for glue_run in self._glues:
-      if set(glue_run.results) == tasks:
+      scores = [series_lib.percent(cells)
+                for cells in glue_run.results.values()]
+      if set(glue_run.results) == tasks and all(scores):
         averages[glue_run.begun_from] = max(
-            averages.get(glue_run.begun_from, -math.inf), statistics.fmean(
-                _percent(cells)[0] for cells in glue_run.results.values()))
+            averages.get(glue_run.begun_from, -math.inf),
+            statistics.fmean(median for median, _ in scores))
     return averages
 
   def _draw_glue(self):
@@ -197,7 +209,7 @@ class Page:
     """[(task, [(median, deviation) or None, one a series])], of all tasks."""
     found = self._glue_results
     tasks = [task for task in glue.TASKS if any(task in f for f in found)]
-    rows = [(task, [_percent(f.get(task)) for f in found]) for task in tasks]
+    rows = [(task, [series_lib.percent(f.get(task)) for f in found]) for task in tasks]
     if len(tasks) > 1:
       rows.append(("average", [
           tuple(statistics.fmean(row[i][n] for _, row in rows)
@@ -210,8 +222,9 @@ class Page:
     rows = [("series", "workdirs", *(name for name, _ in self._glue_rows))]
     for i, s in enumerate(self._glue_series):
       rows.append((s.label, str(len(s.runs)), *(
-          "–" if scores[i] is None else "{:.2f} ± {:.2f}".format(*scores[i])
-          for _, scores in self._glue_rows)))
+          "{:.2f} ± {:.2f}".format(*scores[i]) if scores[i] else
+          "failed" if self._glue_results[i].get(name) else "–"
+          for name, scores in self._glue_rows)))
     return markdown.table(rows)
 
   def draw_rank(self, num_rows):
@@ -297,14 +310,16 @@ class Page:
 
   def _best(self):
     """Returns a sentence on the best series that has ended, or nothing."""
-    key = series_lib.quality_key(self._runs)
+    key = alike_lib.quality_key(self._runs)
     known = [(loss, s) for loss, s in (
         (s.scalar(series_lib.final(key))[0], s)
         for s in self._series if s.is_finished) if math.isfinite(loss)]
-    if len(known) < 2 or not series_lib.is_comparable(self._runs):
+    if len(known) < 2:
       return ""
+    if caution := alike_lib.caution(self._series, key):
+      return f"\n{caution.strip()}\n"
     loss, best = min(known, key=lambda pair: pair[0])
-    text = (f"\nLowest {series_lib.loss_name(key)}: **{loss:.4f}** (#"
+    text = (f"\nLowest {alike_lib.loss_name(key)}: **{loss:.4f}** (#"
             f"{best.number}: {best.label})")
     vanillas = [pair for pair in known if pair[1].is_vanilla]
     if vanillas and not best.is_vanilla:
@@ -316,11 +331,12 @@ class Page:
     return text + ".\n"
 
   def _runs_table(self):
-    key_names = series_lib.common_rates(self._runs)
+    key_names = alike_lib.common_rates(self._runs)
     final = series_lib.final
     rows = [("#", *(f"`{k}`" for k in self._naming), "runs", "state",
-             "tokens", "FLOPs", "held-out loss",
-             *(series_lib.loss_name(k).removeprefix("held-out loss ")
+             "tokens", "FLOPs", "masks % (of the row, of what can be)",
+             "held-out loss",
+             *(alike_lib.loss_name(k).removeprefix("held-out loss ")
                for k in key_names),
              "held-out accuracy %", "tokens/s", "MFU %", "data wait %")]
     for s in self._series:
@@ -335,6 +351,8 @@ class Page:
           _members(s), "; ".join(dict.fromkeys(map(_state, s.runs))),
           number(max(r.last_step * r.step_tokens for r in s.runs), ".3g"),
           number(max((r.last_step * r.step_flops for r in s.runs)), ".3g"),
+          f"{100 * s.runs[0].config['masking.rate']:g}, " + number(
+              100 * s.scalar(final("eval/hidden_fraction"))[0], ".1f"),
           cell(final("eval/loss"), ".4f"),
           *(cell(final(k), ".4f") for k in key_names),
           cell(final("eval/accuracy"), ".2f", 100),
@@ -361,23 +379,6 @@ def _state(run):
   num_steps = run.num_steps
   return (f"step {run.last_step:,} of "
           + ("?" if num_steps is None else f"{num_steps:,}") + rollbacks)
-
-
-def _results(s):
-  """Returns {task: results of the cells of all members} of a GLUE series."""
-  found = {}
-  for task in glue.TASKS:
-    if cells := [cell for run in s.runs for cell in run.results.get(task, ())]:
-      found[task] = cells
-  return found
-
-
-def _percent(cells):
-  """Returns (median, deviation) of the chosen scores; None without cells."""
-  if not cells:
-    return None
-  scores = [100 * result["score"] for result in results_lib.choose(cells)]
-  return statistics.median(scores), results_lib.deviation(scores)
 
 
 def _mean_ranks(found):

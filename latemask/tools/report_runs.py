@@ -9,6 +9,7 @@ told with its reason and left out; so is a line, which is counted.
 
 import array
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -18,8 +19,11 @@ import numpy as np
 import tqdm
 
 from latemask import errors
+from latemask import results as results_lib
+from latemask import since
 from latemask import workdir as workdir_lib
 from latemask.data import glue
+from latemask.data import local
 
 MAX_POINTS = 500
 # Of the lines about training; "loss" tells one from the others.
@@ -29,6 +33,8 @@ _TRAIN_KEYS = ("step", "loss", "accuracy", "tokens_per_sec",
 _NEEDED_KEYS = ("masking.rate", "model.insertion_layer", "model.layers",
                 "train.batch_size", "train.num_steps", "train.total_flops",
                 "data.length", "seed")
+# Keys that a report reads, of runs of before there were these, too.
+_READ_KEYS = ("eval.masks",)
 # Where in a workdir no other workdir lies.
 _NOT_SEARCHED = ("checkpoints", "data", "plugins", "cells", "best", "export",
                  "test")
@@ -40,7 +46,8 @@ class Run:
 
   Fields:
     path: its workdir.
-    config: {dotted key: value}.
+    config: {dotted key: value}, as if it were no older than the others of a
+      report; `data.rows` is a digest of its rows, if all of them have one.
     train: {key of a line: float64 means over stretches of lines, by step};
       NaN where the lines say nothing.
     evals: the same of its evaluations.
@@ -159,7 +166,46 @@ def read(directories):
       except _Damaged as error:
         problems.append(str(error))
       bar.update(_size_bytes(path))
-  return Found(runs, glues, list(dict.fromkeys(columns)), problems)
+  return Found(_filled(_with_rows(runs), _READ_KEYS), _filled(glues),
+               list(dict.fromkeys(columns)), problems)
+
+
+def _filled(found, wanted=()):
+  """Returns runs with the keys that some are too old to have."""
+  wanted = set(wanted).union(*(run.config for run in found))
+  return [dataclasses.replace(run, config=since.fill(run.config, wanted))
+          for run in found]
+
+
+def _with_rows(runs):
+  """Returns the runs with `data.rows`, unless some do not tell."""
+  digests = [_rows(run) for run in runs]
+  if None in digests:
+    return runs
+  return [dataclasses.replace(run, config=run.config | {"data.rows": digest})
+          for run, digest in zip(runs, digests)]
+
+
+def _rows(run):
+  """Returns a digest of the rows and the tokenizer of a run.
+
+  Whatever they are called. None where they do not lie where its config says,
+  or far away.
+  """
+  directory = run.config.get("data.dir") or os.path.join(run.path, "data")
+  if local.is_remote(directory):
+    return None
+  try:
+    manifest = _read_json(pathlib.Path(directory) / "manifest.json")
+    settings = manifest["settings"]
+    found = [settings["tokenizer"], settings["length"]] + [
+        shard["sha256"] for shard in manifest["shards"] if shard["rows"]]
+    is_its = all(run.config[f"data.{key}"] == settings[key]
+                 for key in ("source", "length", "packing"))
+  except (_Damaged, KeyError, TypeError):
+    return None
+  return (hashlib.sha256(json.dumps(found).encode()).hexdigest()[:8]
+          if is_its else None)
 
 
 def _search(directory):
@@ -326,7 +372,8 @@ def read_glue(path, problems):
       try:
         result = _read_json(cell)
         cells = results.setdefault(task, [])
-        _check_cell(cell, result, cells[0]["metrics"] if cells else None)
+        scored = results_lib.scored(cells)
+        _check_cell(cell, result, scored[0]["metrics"] if scored else None)
         cells.append(result)
       except _Damaged as error:
         problems.append(str(error))
@@ -337,10 +384,15 @@ def read_glue(path, problems):
 
 
 def _check_cell(path, result, metrics_of_first):
+  """Raises _Damaged unless it is the result of a cell, failed or not."""
   numbers = [result.get(key) for key in (
-      "score", "learning_rate", "batch_size", "seed")]
+      "learning_rate", "batch_size", "seed")]
   metrics = result.get("metrics")
-  if not (isinstance(metrics, dict) and metrics and all(
-      isinstance(n, (int, float)) for n in [*numbers, *metrics.values()])
-          and metrics.keys() == (metrics_of_first or metrics).keys()):
+  if results_lib.failed_epoch(result) is None:
+    is_whole = isinstance(metrics, dict) and metrics and (
+        metrics.keys() == (metrics_of_first or metrics).keys())
+    numbers += [result.get("score"), *(metrics.values() if is_whole else ())]
+  else:
+    is_whole = True
+  if not is_whole or not all(isinstance(n, (int, float)) for n in numbers):
     raise _Damaged(f"{path} is no result of a cell")

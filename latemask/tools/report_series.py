@@ -12,17 +12,22 @@ import json
 import math
 import os
 import re
+import statistics
 
 import numpy as np
 
 from latemask import results as results_lib
 from latemask import train
+from latemask.data import glue
 
 # Of a run, what it may change on its way; of fine-tuning, what it is told to
 # do and where things lie: no part of what they are.
 _FREE_KEYS = re.compile(
     train.FREE_KEYS.pattern
     + r"|(task|predict_test|export|data_dir|tfds_dir|grid\..*)$")
+# What says how a run is watched rather than what it is: names of a series take
+# them last.
+_LAST_KEYS = re.compile(r"data\.rows$|(eval|checkpoint|metrics|mesh)\.")
 # Keys that readers look for first.
 _FIRST_KEYS = ("masking.rate", "model.insertion_layer", "model.decoder",
                "masking.predict_rate", "model.layers", "model.width",
@@ -129,7 +134,7 @@ def group_glue(glues, names):
 
 def _rank(key):
   return (_FIRST_KEYS.index(key) if key in _FIRST_KEYS else len(_FIRST_KEYS),
-          key)
+          bool(_LAST_KEYS.match(key)), key)
 
 
 def _order(text):
@@ -218,68 +223,36 @@ def curve(series, x_of_step, part, key):
           np.nanmax(y_RxP, 0))
 
 
-def common_rates(runs):
-  """Returns keys of the held-out losses at fixed rates that all runs have."""
-  sets = [{k for k in run.final if k.startswith("eval/rate_")
-           and k.endswith("/loss")} for run in runs if run.final]
-  return sorted(set.intersection(*sets), key=_rate) if sets else []
-
-
-def _rate(key):
-  """Returns the rate in eval/rate_0.15/loss."""
-  return float(key.split("_")[1].split("/")[0])
-
-
-def quality_key(runs):
-  """Returns the held-out loss by which runs can be compared.
-
-  Losses at unlike mask rates measure unlike tasks: the one at the lowest
-  rate that all share, unless they were trained at one rate.
-  """
-  rates = common_rates(runs)
-  trained = {run.config["masking.rate"] for run in runs}
-  return rates[0] if rates and len(trained) > 1 else "eval/loss"
-
-
-def loss_name(key):
-  """Returns what a key of the held-out losses is called."""
-  if key == "eval/loss":
-    return "held-out loss"
-  return f"held-out loss at {100 * _rate(key):g} % masks"
-
-
-def is_comparable(runs):
-  """Returns whether `quality_key` means the same task for all runs."""
-  return (quality_key(runs) != "eval/loss"
-          or len({run.config["masking.rate"] for run in runs}) < 2)
-
-
-def grid(series, of_run, lower_is_better=True):
+def grid(series, of_run, lower_is_better=True, kinds=None):
   """Returns (rates_R, layers_I, value_RxI, count_RxI), of a heat map.
 
   Mask rate x insertion layer; NaN where nothing was run. Where series in a
-  cell differ in other keys, the one with the best mean stands for it.
+  cell differ in other keys, the one with the best mean stands for it; NaN
+  where they cannot be compared.
 
   Args:
     of_run: function of a run: a number, NaN where unknown.
+    kinds: one a series, as of `report_alike.kinds`; None: all are alike.
   """
   cells = {}
-  best = min if lower_is_better else max
+  kinds = dict(zip((s.number for s in series), kinds or [0] * len(series)))
   for s in settled(series):
     config = s.runs[0].config
     mean, _, count = s.scalar(of_run)
-    place = config["masking.rate"], config["model.insertion_layer"]
     if count:
-      cell = mean, count
-      cells[place] = best(
-          cell, cells.get(place, cell), key=lambda cell: cell[0])
+      cells.setdefault((config["masking.rate"],
+                        config["model.insertion_layer"]), []).append(
+                            (kinds[s.number], mean, count))
   rates = sorted({rate for rate, _ in cells})
   layers = sorted({layer for _, layer in cells})
   value_RxI = np.full((len(rates), len(layers)), np.nan)
   count_RxI = np.zeros((len(rates), len(layers)), int)
-  for (rate, layer), (mean, count) in cells.items():
+  best = min if lower_is_better else max
+  for (rate, layer), cell in cells.items():
     place = rates.index(rate), layers.index(layer)
-    value_RxI[place], count_RxI[place] = mean, count
+    if len({kind for kind, *_ in cell}) == 1:
+      _, value_RxI[place], count_RxI[place] = best(
+          cell, key=lambda found: found[1])
   return rates, layers, value_RxI, count_RxI
 
 
@@ -342,3 +315,19 @@ def frontier(points):
       best = points[index][1]
       chosen.append(index)
   return chosen
+
+
+def glue_results(s):
+  """Returns {task: results of the cells of all members} of a GLUE series."""
+  found = {}
+  for task in glue.TASKS:
+    if cells := [cell for run in s.runs for cell in run.results.get(task, ())]:
+      found[task] = cells
+  return found
+
+
+def percent(cells):
+  """Returns (median, deviation) of the chosen scores; None without any."""
+  scores = [100 * r["score"] for r in results_lib.choose(cells or ())]
+  return (statistics.median(scores), results_lib.deviation(scores)
+          ) if scores else None
