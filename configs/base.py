@@ -123,7 +123,8 @@ def get_config(size="base"):
   model.decoder_queries = "targets"
   # V, ids the model knows; None: the tokenizer's.
   model.vocab_size = integer()
-  # Longest row that has positions (fine-tuning may want more than L).
+  # Longest row that has positions. Those from L on learn nothing here: what is
+  # trained on is recorded, and fine-tuning, fill_mask and export keep to it.
   model.max_length = 512
   # Dropout of states, and of attention weights.
   model.dropout = 0.1

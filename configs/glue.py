@@ -31,8 +31,8 @@ def get_config():
   config.tfds_dir = text()
   # Layers of the encoder that stay; None: those that never met a mask.
   config.keep_layers = integer()
-  # Longest row in tokens, the longer text is cut; None: all that have
-  # positions.
+  # Longest row in tokens, the longer text is cut; None: that of the rows that
+  # init_from was trained on. Positions beyond are as they were initialised.
   config.max_length = integer()
   # Dropout of states, attention weights and the head.
   config.dropout = 0.1

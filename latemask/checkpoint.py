@@ -52,11 +52,14 @@ class Progress:
     skipped_steps: batches passed over by rollbacks: the next step reads the
       rows of step `state.step + skipped_steps`.
     num_rollbacks: how often that was.
+    trained_length: tokens of the longest rows behind its parameters; None
+      for `data.length`. Longer where a run began with another's.
   """
 
   state: object
   skipped_steps: int = 0
   num_rollbacks: int = 0
+  trained_length: int | None = None
 
 
 class Checkpoints:
@@ -109,6 +112,8 @@ class Checkpoints:
     run = self._run | {
         "skipped_steps": progress.skipped_steps,
         "num_rollbacks": progress.num_rollbacks,
+        "trained_length": (progress.trained_length
+                           or self._run["config"]["data"]["length"]),
         "digests": digests(progress.state)}
     self._saving = step
     try:
@@ -166,7 +171,8 @@ class Checkpoints:
     state = self._manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(state_shapes)))["state"]
     _compare(digests(state), run["digests"])
-    return Progress(state, run["skipped_steps"], run["num_rollbacks"])
+    return Progress(state, run["skipped_steps"], run["num_rollbacks"],
+                    _trained_length(run))
 
   def set_newest_aside(self, word):
     """Takes the newest checkpoint out of the run, renamed to STEP.word."""
@@ -256,7 +262,8 @@ def read(path):
     path: WORKDIR/checkpoints/STEP.
 
   Returns:
-    (config as a dict, serialised tokenizer, parameters as numpy arrays).
+    (config as a dict, serialised tokenizer, parameters as numpy arrays,
+    `Progress.trained_length`).
 
   Raises:
     InputError: there is no whole checkpoint.
@@ -280,7 +287,12 @@ def read(path):
     raise errors.InputError(
         f"{path} is no whole checkpoint: {_line(error)[:300]}") from error
   return (run["config"], base64.b64decode(run["tokenizer"]),
-          params["params"])
+          params["params"], _trained_length(run))
+
+
+def _trained_length(run):
+  """Returns that of a checkpoint, or of one that is too old to say it."""
+  return run.get("trained_length", run["config"]["data"]["length"])
 
 
 def digests(tree):

@@ -61,8 +61,8 @@ def finetune(config, workdir):
   check(config)
   local.check_writable(workdir)
   workdir_lib.compare_config(config, workdir, _FREE_KEYS)
-  model, encoder, tokenizer = load(config)
-  datas = read(config, encoder, tokenizer, model.max_length)
+  model, encoder, tokenizer, trained_length = load(config)
+  datas = read(config, encoder, tokenizer, trained_length)
   if config.export:
     for data in datas:
       hf.check_out(workdir / "export" / data.name, True, tokenizer)
@@ -103,7 +103,7 @@ def finetune(config, workdir):
   if config.predict_test or config.export:
     for data in distributed.share(datas):
       _use_best(config, programs[data.task.num_outputs], data, tokenizer,
-                workdir)
+                trained_length, workdir)
     distributed.meet("best")
   results = _results(workdir)
   table = results_lib.tabulate(results)
@@ -154,7 +154,15 @@ def check(config):
 
 
 def load(config):
-  """Returns (ModelConfig, encoder parameters, tokenizer) of `init_from`."""
+  """Returns what `init_from` names.
+
+  Returns:
+    (ModelConfig, encoder parameters, tokenizer, trained_length, see
+    `pretrained.Pretrained`).
+
+  Raises:
+    InputError: it is no model, or has not so many layers or positions.
+  """
   loaded = pretrained_lib.load(config.init_from)
   model, encoder = classifier.cut(
       loaded.config, loaded.params, config.keep_layers)
@@ -166,11 +174,20 @@ def load(config):
         f"{config.init_from} has")
   return dataclasses.replace(
       model, dropout=config.dropout, attention_dropout=config.dropout,
-      dtype=config.dtype, remat=None), encoder, loaded.tokenizer
+      dtype=config.dtype, remat=None), encoder, loaded.tokenizer, (
+          loaded.trained_length)
 
 
-def read(config, encoder, tokenizer, max_length):
-  """Returns the `cell.Data` of every task asked for."""
+def read(config, encoder, tokenizer, trained_length):
+  """Returns the `cell.Data` of every task asked for.
+
+  Rows are cut to `max_length`, or to `trained_length`.
+  """
+  max_length = config.max_length or max(trained_length, glue.MIN_LENGTH)
+  if max_length > trained_length:
+    metrics.say("warning: max_length asks for " + pretrained_lib.beyond(
+        encoder, trained_length, max_length) + ", but for what fine-tuning "
+                "itself teaches")
   names = list(glue.TASKS) if config.task == "all" else [config.task]
   weights = hashlib.sha256(tokenizer.digest.encode())
   for leaf in jax.tree.leaves(encoder):
@@ -200,7 +217,6 @@ def _read_task(config, name, tokenizer, max_length, digest):
   splits = ["train"] + [f"dev{part}" for part in task.parts]
   if config.predict_test:
     splits += [f"test{part}" for part in task.parts]
-  max_length = config.max_length or max_length
   encoded = {}
   for split in splits:
     rows = glue.read(name, split, config.data_dir, config.tfds_dir)
@@ -210,7 +226,8 @@ def _read_task(config, name, tokenizer, max_length, digest):
                   "lines are left out")
     if encoded[split].num_cut:
       metrics.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} of "
-                  f"{len(rows):,} rows are cut to {max_length} tokens")
+                  f"{len(rows):,} rows are cut to {max_length} tokens "
+                  "(max_length)")
     if not split.startswith("test"):
       for array in (*encoded[split].ids, rows.labels_R):
         digest.update(array)
@@ -230,7 +247,7 @@ def make_program(config, model, encoder, num_outputs):
       finetune_step.make_optimizer(config))
 
 
-def _use_best(config, program, data, tokenizer, workdir):
+def _use_best(config, program, data, tokenizer, trained_length, workdir):
   """Trains the best cell anew up to its best epoch; predicts and exports.
 
   Cheaper than keeping the weights of every cell.
@@ -262,6 +279,7 @@ def _use_best(config, program, data, tokenizer, workdir):
     folder = workdir / "export" / data.name
     hf.export(program.model, params["encoder"], tokenizer, folder,
               class_head=params["head"], labels=data.task.labels,
+              trained_length=max(trained_length, config.max_length or 0),
               overwrite=True)
     metrics.say(f"wrote {folder}: {cell}")
   local.write_json(record, wanted)
@@ -279,7 +297,8 @@ def _is_finished(workdir, data, cell):
   if _read_json(path)["digest"] != data.digest:
     raise errors.InputError(
         f"{path} is of other weights, initial values or rows than init_from, "
-        "this version and the data have now; choose another --workdir")
+        "this version (max_length None took all positions once) and the data "
+        "have now; choose another --workdir")
   return True
 
 

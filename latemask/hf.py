@@ -48,7 +48,8 @@ _UNREAD = ("pooler.", "embeddings.position_ids", "rotary_emb.", "lm_head.",
 
 
 def export(config, params, tokenizer, folder, keep_layers=None,
-           class_head=None, labels=(), overwrite=False, masking=None):
+           class_head=None, labels=(), overwrite=False, masking=None,
+           trained_length=None, max_length=None):
   """Writes a folder that stock transformers loads.
 
   Args:
@@ -61,6 +62,9 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     labels: names of its classes; () for a regression, or no names.
     overwrite: replace an earlier export at `folder`, and nothing else.
     masking: `config.masking` of the run, to be kept with the model.
+    trained_length: that of its `pretrained.Pretrained`; None: all positions.
+    max_length: tokens that the stock tokenizer cuts texts to; None for
+      `trained_length`. The model keeps all positions.
 
   Returns:
     The name of the stock class.
@@ -70,6 +74,11 @@ def export(config, params, tokenizer, folder, keep_layers=None,
       folder is taken.
   """
   check_out(folder, overwrite, tokenizer)
+  trained_length = trained_length or config.max_length
+  if max_length is not None and not 1 < max_length <= config.max_length:
+    raise errors.InputError(
+        f"max_length is {max_length}; it must lie in 2 to "
+        f"{config.max_length}, the positions that the model has")
   params = {k: np.asarray(v, np.float32) for k, v in
             flax.traverse_util.flatten_dict(params, sep="/").items()}
   tree = flax.traverse_util.unflatten_dict(params, sep="/")
@@ -101,8 +110,10 @@ def export(config, params, tokenizer, folder, keep_layers=None,
       stock["problem_type"] = "regression"
   rest = _what_stock_lacks(config, params, cut_config, tensors, prefix)
   about = {"format": since.FORMAT, "model": dataclasses.asdict(config),
-           "encoder_layers": cut_config.layers, "masking": masking}
-  _write(folder, stock, tensors, about, rest, tokenizer)
+           "encoder_layers": cut_config.layers, "masking": masking,
+           "trained_length": trained_length}
+  _write(folder, stock, tensors, about, rest, tokenizer,
+         max_length or trained_length)
   return class_prefix + kind
 
 
@@ -135,9 +146,10 @@ def load(folder):
   """Reads a folder.
 
   Returns:
-    (ModelConfig, parameters, Tokenizer, `masking` of `export`). A folder that
-    was exported here gives back what went in; another gives a model of
-    insertion_layer 0, without a head where it has none, and no masking.
+    (ModelConfig, parameters, Tokenizer, `masking` and `trained_length` of
+    `export`). A folder that was exported here gives back what went in; another
+    gives a model of insertion_layer 0, without a head where it has none, no
+    masking, and all positions as trained.
 
   Raises:
     InputError: a class, option or weight that has no counterpart here, a
@@ -173,8 +185,10 @@ def load(folder):
       path = name.removesuffix(".padding")
       params[path] = array if path == name else np.concatenate(
           [params[path][:config.vocab_size], array])
+  about = about or {}
   return (config, flax.traverse_util.unflatten_dict(params, sep="/"),
-          tokenizer, about and about.get("masking"))
+          tokenizer, about.get("masking"),
+          about.get("trained_length", config.max_length))
 
 
 def _input_embedding(architecture, prefix):
@@ -338,11 +352,10 @@ def _read(path):
     raise errors.InputError(f"{path} cannot be read: {error}") from error
 
 
-def _write(folder, stock, tensors, about, rest, tokenizer):
+def _write(folder, stock, tensors, about, rest, tokenizer, max_length):
   files = {"config.json": stock, "latemask.json": about,
            "tokenizer.json": hf_tokenizer.tokenizer_json(tokenizer),
-           "tokenizer_config.json": hf_tokenizer.tokenizer_config(
-               about["model"]["max_length"])}
+           "tokenizer_config.json": hf_tokenizer.tokenizer_config(max_length)}
   with local.replacing(folder) as part:
     for name, content in files.items():
       (part / name).write_text(

@@ -48,6 +48,8 @@ class Pretrained:
     params: its parameters, numpy arrays.
     tokenizer: a `tokenizer.Tokenizer`.
     masking: `config.masking` of the run, {key: value}; None where no one knows.
+    trained_length: tokens of the longest rows that it was trained on; what it
+      does beyond says `beyond`.
   """
 
   path: str
@@ -55,6 +57,7 @@ class Pretrained:
   params: dict
   tokenizer: tokenizer_lib.Tokenizer
   masking: dict | None
+  trained_length: int
 
 
 def load(path):
@@ -79,13 +82,32 @@ def load(path):
 
 
 def _load_checkpoint(path):
-  config, proto, params = checkpoint.read(path)
+  config, proto, params, trained_length = checkpoint.read(path)
   tokenizer = tokenizer_lib.Tokenizer(proto)
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
   return Pretrained(
       str(path), model_lib.config_of(fields, path), params, tokenizer,
-      config["masking"])
+      config["masking"], trained_length)
+
+
+def beyond(params, trained_length, length):
+  """Returns what rows mean that are longer than those of training.
+
+  Args:
+    params: the model's, or its encoder's.
+  """
+  what = ("positions behind that are as they were initialised"
+          if "positions" in params else
+          "distances beyond that were never met in training")
+  return (f"rows of up to {length} tokens, and the model was trained on rows "
+          f"of at most {trained_length}: {what}")
+
+
+def trained_length(beginning, config):
+  """Returns that of a run of `config` which begins with a `Pretrained`."""
+  return max(config.data.length, min(
+      beginning.trained_length, config.model.max_length))
 
 
 def tokenizer_of_rows(config):

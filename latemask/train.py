@@ -15,6 +15,7 @@ What a run promises, in order of precedence:
      at the same step, the next but one at the latest.
 """
 
+import dataclasses
 import re
 
 from etils import epath
@@ -118,7 +119,9 @@ def _begin(program, tokenizer, checkpoints, beginning):
     if beginning:
       state = state.replace(params=pretrained.begin(
           beginning, program.model.config, tokenizer, state.params))
-    progress = checkpoint.Progress(state)
+    progress = checkpoint.Progress(
+        state, trained_length=beginning and pretrained.trained_length(
+            beginning, program.config))
   return progress
 
 
@@ -134,8 +137,8 @@ def _roll_back(config, failed_step, lost, good, writer, last_step):
   first = step + good.skipped_steps
   stop = failed_step + lost.skipped_steps
   batch_size = config.train.batch_size
-  progress = checkpoint.Progress(
-      good.state, stop - step, lost.num_rollbacks + 1)
+  progress = dataclasses.replace(
+      good, skipped_steps=stop - step, num_rollbacks=lost.num_rollbacks + 1)
   writer.cut(last_step)
   writer.write(step, {
       "rollback": progress.num_rollbacks, "skipped_first_row":

@@ -148,7 +148,7 @@ def test_the_way_back_is_bit_equal(
     tiny, tokenizer, tmp_path, architecture, keys, keep_layers):
   config, params = _pretrained(tiny, tokenizer, architecture, **keys)
   hf.export(config, params, tokenizer, tmp_path / "out", keep_layers)
-  back_config, back, back_tokenizer, _ = hf.load(tmp_path / "out")
+  back_config, back, back_tokenizer, *_ = hf.load(tmp_path / "out")
   assert back_config == config
   assert back_tokenizer.proto == tokenizer.proto
   assert jax.tree.structure(back) == jax.tree.structure(params)

@@ -179,8 +179,8 @@ def test_all_tasks_regression_and_scratch(config, tmp_path, capsys):
 
 def _program(config):
   config.keep_layers = 2
-  model, encoder, tokenizer = finetune.load(config)
-  data, = finetune.read(config, encoder, tokenizer, model.max_length)
+  model, encoder, tokenizer, length = finetune.load(config)
+  data, = finetune.read(config, encoder, tokenizer, length)
   return finetune.make_program(
       config, model, jax.tree.map(jax.numpy.asarray, encoder), 2), data
 
@@ -193,14 +193,31 @@ def test_cells_that_began_otherwise_are_others(
   with config.unlocked():
     config.from_scratch = from_scratch
   encoder = {"embedding": np.zeros((8, width), np.float32)}
-  model, _, tokenizer = finetune.load(config)
-  data, = finetune.read(config, encoder, tokenizer, model.max_length)
+  _, _, tokenizer, length = finetune.load(config)
+  data, = finetune.read(config, encoder, tokenizer, length)
   before = hashlib.sha256(tokenizer.digest.encode())
   before.update(encoder["embedding"])
   for rows in (data.train, data.dev[""]):
     for array in (*rows.ids, rows.labels_R):
       before.update(array)
   assert (data.digest == before.hexdigest()) == is_as_before
+
+
+def test_rows_are_as_long_as_those_of_training(config, tmp_path, capsys):
+  """32 of 64 positions, unless told otherwise."""
+  (tmp_path / "CoLA").mkdir()
+  for split in ("train", "dev"):
+    (tmp_path / "CoLA" / f"{split}.tsv").write_text(
+        "x\t1\t\t" + "she had " * 50 + "\n")
+  config.data_dir = str(tmp_path)
+  for max_length, found in ((None, 32), (64, 64), (20, 20)):
+    config.max_length = max_length
+    _, encoder, tokenizer, length = finetune.load(config)
+    data, = finetune.read(config, encoder, tokenizer, length)
+    assert data.train.lengths_R.max() == found
+    out = capsys.readouterr().out
+    assert ("trained on rows of at most 32: positions behind that are as they "
+            "were initialised" in out) == (found == 64)
 
 
 def test_padding_and_filler_rows_change_nothing(config):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from latemask import checkpoint
 from latemask import errors
 from latemask import hf
 from latemask import model as model_lib
@@ -19,6 +21,7 @@ from latemask import pretrained
 from latemask import since
 from latemask import step as step_lib
 from latemask import train
+from latemask.data import packing
 from latemask.data import tokenizer as tokenizer_lib
 from latemask.tools import fill_mask
 from tests import conftest
@@ -32,7 +35,8 @@ def folder(run, tmp_path_factory):
   """The run, exported."""
   loaded = pretrained.load(run[0])
   path = tmp_path_factory.mktemp("out") / "folder"
-  hf.export(loaded.config, loaded.params, loaded.tokenizer, path)
+  hf.export(loaded.config, loaded.params, loaded.tokenizer, path,
+            trained_length=loaded.trained_length)
   return path
 
 
@@ -183,10 +187,60 @@ def test_another_rotary_theta_is_another_function(tiny):
     loaded = pretrained.Pretrained(
         "there", dataclasses.replace(ours, rotary_theta=160_000.0),
         {"late": {"layers": {"mlp_norm": {"scale": np.ones(4)}}}},
-        tokenizer_lib.Tokenizer(b""), None)
+        tokenizer_lib.Tokenizer(b""), None, 64)
     with pytest.raises(errors.InputError, match="model.rotary_theta is 10000"
                        ) if matters else contextlib.nullcontext():
       pretrained.check(loaded, ours, loaded.tokenizer)
+
+
+def test_positions_beyond_the_rows_learn_nothing(run):
+  """32 of 64: no gradient ever came to the others."""
+  _, state = run
+  moments = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(
+      state.opt_state) if "positions" in jax.tree_util.keystr(path)]
+  assert len(moments) == 2
+  for moment_LxD in moments:
+    assert moment_LxD.shape == (64, 16)
+    assert np.all(moment_LxD[32:] == 0) and np.all(moment_LxD[:32].any(1))
+
+
+def test_the_trained_length_is_on_record(tiny_run, run, folder, tmp_path):
+  workdir, state = run
+  for path in (workdir, folder):
+    assert pretrained.load(path).trained_length == 32
+  stock = json.loads((folder / "tokenizer_config.json").read_text())
+  assert stock["model_max_length"] == 32
+  # Of before there was a record: all positions, as then.
+  old = tmp_path / "old"
+  shutil.copytree(folder, old)
+  about = json.loads((old / "latemask.json").read_text())
+  del about["trained_length"]
+  (old / "latemask.json").write_text(json.dumps(about))
+  assert pretrained.load(old).trained_length == 64
+  # The next run of a chain keeps what its positions have learned.
+  for length, max_length, found in ((16, 64, 32), (48, 64, 48), (16, 24, 24)):
+    tiny_run.data.length, tiny_run.model.max_length = length, max_length
+    assert pretrained.trained_length(
+        pretrained.load(workdir), tiny_run) == found
+  packed = packing.load(conftest.tiny_config(tiny_run.data.source),
+                        tiny_run.data.dir)
+  checkpoints = checkpoint.Checkpoints(tmp_path / "next", tiny_run, packed)
+  checkpoints.save(4, checkpoint.Progress(state, trained_length=48))
+  checkpoints.wait()
+  shapes = jax.tree.map(np.asarray, state)
+  assert checkpoints.restore(shapes).trained_length == 48
+  checkpoints.close()
+  assert pretrained.load(tmp_path / "next").trained_length == 48
+
+
+def test_fill_mask_takes_as_much_as_was_trained_on(run):
+  loaded = pretrained.load(run[0])
+  text = "it " * 40 + "<mask>"
+  with pytest.raises(errors.InputError, match="longer than 32"):
+    fill_mask.Filler(loaded).ids(text)
+  assert len(fill_mask.Filler(loaded, 64).ids(text)) > 32
+  with pytest.raises(errors.InputError, match="64 positions"):
+    fill_mask.Filler(loaded, 65)
 
 
 def test_damaged_checkpoint(run, tmp_path):
@@ -201,7 +255,8 @@ def test_damaged_checkpoint(run, tmp_path):
 
 
 def test_fill_mask_is_the_same_from_run_and_folder(run, folder):
-  one, two = (fill_mask.Filler(pretrained.load(p)) for p in (run[0], folder))
+  one, two = (fill_mask.Filler(pretrained.load(p), 64)
+              for p in (run[0], folder))
   for text in TEXTS:
     best = one.fill(text)
     assert best == two.fill(text)

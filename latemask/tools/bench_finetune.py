@@ -133,8 +133,8 @@ def _run(args):
   for task in args.task:
     config.task = task
     finetune.check(config)
-    model, encoder, tokenizer = finetune.load(config)
-    data, = finetune.read(config, encoder, tokenizer, model.max_length)
+    model, encoder, tokenizer, trained_length = finetune.load(config)
+    data, = finetune.read(config, encoder, tokenizer, trained_length)
     program = finetune.make_program(
         config, model, jax.device_put(encoder), data.task.num_outputs)
     contenders = {}

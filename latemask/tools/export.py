@@ -24,6 +24,9 @@ def _parser():
   parser.add_argument("--keep_layers", type=int,
                       help="layers of the encoder; default: those that never "
                       "met a mask")
+  parser.add_argument("--max_length", type=int,
+                      help="tokens that the stock tokenizer cuts texts to; "
+                      "default: those of the rows of training")
   parser.add_argument("--overwrite", action="store_true",
                       help="replace an earlier export at --out, and nothing "
                       "else")
@@ -38,8 +41,16 @@ def main():
     loaded = pretrained.load(args.init_from)
     name = hf.export(loaded.config, loaded.params, loaded.tokenizer, args.out,
                      args.keep_layers, overwrite=args.overwrite,
-                     masking=loaded.masking)
+                     masking=loaded.masking, max_length=args.max_length,
+                     trained_length=loaded.trained_length)
   print(f"{args.out}: {name}")
+  length = args.max_length or loaded.trained_length
+  if length > loaded.trained_length:
+    print("warning: its tokenizer lets through " + pretrained.beyond(
+        loaded.params, loaded.trained_length, length))
+  elif length < loaded.config.max_length:
+    print(f"its tokenizer cuts texts to {length} tokens, of "
+          f"{loaded.config.max_length} positions (--max_length)")
 
 
 if __name__ == "__main__":

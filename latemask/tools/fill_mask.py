@@ -7,8 +7,8 @@ Prints the most probable pieces for each <mask> with their probabilities; the
 masks enter at the insertion layer, as in training. --workdir is a run, a
 checkpoint of it or an exported folder. Without a text, each line of standard
 input is one. --json prints one JSON object a line. Exit code 2: a text without
-<mask>, or one longer than the model has positions for (--truncate cuts it). A
-line of standard input like that is told with its number, the others are done,
+<mask>, or one longer than the rows that the model was trained on (--truncate
+cuts it, --max_length takes more, up to the positions that there are). A line of standard input like that is told with its number, the others are done,
 and the exit code is 1 at the end; empty lines are passed over.
 """
 
@@ -36,16 +36,25 @@ _MASKS_MULTIPLE = 4
 class Filler:
   """A model ready to fill masks."""
 
-  def __init__(self, loaded):
+  def __init__(self, loaded, max_length=None):
     """Takes a `pretrained.Pretrained`.
 
+    Args:
+      max_length: tokens of the longest text; None for those of the rows that
+        it was trained on.
+
     Raises:
-      InputError: it has no head.
+      InputError: it has no head, or not so many positions.
     """
     if "head" not in loaded.params:
       raise errors.InputError(
           "this model has no head that predicts words, only an encoder")
-    self._config, self._tokenizer = loaded.config, loaded.tokenizer
+    if max_length and max_length > loaded.config.max_length:
+      raise errors.InputError(
+          f"--max_length is {max_length}; the model has "
+          f"{loaded.config.max_length} positions")
+    self._limit = max_length or loaded.trained_length
+    self._tokenizer = loaded.tokenizer
     self._params = jax.tree.map(jnp.asarray, loaded.params)
     self._model = model_lib.LateMaskModel(loaded.config)
     self._logits = jax.jit(self._apply)
@@ -73,11 +82,11 @@ class Filler:
     if _MASK not in text:
       raise errors.InputError(f"no {_MASK} in {text!r}")
     ids = [tokenizer_lib.BOS, *self._tokenizer.encode_masked(text)]
-    limit = self._config.max_length
+    limit = self._limit
     if len(ids) + 1 > limit and not truncate:
       raise errors.InputError(
-          f"a text of {len(ids) + 1} tokens is longer than the {limit} "
-          "positions of the model; --truncate cuts it")
+          f"a text of {len(ids) + 1} tokens is longer than {limit}, the rows "
+          "that the model was trained on or --max_length; --truncate cuts it")
     ids = ids[:limit - 1]
     if tokenizer_lib.MASK not in ids:
       raise errors.InputError(f"truncation to {limit} tokens cut every {_MASK}")
@@ -166,7 +175,10 @@ def _parser():
   parser.add_argument("--top", type=int, default=5, help="words a mask")
   parser.add_argument("--json", action="store_true", help="JSON lines")
   parser.add_argument("--truncate", action="store_true",
-                      help="cut what is longer than the position table")
+                      help="cut what is longer")
+  parser.add_argument("--max_length", type=int,
+                      help="tokens of the longest text (those of the rows that "
+                      "the model was trained on)")
   parser.add_argument("texts", nargs="*", help=f"texts with {_MASK}")
   return parser
 
@@ -177,7 +189,14 @@ def main():
   with errors.one_line_exit():
     if args.top < 1:
       raise errors.InputError("--top must be positive")
-    filler = Filler(pretrained.load(args.workdir))
+    if args.max_length is not None and args.max_length < 3:
+      raise errors.InputError("--max_length must be at least 3")
+    loaded = pretrained.load(args.workdir)
+    filler = Filler(loaded, args.max_length)
+    if (args.max_length or 0) > loaded.trained_length:
+      print("latemask: warning: " + pretrained.beyond(
+          loaded.params, loaded.trained_length, args.max_length),
+            file=sys.stderr)
     if args.texts:
       for text in args.texts:
         _print(text, filler.fill(text, args.top, args.truncate), args.json)
