@@ -161,7 +161,7 @@ def test_changes_reach_points_and_flags(tmp_path):
       "--config.eval.rates=()", "--config.seed=1",
       "--config.train.batch_size=32")
   assert last.flags[3] == "--config.masking.predict_rate=0.15"
-  assert last.config.train.total_flops == 4.8e11
+  assert last.config.train.total_flops == sweeps.TOTAL_FLOPS["tiny"]
 
 
 def test_rows_that_are_the_same_are_shared(write, tmp_path):
