@@ -1,5 +1,6 @@
 """Eight host devices, explicit broadcasting, and a corpus of a few pages."""
 
+import io
 import os
 
 # Before jax. The tests compile much and run little, so LLVM need not try hard.
@@ -12,10 +13,12 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 
 from configs import base
 from latemask import train
 from latemask.data import packing
+from latemask.data import tokenizer as tokenizer_lib
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # As in main.py: two programs at once on many host devices can lock up.
@@ -140,6 +143,20 @@ def no_tensorflow(tmp_path_factory, monkeypatch):
   (folder / "tensorflow.py").write_text("raise ImportError('hidden')\n")
   monkeypatch.setenv("PYTHONPATH", os.pathsep.join(
       filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+
+
+def spm(lines, **options):
+  """Returns a tokenizer as spm_train makes it, with our special tokens."""
+  model, names = io.BytesIO(), tokenizer_lib.SPECIALS
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(lines), model_writer=model,
+      hard_vocab_limit=False, bos_id=0, pad_id=1, eos_id=2, unk_id=3,
+      bos_piece=names[0], pad_piece=names[1], eos_piece=names[2],
+      unk_piece=names[3], minloglevel=2, **{
+          "control_symbols": [names[4]], "vocab_size": 340,
+          "byte_fallback": True, "normalization_rule_name": "identity"}
+      | options)
+  return tokenizer_lib.Tokenizer(model.getvalue())
 
 
 def random_rows(num_rows, length, vocab_size=320, seed=0):

@@ -233,6 +233,9 @@ def test_refusals(tiny, tokenizer, tmp_path):
     hf.export(config, params, tokenizer, out, keep_layers=4)
   with pytest.raises(errors.InputError, match="has 4 layers"):
     hf.export(config, params, tokenizer, out, keep_layers=5)
+  with pytest.raises(errors.InputError, match="model_type is bpe"):
+    hf.export(config, params, conftest.spm(
+        conftest.make_text(40).splitlines(), model_type="bpe"), out)
   assert not out.exists()
   hf.export(config, params, tokenizer, out)
   with pytest.raises(errors.InputError, match="exists"):

@@ -1,5 +1,6 @@
 """Padding, learning, resuming, choosing, submitting; what is refused."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from latemask import checkpoint
 from latemask import classifier
 from latemask import errors
 from latemask import finetune
+from latemask import pretrained
 from latemask import results as results_lib
 from latemask import step as step_lib
 from latemask.data import glue
@@ -347,6 +349,19 @@ def test_bad_configs_change_nothing(config, tmp_path, changes, message):
   with pytest.raises(errors.InputError, match=message) as error:
     finetune.finetune(config, tmp_path / "run")
   assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_an_export_that_cannot_be_is_refused_before_the_training(
+    config, run, tmp_path, monkeypatch):
+  loaded = pretrained.load(run)
+  other = conftest.spm(conftest.make_text(40).splitlines(), model_type="bpe",
+                       vocab_size=loaded.tokenizer.vocab_size)
+  monkeypatch.setattr(pretrained, "load", lambda path: dataclasses.replace(
+      loaded, tokenizer=other))
+  config.export = True
+  with pytest.raises(errors.InputError, match="model_type is bpe"):
+    finetune.finetune(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 

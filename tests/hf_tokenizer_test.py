@@ -3,14 +3,12 @@
 The oracle is Hugging Face's tokenizers itself.
 """
 
-import io
 import json
 import random
 import struct
 import unicodedata
 
 import pytest
-import sentencepiece
 
 from latemask import errors
 from latemask import hf_tokenizer
@@ -58,18 +56,7 @@ def _lines(count):
 
 
 def _spm(**options):
-  """Returns a model as spm_train makes it, with our special tokens."""
-  model = io.BytesIO()
-  names = tokenizer_lib.SPECIALS
-  sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(_TEXT.splitlines()), model_writer=model,
-      hard_vocab_limit=False, bos_id=0, pad_id=1, eos_id=2, unk_id=3,
-      bos_piece=names[0], pad_piece=names[1], eos_piece=names[2],
-      unk_piece=names[3], minloglevel=2, **{
-          "control_symbols": ["<mask>"], "vocab_size": 340,
-          "byte_fallback": True, "normalization_rule_name": "identity"}
-      | options)
-  return tokenizer_lib.Tokenizer(model.getvalue())
+  return conftest.spm(_TEXT.splitlines(), **options)
 
 
 def _stock(tokenizer):

@@ -61,6 +61,13 @@ def test_scripts_without_spaces_have_words(text):
   assert model.word_start_V("scripts")[latin[1:]].sum() == 0
 
 
+def test_a_han_character_of_bytes_is_a_word(trained):
+  ids, = trained.encode(["好你 é ☃"])
+  assert [trained.pieces[i] for i in ids
+          if trained.word_start_V("scripts")[i]] == [
+              "\u2581", "<0xE5>", "<0xE4>", "\u2581", "\u2581"]
+
+
 def test_same_text_same_model(trained):
   again = tokenizer.train(conftest.make_text(300).splitlines(), 400)
   assert again.digest == trained.digest

@@ -52,6 +52,9 @@ _NO_SPACES = (
     (0x3041, 0x309F),  # Hiragana.
     (0x30A0, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F),  # Katakana.
 )
+# First bytes in UTF-8 of U+4000 to U+9FFF, nearly all of them Han. Those of
+# the other scripts stand before characters of many scripts.
+_HAN_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(0xE4, 0xEA))
 
 
 def _after_space(piece):
@@ -59,7 +62,7 @@ def _after_space(piece):
 
 
 def _after_space_or_alone(piece):
-  return _after_space(piece) or any(
+  return _after_space(piece) or piece in _HAN_BYTES or any(
       first <= ord(piece[0]) <= last for first, last in _NO_SPACES)
 
 
