@@ -24,8 +24,10 @@ _FILE_BITS = 42
 # Every shard reads through a packed file that it shares with others.
 _MAX_PACKED_SHARDS = 16
 # Lines that are shorter on average, in characters, are hardly documents: 32
-# tokens. So many must be seen, in the first blocks of so many files.
+# tokens, or twice that where blank lines part groups of them (a sentence a
+# line). So many must be seen, in the first blocks of so many files.
 _SHORT_CHARS = 128
+_LINES_A_GROUP = 3
 _MIN_LINES = 100
 _SAMPLED_FILES = 5
 _CHARS_A_TOKEN = 4
@@ -132,8 +134,9 @@ class Text:
     if self.again:
       notes.append(f"{name}: paths that lead to a file or folder which is "
                    f"read already, and are passed over: {self.again:,}")
-    count, chars = self._sampled_lines()
-    if count >= _MIN_LINES and chars < _SHORT_CHARS * count:
+    count, chars, groups = self._sampled_lines()
+    in_groups = len(self.paths) < groups and groups * _LINES_A_GROUP <= count
+    if count >= _MIN_LINES and chars < _SHORT_CHARS * (1 + in_groups) * count:
       notes.append(
           f"{name}: documents of {chars / count:.0f} characters on average, "
           f"about {chars / count / _CHARS_A_TOKEN:.0f} tokens: is a line a "
@@ -143,19 +146,21 @@ class Text:
     return notes
 
   def _sampled_lines(self):
-    """Returns (lines of .txt, their characters) of a few first blocks."""
-    count = chars = 0
+    """Returns (lines of .txt, their characters, groups) of a few blocks."""
+    count = chars = groups = 0
     if self.between != "lines" or self.packing == "stream":
-      return count, chars
+      return count, chars, groups
     paths = [p for p in self.paths if lines.ending(p)[0] == ".txt"]
     for path in paths[::-(-len(paths) // _SAMPLED_FILES) or 1]:
       with _reading(path) as file:
         for _, block in itertools.islice(
             lines.blocks(file, 0, 1, _checked(path)), 1):
-          found = [line for line in map(str.strip, _split(
-              block.decode(errors="replace"))) if line]
-          count, chars = count + len(found), chars + sum(map(len, found))
-    return count, chars
+          found = list(map(str.strip, _split(block.decode(errors="replace"))))
+          count += sum(map(bool, found))
+          chars += sum(map(len, found))
+          groups += sum(is_text for is_text, _ in itertools.groupby(
+              found, bool))
+    return count, chars, groups
 
   @functools.cached_property
   def _sizes(self):
