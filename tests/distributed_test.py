@@ -277,10 +277,13 @@ def _start_several(count, workdir, corpus, packed_dir, *flags, slow=None):
   started = [_start(workdir, corpus, packed_dir, process, count, port,
                     "--config.train.num_steps=100000", *flags, slow=slow)
              for process in range(count)]
-  deadline = time.monotonic() + 120
+  deadline = time.monotonic() + 300
   while {p.name for p in workdir.glob("checkpoints/*")
          if p.name.isdigit()} <= before:
-    assert time.monotonic() < deadline and started[0].poll() is None
+    if time.monotonic() > deadline or started[0].poll() is not None:
+      for process in started:
+        process.kill()
+      pytest.fail(started[0].communicate()[0][-3000:])
     time.sleep(0.05)
   return started
 

@@ -36,8 +36,8 @@ _CODES = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM,
 # What may follow the beginning of a phase until a signal strikes.
 PHASE_SECS = {"start": 8.0, "tokenizer": 0.5, "packing": 0.2, "compile": 4.0,
               "step": 0.3, "save": 0.2, "eval": 0.2}
-# There are none of these once rows are packed.
-PACKING = ("tokenizer", "packing")
+# Phases that come once in a run, and the file that stands behind each.
+ONCE = {"tokenizer": "data/tokenizer.model", "packing": "data/rows-*.json"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +201,7 @@ def main():
   train._introduce = counted("compile", train._introduce)
   tokenizer.train = counted("tokenizer", tokenizer.train)
   processes.run = counted("packing", processes.run)
-  if phase in ("compile", "eval", *PACKING):
+  if phase in ("compile", "eval", *ONCE):
     count = 1
   elif phase == "save":
     count = 1 + count % 3

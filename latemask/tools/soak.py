@@ -140,8 +140,7 @@ def break_run(workdir, corpus, expected, kinds, rng, deadline):
   for start in range(_MAX_STARTS):
     possible = [n for n in kinds
                 if faults.FAULTS[n].needs <= len(run.checkpoints())
-                and not (run.is_packed
-                         and faults.FAULTS[n].phase in faults.PACKING)]
+                and not run.has_passed(faults.FAULTS[n].phase)]
     is_over = start >= _MAX_STARTS - 3 or time.monotonic() > deadline
     name = rng.choice(possible) if possible and not is_over else None
     problem = run.start(name, rng)
@@ -195,11 +194,10 @@ class Run:
         f"--config.checkpoint.every_steps={_SAVE_EVERY}",
         "--config.checkpoint.max_failed_saves=1"]
 
-  @property
-  def is_packed(self):
-    """Whether its rows are there."""
-    path = self.workdir / "data" / "manifest.json"
-    return path.exists() and json.loads(path.read_text())["complete"]
+  def has_passed(self, phase):
+    """Returns whether a phase of `faults.ONCE` lies behind it."""
+    return phase in faults.ONCE and any(
+        self.workdir.glob(faults.ONCE[phase]))
 
   def checkpoints(self):
     """Returns the steps of the checkpoints, the newest first."""
