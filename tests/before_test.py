@@ -15,10 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from latemask import errors
 from latemask import masking
 from latemask import pretrained
 from latemask import train
 from latemask import workdir as workdir_lib
+from latemask.data import packing
+from latemask.tools import rank
 from tests import conftest
 from tests import train_test
 
@@ -60,7 +63,34 @@ def test_a_run_goes_on_exactly(before, capsys):
     # Unigram entropies were those of the few targets.
     told = {k: v for k, v in told.items() if "unigram" not in k}
     assert told == {k: v for k, v in line.items() if k in told}
-  assert "eval.masks (as then: seeded)" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "eval.masks (as then: seeded)" in out
+  assert "rows was packed before documents were held out" in out
+
+
+def test_rows_keep_their_split(before, capsys):
+  """A shard of them that is packed again has the bytes that it had."""
+  config = _config(before / "stopped" / "config.json")
+  packed = packing.load(config, "rows")
+  assert packed.split is None
+  whole = {path: path.read_bytes() for path in (before / "rows").iterdir()}
+  for path in (before / "rows").glob("rows-00000-*"):
+    path.unlink()
+  assert packing.prepare(config, "rows").digest == packed.digest
+  assert {p: p.read_bytes() for p in (before / "rows").iterdir()} == whole
+  assert "held out" not in capsys.readouterr().out
+  # Any fraction does, as it is that of the loader; other text does not.
+  config.data.eval_fraction = 0.3
+  assert packing.load(config, "rows").digest == packed.digest
+  config.data.eval_source = "builtin"
+  with pytest.raises(errors.InputError, match="another eval_source"):
+    packing.load(config, "rows")
+
+
+def test_rank_reads_its_rows(before, monkeypatch):
+  monkeypatch.setattr(
+      rank, "measure_rows", lambda config, params, plan, ids_NxL: ids_NxL)
+  assert rank.measure("stopped", 5).shape == (5, 32)
 
 
 @pytest.mark.parametrize("name", ["modern", "roberta"])

@@ -1,7 +1,9 @@
 """The loader: batch = f(seed, step), every row once an epoch, split apart."""
 
+import dataclasses
 import pathlib
 
+import grain
 import jax
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
@@ -11,6 +13,8 @@ from latemask import errors
 from latemask import sharding as sharding_lib
 from latemask.data import lines as lines_lib
 from latemask.data import loader as loader_lib
+from latemask.data import order as order_lib
+from latemask.data import packed as packed_lib
 from latemask.data import packing
 from tests import conftest
 
@@ -100,12 +104,75 @@ def test_eval_batches_cover_the_held_out_rows_once(loader):
   assert 0 < len(ids) - count < 16
 
 
-@pytest.mark.parametrize("fraction", [0.9999])
-def test_bad_fractions(tiny_run, fraction):
-  tiny_run.data.eval_fraction = fraction
-  packed = packing.prepare(tiny_run, tiny_run.data.dir)
-  with pytest.raises(errors.InputError, match="eval_fraction"):
-    loader_lib.Loader(packed, tiny_run)
+def _before(num_rows, eval_fraction, seed=0):
+  """The order of a set that was packed before documents were held out."""
+  shards = [{"file": f"{i}", "rows": n} for i, n in enumerate(num_rows)]
+  config = conftest.tiny_config()
+  config.seed, config.data.eval_fraction = seed, eval_fraction
+  return order_lib.Order(
+      packed_lib.Packed("", {"shards": shards}, None), config)
+
+
+def test_sets_packed_before_keep_their_split_and_order():
+  found = _before([300, 0, 116], 0.1, seed=7)
+  assert (found.num_train_rows, found.num_eval_rows) == (374, 42)
+  rows = list(grain.MapDataset.range(416).shuffle(seed=3_211_048))
+  assert [found.eval_row(i) for i in range(42)] == rows[:42]
+  for epoch in range(2):
+    seed = np.random.SeedSequence([7, epoch]).generate_state(1)[0]
+    places = grain.MapDataset.range(374).shuffle(seed=int(seed))
+    for i in range(0, 374, 11):
+      assert found.train_row(374 * epoch + i) == rows[42 + places[i]]
+  with pytest.raises(errors.InputError, match="eval_fraction 0.9999 leaves no"):
+    _before([300], 0.9999)
+
+
+def test_held_out_rows_stand_behind_the_others_of_their_shard(tiny_run, shard):
+  """And the first of them are an even sample of all shards."""
+  loader, packed = _load(tiny_run)
+  stops = np.cumsum(packed.num_rows)
+  held = np.concatenate([np.arange(stop - count, stop) for stop, count in zip(
+      stops, packed.num_eval_rows)])
+  assert packed.num_eval_rows == [
+      s["parts"]["held_out"]["rows"] for s in packed.manifest["shards"]]
+  assert min(packed.num_eval_rows) > 5
+  found = [loader.eval_row(i) for i in range(loader.num_eval_rows)]
+  assert found != sorted(found) == held.tolist()
+  shards = np.searchsorted(stops, found[:len(found) // 2], side="right")
+  assert min(np.bincount(shards, minlength=3)) > 0
+  trained = [loader.train_row(i) for i in range(loader.num_train_rows)]
+  assert sorted(trained + found) == list(range(stops[-1]))
+
+
+def test_another_permutation_of_grain_is_seen(loader, tiny_run, monkeypatch):
+  """In any of them; and by nothing that does not change rows."""
+  probe = loader.order.probe
+  tiny_run.data.workers = 7
+  assert _load(tiny_run)[0].order.probe == probe
+  where = "checkpoint 7"
+  order_lib.check_probe(probe | {"grain": "0"}, probe, where)
+  real = order_lib._permutation
+  for count in (1000, loader.num_train_rows, loader.num_eval_rows):
+    monkeypatch.setattr(order_lib, "_permutation", lambda n, seed: real(
+        n, seed ^ (n == count)))
+    other = _load(tiny_run)[0].order.probe
+    with pytest.raises(errors.InputError, match=(
+        f"{where}: grain {probe['grain']} puts rows into another order than "
+        "grain 0.1, with which")) as error:
+      order_lib.check_probe(other | {"grain": "0.1"}, probe, where)
+    assert "\n" not in str(error.value)
+
+
+def test_share_that_can_be_masked(loader):
+  """Counted when the rows were packed, or in sets packed before estimated."""
+  ids_NxL = loader.read([loader.train_row(i)
+                         for i in range(loader.num_train_rows)])
+  share = np.mean(ids_NxL[ids_NxL != 1] >= 5)
+  assert loader.maskable_share == pytest.approx(share, rel=1e-12)
+  manifest = {k: v for k, v in loader.packed.manifest.items() if k != "split"}
+  loader.packed = dataclasses.replace(loader.packed, manifest=manifest)
+  assert loader.packed.maskable_share is None
+  assert loader.maskable_share == pytest.approx(share, rel=0.01)
 
 
 @pytest.fixture

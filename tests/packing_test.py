@@ -10,6 +10,7 @@ import pytest
 
 from latemask import errors
 from latemask.data import lines as lines_lib
+from latemask.data import held_out
 from latemask.data import packing
 from latemask.data import rows as rows_lib
 from latemask.data import shards
@@ -34,12 +35,16 @@ def config(corpus):
 
 
 def _expected_pieces(config, packed):
-  """The documents' ids, as the tokenizer itself gives them."""
-  opened = sources.open_sources(config)
-  return [ids for s in range(config.data.shards)
-          for ids in packed.tokenizer.encode(
-              [text for _, text in sources.documents(
-                  opened, s, config.data.shards, sources.BadDocuments(0))])]
+  """The documents' ids, as the tokenizer itself gives them, in order."""
+  opened, num_shards = sources.open_sources(config), config.data.shards
+  texts = []
+  for shard in range(num_shards):
+    aside = []
+    texts += [text for _, text in sources.documents(
+        held_out.trained(opened, packed.split, aside.append), shard,
+        num_shards, sources.BadDocuments(0))]
+    texts += [text for _, text in aside]
+  return packed.tokenizer.encode(texts)
 
 
 def test_documents_are_whole_between_special_tokens(config, tmp_path):
@@ -67,6 +72,15 @@ def test_documents_are_whole_between_special_tokens(config, tmp_path):
       found = np.concatenate([found, next(pieces)])
     np.testing.assert_array_equal(found, ids[:len(found)])
   assert next(pieces, None) is None
+  # What can be masked is counted in each part.
+  parts = totals["parts"]
+  cut = len(rows) - parts["held_out"]["rows"]
+  for part, found in (("training", rows[:cut]), ("held_out", rows[cut:])):
+    maskable = np.count_nonzero(found >= tokenizer.NUM_SPECIALS)
+    assert parts[part]["maskable_tokens"] == maskable > 1000
+    assert parts[part]["tokens"] == np.count_nonzero(found != tokenizer.PAD)
+  assert packed.maskable_share == parts["training"]["maskable_tokens"] / (
+      parts["training"]["tokens"])
 
 
 def test_padding_is_rare(config, tmp_path):
@@ -81,11 +95,109 @@ def test_stream_is_the_running_text(config, tmp_path):
   assert np.all(rows[:, 0] == tokenizer.BOS)
   assert np.all(rows[:, 1:] != tokenizer.BOS)
   full = rows[~np.any(rows == tokenizer.PAD, axis=1)]
-  assert len(rows) - len(full) <= config.data.shards
+  assert len(rows) - len(full) <= 2 * config.data.shards
   ids = _expected_pieces(config, packed)[0]
   running = np.concatenate([r[1:-1] for r in rows])
   np.testing.assert_array_equal(running[:len(ids)], ids)
   assert running[len(ids)] == tokenizer.EOS
+
+
+def _words(packed):
+  """Returns the sets of words in training rows and in held-out ones."""
+  found = ([], [])
+  for path, num_rows, num_eval in zip(
+      packed.paths, packed.num_rows, packed.num_eval_rows):
+    rows = _rows(dataclasses.replace(packed, manifest={"shards": [{
+        "file": path, "rows": num_rows}]}))
+    for side, part in zip(found, np.split(rows, [num_rows - num_eval])):
+      side += part.tolist()
+  return [set(" ".join(packed.tokenizer.processor.decode(
+      [[i for i in row if i >= tokenizer.NUM_SPECIALS] for row in side]
+  )).split()) for side in found]
+
+
+@pytest.mark.parametrize("how", ["documents", "stream"])
+def test_no_document_is_on_both_sides(config, tmp_path, monkeypatch, how):
+  """Each has a word of its own, often enough to be cut over many rows."""
+  monkeypatch.setattr(lines_lib, "BLOCK_BYTES", 1000)
+  lines = [f"{chr(97 + i // 10) * 3}{chr(97 + i % 10) * 3} " * 40
+           for i in range(120)]
+  (tmp_path / "a.txt").write_text("\n".join(lines))
+  config.data.source = f"text:{tmp_path}/a.txt"
+  config.data.packing = how
+  words = {line.split()[0] for line in lines}
+  splits = []
+  for num_shards in (1, 5):
+    config.data.shards = num_shards
+    packed = packing.prepare(config, tmp_path / str(num_shards))
+    trained, held = ({w for w in side if w in words}
+                     for side in _words(packed))
+    assert trained | held == words and not trained & held
+    assert 3 <= len(held) <= 30
+    parts = packed.manifest["totals"]["parts"]
+    assert parts["held_out"]["documents"] == len(held)
+    assert parts["training"]["documents"] == len(trained)
+    splits.append(held)
+  assert splits[0] == splits[1]
+
+
+def test_other_text_is_held_out(config, tmp_path):
+  """All of it, and nothing of data.source; the tokenizer has not seen it."""
+  (tmp_path / "a.txt").write_text(conftest.make_text(150))
+  (tmp_path / "b.txt").write_text(
+      conftest.make_text(100, seed=1).replace("e", "\u0436"))
+  config.data.source = f"text:{tmp_path}/a.txt"
+  config.data.eval_source = f"text:{tmp_path}/b.txt"
+  packed = packing.prepare(config, tmp_path / "rows")
+  parts = packed.manifest["totals"]["parts"]
+  assert [parts[p]["documents"] for p in ("training", "held_out")] == [150, 100]
+  trained, held = _words(packed)
+  assert not any("\u0436" in word for word in trained)
+  assert any("\u0436" in word for word in held)
+  pieces = [packed.tokenizer.processor.id_to_piece(i)
+            for i in range(packed.tokenizer.vocab_size)]
+  assert not any("\u0436" in piece for piece in pieces)
+  # The fraction is no setting then; text that changed is said of both.
+  config.data.eval_fraction = 0.3
+  assert packing.load(config, tmp_path / "rows").digest == packed.digest
+  assert not packing.changes(config, packed)
+  for name in "ab":
+    with (tmp_path / f"{name}.txt").open("a") as file:
+      file.write("More.\n")
+  assert packing.changes(config, packed) == ", ".join(
+      f"1 changed ({tmp_path}/{name}.txt)" for name in "ab")
+  config.data.eval_source = None
+  with pytest.raises(errors.InputError, match="another eval_source"):
+    packing.prepare(config, tmp_path / "rows")
+
+
+def test_text_that_is_named_on_both_sides_is_refused(config, tmp_path):
+  (tmp_path / "a.txt").write_text(conftest.make_text(10))
+  (tmp_path / "b.txt").symlink_to(tmp_path / "a.txt")
+  config.data.source = f"text:{tmp_path}/a.txt"
+  for name in "ab":
+    config.data.eval_source = f"text:{tmp_path}/{name}.txt"
+    with pytest.raises(errors.InputError, match=(
+        f"{tmp_path}/{name}.txt is named by data.source and by data.eval")):
+      packing.prepare(config, tmp_path / "rows")
+  assert not (tmp_path / "rows").exists()
+
+
+@pytest.mark.parametrize("fraction, what", [
+    (0.9999, "to train on"), (1e-9, "held out")])
+def test_a_set_without_a_part_is_refused(config, tmp_path, fraction, what):
+  """Where it cannot be told ahead: short documents may make rows, or none."""
+  long = ["the and of to in that he was it his but" * 3] * (fraction > 0.5)
+  short = ["the and of to in that he was it his"] * 20 * (fraction < 0.5)
+  (tmp_path / "a.txt").write_text("\n".join(["a b"] * 20_000 + long + short))
+  config.data.source = f"text:{tmp_path}/a.txt"
+  config.data.vocab_size = 280
+  config.data.eval_fraction = fraction
+  for _ in range(2):
+    with pytest.raises(errors.InputError, match=(
+        rf"eval_fraction {fraction} leaves no row {what}, of [\d,]+; name")):
+      packing.prepare(config, tmp_path / "rows")
+    assert packing.load(config, tmp_path / "rows") is None
 
 
 def test_any_number_of_workers_and_a_stop_in_between(config, tmp_path):
@@ -98,7 +210,7 @@ def test_any_number_of_workers_and_a_stop_in_between(config, tmp_path):
   two = tmp_path / "two"
   manifest = json.loads((two / "manifest.json").read_text())
   stopped = {k: manifest[k] for k in (
-      "settings", "num_shards", "sources", "files")}
+      "settings", "num_shards", "split", "sources", "eval_sources", "files")}
   (two / "manifest.json").write_text(json.dumps(stopped | {"complete": False}))
   done = two / manifest["shards"][0]["file"]
   before = done.stat().st_mtime_ns
@@ -183,6 +295,9 @@ def test_large_vocabularies_take_four_bytes():
     ({"data.vocab_size": 300}, "another vocab_size (320, not 300)"),
     ({"data.packing": "rows"}, "documents, stream"),
     ({"data.length": 9}, "at least 10"),
+    ({"data.eval_fraction": 0.2}, "another eval_fraction (0.1, not 0.2)"),
+    ({"data.eval_source": "builtin"}, "another eval_source (None, not built"),
+    ({"data.eval_fraction": 0.0}, "must lie in (0, 1)"),
     ({"data.max_bad_documents": -1}, "must be 0 or more"),
 ])
 def test_other_settings_are_refused(tiny_run, packed_dir, changes, message):
@@ -243,6 +358,8 @@ def test_bad_documents_are_skipped_and_counted(config, tmp_path, capsys):
   tokenizer.train(good, 320).save(tmp_path / "tokenizer.model")
   config.data.tokenizer = str(tmp_path / "tokenizer.model")
   config.data.shards = 1
+  (tmp_path / "other.txt").write_text(conftest.make_text(20, seed=1))
+  config.data.eval_source = f"text:{tmp_path}/other.txt"
   config.data.source = f"text:{tmp_path}/good.txt"
   packing.prepare(config, tmp_path / "good")
   config.data.source = f"text:{tmp_path}/bad.txt"

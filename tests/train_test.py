@@ -297,6 +297,13 @@ def test_checkpoint_of_other_rows_is_refused(tiny_run, tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path / "run", tiny_run, packed)
   with pytest.raises(errors.InputError, match="other packed rows"):
     checkpoints.restore(program.state_shapes)
+  # Grain would shuffle otherwise.
+  probe = checkpoints._run["order"]
+  checkpoints._run |= {
+      "order": probe | {"sha256": "0"}, "manifest": packing.prepare(
+          tiny_run, tiny_run.data.dir).digest}
+  with pytest.raises(errors.InputError, match="checkpoint 4 of .* another ord"):
+    checkpoints.restore(program.state_shapes)
   checkpoints.close()
 
 

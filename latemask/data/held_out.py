@@ -65,11 +65,11 @@ def split(config, sources, eval_sources):
   """Returns how documents are split; see above.
 
   Where `data.eval_fraction` chooses none of few documents, the one with the
-  lowest hash is held out. Reads on until it meets a document that is held
-  out, some 1 / `data.eval_fraction` of them.
+  lowest hash is held out. Reads on until it has met a document of either kind,
+  some 1 / `data.eval_fraction` of them.
 
   Raises:
-    InputError: the same text stands on both sides, or there is one document.
+    InputError: the same text stands on both sides, or one side has none.
   """
   if config.data.eval_source:
     both = sources_lib.shared(sources, eval_sources)
@@ -78,22 +78,25 @@ def split(config, sources, eval_sources):
           f"{both[0]} is named by data.source and by data.eval_source; what "
           "is held out must not be trained on")
     return {"by": "eval_source", "below": 0}
-  below, lowest, count = round(config.data.eval_fraction * _HASHES), _HASHES, 0
+  below, lowest = round(config.data.eval_fraction * _HASHES), _HASHES
+  count = num_trained = 0
   bad = sources_lib.BadDocuments(config.data.max_bad_documents)
   for number, source in enumerate(sources):
     for place, text in source.documents(0, 1, bad):
+      found = _hash(number, place)
       count += 1
-      if len(text) < _SURE_CHARS:
-        continue
-      lowest = min(lowest, _hash(number, place) + 1)
-      if lowest <= below:
+      num_trained += found >= below
+      if len(text) >= _SURE_CHARS:
+        lowest = min(lowest, found + 1)
+      if num_trained and lowest <= below:
         return {"by": "documents", "below": below}
-  if count == 1:
+  if below < lowest < _HASHES:
+    below, num_trained = lowest, count - 1
+  if count and not num_trained:
     raise errors.InputError(
-        f"data.source {config.data.source} holds one document, which cannot be "
-        f"both trained on and held out{_ADVICE}")
-  return {"by": "documents",
-          "below": lowest if lowest < _HASHES else below}
+        f"data.source {config.data.source} holds {count:,} document"
+        f"{'s' * (count > 1)}, and all would be held out{_ADVICE}")
+  return {"by": "documents", "below": below}
 
 
 def check_rows(config, num_rows, num_eval_rows):

@@ -25,9 +25,10 @@ from latemask import errors
 from latemask.data import held_out
 
 _SPLIT_SEED = 3_211_048
-# What a probe asks of Grain, besides the order itself.
+# What a probe asks of Grain, besides the order itself: (rows, seed). It takes
+# long over a few rows.
 _PROBED = tuple(itertools.product(
-    (1, 2, 7, 1000, 65_537, 10**9 + 7), (0, _SPLIT_SEED, (1 << 32) - 1)))
+    (1000, 65_537, 10**9 + 7), (0, _SPLIT_SEED, (1 << 32) - 1)))
 _PROBES = 16
 
 

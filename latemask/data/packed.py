@@ -44,8 +44,8 @@ class Packed:
   @property
   def num_eval_rows(self):
     """Held-out rows by file of `paths`; None where `split` is None."""
-    return self.split and [s["parts"]["held_out"]["rows"]
-                           for s in self._shards]
+    return None if self.split is None else [
+        s["parts"]["held_out"]["rows"] for s in self._shards]
 
   @property
   def num_bytes(self):
