@@ -209,7 +209,8 @@ class Page:
     """[(task, [(median, deviation) or None, one a series])], of all tasks."""
     found = self._glue_results
     tasks = [task for task in glue.TASKS if any(task in f for f in found)]
-    rows = [(task, [series_lib.percent(f.get(task)) for f in found]) for task in tasks]
+    rows = [(task, [series_lib.percent(f.get(task)) for f in found])
+            for task in tasks]
     if len(tasks) > 1:
       rows.append(("average", [
           tuple(statistics.fmean(row[i][n] for _, row in rows)

@@ -186,7 +186,8 @@ def _guesses(filler, ids_L, masked):
 
 def _parser():
   parser = command.parser("token_layers", __doc__)
-  parser.add_argument("--workdir", required=True, help="run, checkpoint or exported folder")
+  parser.add_argument("--workdir", required=True,
+                      help="run, checkpoint or exported folder")
   parser.add_argument("--out", required=True, help="picture to write")
   parser.add_argument("--seed", type=int, default=0, help="of the mask (0)")
   parser.add_argument("text")
