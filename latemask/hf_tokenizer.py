@@ -58,7 +58,7 @@ def _reasons(tokenizer):
       yield (f"its normalizer_spec.precompiled_charsmap "
              f"({settings['normalizer_spec.name'].decode()}) turns "
              f"{source!a} into {target!a}, and may only turn single "
-             "characters into spaces, as identity does none")
+             "characters into spaces (identity turns none)")
   if settings["denormalizer_spec.precompiled_charsmap"]:
     yield "it has a denormalizer_spec.precompiled_charsmap"
   types = proto_lib.piece_types(tokenizer.proto)
