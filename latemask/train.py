@@ -37,8 +37,7 @@ from latemask.data import local
 from latemask.data import packing
 from latemask.data import tokenizer as tokenizer_lib
 
-# What a run warns of at its start: fewer rows to measure by, more epochs.
-_FEW_ROWS = 100
+# A run warns of more at its start.
 _MANY_EPOCHS = 40
 
 # What may change between two stretches of one run: where and on what it runs,
@@ -246,7 +245,7 @@ def _warnings(config, loader, epochs):
            "their own documents in training; pack it anew, as another "
            "data.dir, to measure on documents that are not trained on")
   num_rows = min(loader.num_eval_rows, config.eval.max_rows)
-  if num_rows < _FEW_ROWS:
+  if num_rows < evaluate.FEW_ROWS:
     yield (f"only {num_rows} held-out rows: what is measured on them is noise "
            "for the most part; a larger data.eval_fraction, or data.eval_"
            "source (with another data.dir), or eval.max_rows gives more")
