@@ -154,7 +154,7 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
     (other / path.name).write_bytes(path.read_bytes())
   (other / "train.tsv").write_text(_cola(100, 7))
   config.data_dir = str(other.parent)
-  with pytest.raises(errors.InputError, match="other rows"):
+  with pytest.raises(errors.InputError, match="initial values or rows"):
     finetune.finetune(config, tmp_path)
   assert _files(tmp_path) == before
 

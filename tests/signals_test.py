@@ -15,11 +15,14 @@ from latemask import signals as signals_lib
 
 
 def test_nothing_is_held_back_before_there_is_something_to_save():
+  # What was started in the background of a script ignores SIGINT.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   with signals_lib.heard() as signals:
     with pytest.raises(KeyboardInterrupt):
       os.kill(os.getpid(), signal.SIGINT)
       time.sleep(1)
     assert signals.agreed() == 0
+  signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("signum", signals_lib.SIGNALS)

@@ -197,9 +197,9 @@ def test_it_learns(tmp_path):
       for start in np.random.default_rng(0).integers(0, 12, 300)))
   config = conftest.tiny_config(f"text:{tmp_path}/text.txt")
   config.model.update(dict(architecture="modern", width=32, mlp=64))
-  config.optimizer.learning_rate = 1e-2
-  config.train.num_steps = config.metrics.every_steps = 100
-  config.eval.every_steps = config.checkpoint.every_steps = 100
+  config.optimizer.learning_rate = 3e-3
+  config.train.num_steps = config.metrics.every_steps = 200
+  config.eval.every_steps = config.checkpoint.every_steps = 200
   _, evaluation = train.train(config, tmp_path / "run")
   assert evaluation["eval/unigram_entropy"] > 2.4
   assert evaluation["eval/loss"] < 1.8
