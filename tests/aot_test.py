@@ -87,8 +87,9 @@ def test_eval_step_compiles_on_another_chip():
 
 @pytest.mark.long
 @pytest.mark.parametrize("size, changes, rows, temporaries_gib", [
-    # A gated MLP keeps 1,024 numbers more of 30,720 tokens: 0.06 GiB.
-    ("base", {}, 32, 1.08),
+    # A gated MLP keeps 1,024 numbers more of each token: 1.095 GiB, where
+    # RoBERTa's layers take 1.01.
+    ("base", {}, 32, 1.10),
     ("base", {"architecture": "roberta_prenorm", "mlp": 3072}, 32, 1.02),
     ("large", {}, 64, None)], ids=["base", "base_of_roberta", "large"])
 def test_real_sizes_compile(size, changes, rows, temporaries_gib):
