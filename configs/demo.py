@@ -4,9 +4,7 @@
       --workdir runs/demo
 
 Trains a tokenizer and a small late-mask encoder (4 layers, then 1 that sees
-the masks) on the prose of the running Python. On two cores it takes
-3.7 minutes (1.8 GB) and ends 1.48 nats below the unigram entropy of its
-targets (eval loss 4.42, Python 3.11).
+the masks) on the prose of the running Python.
 """
 
 from configs import base

@@ -52,7 +52,6 @@ class Loader:
     """
     self._length = config.data.length
     self._dtype = rows_lib.row_dtype(packed.tokenizer.vocab_size)
-    self._seed = config.seed
     self._paths = packed.paths
     self._records = _open(packed, local.reading(
         packed.paths, packed.num_bytes, packed.digest,
