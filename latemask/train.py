@@ -115,7 +115,10 @@ def _begin(program, tokenizer, checkpoints, beginning):
   progress = checkpoints.restore(program.state_shapes)
   if progress is None:
     state = program.init_state()
-    if beginning:
+    if program.config.train.init_from:
+      # A run that went on from a checkpoint, and is rolled back to its very
+      # beginning, has not read it so far.
+      beginning = beginning or pretrained.load(program.config.train.init_from)
       state = state.replace(params=pretrained.begin(
           beginning, program.model.config, tokenizer, state.params))
     progress = checkpoint.Progress(
