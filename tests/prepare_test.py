@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -140,8 +141,11 @@ def test_beam_says_in_one_line_which_document_is_bad(text, tmp_path, capsys):
   assert f"a.txt: byte {len(good)} is not UTF-8" in message
   assert message.endswith("iconv -t utf-8\n")  # And nothing that Beam adds.
   assert not list((tmp_path / "out").glob("*.refused"))
-  # The size is part of what a stopped preparation goes on with.
+  # Shards that are done are of the text as it was, so nothing goes on with it.
   text.write_bytes(good + b".\n")
+  assert "its sources or shards have changed; delete" in _refusal(
+      capsys, *flags)
+  shutil.rmtree(tmp_path / "out")
   prepare.main([str(f) for f in flags])
   assert "packed 401 documents" in capsys.readouterr().out
 
