@@ -18,6 +18,12 @@ from latemask.tools import aot
 ROWS = 32
 
 
+@pytest.fixture(autouse=True)
+def no_flags(monkeypatch):
+  """libtpu reads them too, and ends a process over those of a CPU."""
+  monkeypatch.setenv("XLA_FLAGS", "")
+
+
 def _compile(config, topology, step="train", rows=ROWS):
   """Returns (what the tool prints, compiled text, XLA's count of FLOPs).
 

@@ -25,7 +25,7 @@ from latemask.tools import rank
 from tests import conftest
 from tests import train_test
 
-few_devices = train_test.few_devices
+pytestmark = pytest.mark.usefixtures("few_devices")
 ARCHIVE = pathlib.Path(__file__).parent / "before" / "047c3e9.tar.xz"
 
 

@@ -6,16 +6,9 @@ import sys
 
 import pytest
 
-from latemask import train
-from tests import conftest
 
-
-def test_both_sides_learn_alike(packed_dir, corpus, tmp_path):
+def test_both_sides_learn_alike(run, tmp_path):
   pytest.importorskip("transformers")
-  config = conftest.tiny_config(f"text:{corpus}/*.txt")
-  config.data.dir = str(packed_dir)
-  config.train.num_steps = 3
-  train.train(config, tmp_path / "run")
   folder = tmp_path / "glue" / "CoLA"
   folder.mkdir(parents=True)
   rows = "".join(f"x\t{i % 2}\t\t{('he was', 'she is')[i % 2]}\n"
@@ -24,7 +17,7 @@ def test_both_sides_learn_alike(packed_dir, corpus, tmp_path):
     (folder / f"{split}.tsv").write_text(rows)
   done = subprocess.run(
       [sys.executable, "-m", "latemask.tools.bench_finetune", "--init_from",
-       str(tmp_path / "run"), "--data_dir", str(tmp_path / "glue"), "--task",
+       str(run[0]), "--data_dir", str(tmp_path / "glue"), "--task",
        "cola", "--seeds", "2", "--learning_rate", "1e-2", "--num_epochs",
        "8", "--batch_size", "8", "--dropout", "0"], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

@@ -81,7 +81,7 @@ def _write_cola(folder):
 
 @pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
-def test_runs(path, tmp_path, monkeypatch, no_tensorflow):
+def test_runs(path, tmp_path, monkeypatch):
   nbformat, nbclient = map(pytest.importorskip, ("nbformat", "nbclient"))
   pytest.importorskip("ipykernel")
   for module in NEEDS.get(path.stem, ()):
@@ -89,7 +89,6 @@ def test_runs(path, tmp_path, monkeypatch, no_tensorflow):
   # `python` in a cell is the one that runs this.
   monkeypatch.setenv("PATH", os.pathsep.join(
       [os.path.dirname(sys.executable), os.environ["PATH"]]))
-  monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
   before = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT,
                           capture_output=True, check=False).stdout
   notebook = nbformat.read(path, as_version=4)

@@ -1,14 +1,19 @@
 """Eight host devices, explicit broadcasting, and a corpus of a few pages."""
 
+from importlib import metadata
 import io
 import os
 
-# Before jax. The tests compile much and run little, so LLVM need not try hard.
+# Before jax. The tests compile much and run little: what makes code fast to run
+# is off, which halves their time. XLA ends a process over a flag that it does
+# not know, so what may not stay is for the version that has it.
 os.environ["JAX_PLATFORMS"] = "cpu"
+ONE_DEVICE = (os.environ.get("XLA_FLAGS", "")
+              + " --xla_backend_optimization_level=0")
+if metadata.version("jaxlib").startswith("0.10."):
+  ONE_DEVICE += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    + " --xla_backend_optimization_level=0")
+    ONE_DEVICE + " --xla_force_host_platform_device_count=8")
 
 import jax
 import numpy as np
@@ -42,9 +47,26 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def commands(tmp_path_factory):
+  """Processes that are started have one device, and no TensorFlow.
+
+  Its import takes most of a start; without, they write no TensorBoard events.
+  """
+  jax.devices()  # This process has its eight.
+  os.environ["XLA_FLAGS"] = ONE_DEVICE
+  folder = tmp_path_factory.mktemp("no_tensorflow")
+  (folder / "tensorflow.py").write_text("raise ImportError('hidden')\n")
+  os.environ["PYTHONPATH"] = os.pathsep.join(
+      filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-  """Compiles what several tests share only once; subprocesses use it too."""
-  directory = str(tmp_path_factory.mktemp("xla"))
+  """Compiles what tests share only once, in all processes of the suite."""
+  base = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    base = base.parent  # The workers'.
+  directory = str(base / "xla")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
   jax.config.update("jax_compilation_cache_dir", directory)
@@ -125,6 +147,19 @@ def tiny_run(packed_dir, corpus):
   return config
 
 
+def _on_two_devices(patch):
+  devices, make = jax.devices()[:2], jax.make_mesh
+  patch.setattr(jax, "device_count", lambda: 2)
+  patch.setattr(jax, "make_mesh", lambda *args, **options: make(
+      *args, **options | {"devices": devices}))
+
+
+@pytest.fixture
+def few_devices(monkeypatch):
+  """Two of the eight devices: on two cores many of them take turns."""
+  _on_two_devices(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def run(packed_dir, corpus, tmp_path_factory):
   """A finished run of four steps, (workdir, state)."""
@@ -132,17 +167,10 @@ def run(packed_dir, corpus, tmp_path_factory):
   config.data.dir = str(packed_dir)
   config.train.num_steps = 4
   workdir = tmp_path_factory.mktemp("run")
-  state, _ = train.train(config, workdir)
+  with pytest.MonkeyPatch.context() as patch:
+    _on_two_devices(patch)
+    state, _ = train.train(config, workdir)
   return workdir, jax.device_get(state)
-
-
-@pytest.fixture
-def no_tensorflow(tmp_path_factory, monkeypatch):
-  """Processes that are started find none: it takes most of their start."""
-  folder = tmp_path_factory.mktemp("no_tensorflow")
-  (folder / "tensorflow.py").write_text("raise ImportError('hidden')\n")
-  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(
-      filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
 
 
 def spm(lines, **options):

@@ -25,9 +25,6 @@ from tests import conftest
 from tests import finetune_test
 
 
-pytestmark = pytest.mark.usefixtures("no_tensorflow")
-
-
 def _port():
   with socket.socket() as found:
     found.bind(("127.0.0.1", 0))
@@ -219,9 +216,8 @@ def _several(process, num_processes, port):
 
 
 def _environment(devices):
-  return os.environ | {"XLA_FLAGS": (
-      f"--xla_force_host_platform_device_count={devices} "
-      "--xla_backend_optimization_level=0")}
+  return os.environ | {"XLA_FLAGS": conftest.ONE_DEVICE + (
+      f" --xla_force_host_platform_device_count={devices}")}
 
 
 def _run(workdir, corpus, data, num_processes, *flags):

@@ -30,7 +30,7 @@ from latemask.tools import faults
 from latemask.tools import soak
 from tests import train_test
 
-few_devices = train_test.few_devices
+pytestmark = pytest.mark.usefixtures("few_devices")
 lines = train_test._lines
 
 
@@ -403,7 +403,7 @@ def test_disk_full_for_tensorboard(tiny_run, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.long
-def test_killed_for_real(tmp_path, monkeypatch, no_tensorflow):
+def test_killed_for_real(tmp_path, monkeypatch):
   """One run, killed in each phase; processes of their own, as tools/soak."""
   monkeypatch.setattr(soak, "_HANG_SECS", 120)
   corpus = soak.make_corpus(tmp_path)

@@ -25,6 +25,8 @@ from latemask.data import glue
 from latemask.data import packing
 from tests import conftest
 
+pytestmark = pytest.mark.usefixtures("few_devices")
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -81,7 +81,8 @@ def test_a_signal_while_modules_are_imported(command, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_config_that_cannot_be_and_a_run(tmp_path, corpus):
+def test_config_that_cannot_be_and_a_run(tmp_path, corpus, monkeypatch):
+  monkeypatch.delenv("PYTHONPATH")  # With TensorFlow.
   workdir = tmp_path / "run"
   flags = ["--config", "configs/base.py:tiny", "--workdir", str(workdir),
            f"--config.data.source=text:{corpus}/*.txt",

@@ -224,13 +224,13 @@ def test_foreign_documents_and_padding_change_nothing(tiny, options):
   other_BxL[:, 21:] = rng.integers(5, VOCAB, (4, LENGTH - 21))
 
   @jax.jit
-  def run(ids_BxL):
-    masked = masking.mask_batch(
-        plan, jax.random.key(0), jnp.arange(4), ids_BxL)
-    return masked, model.apply({"params": params}, masked)
+  def apply(masked):
+    return model.apply({"params": params}, masked)
 
-  masked, out = run(ids_BxL)
-  _, other = run(other_BxL)
+  masked, masked_other = (
+      masking.mask_batch(plan, jax.random.key(0), jnp.arange(4), ids)
+      for ids in (ids_BxL, other_BxL))
+  out, other = apply(masked), apply(masked_other)
   first = np.asarray(masked.target_index_BxT < 20)
   assert 0 < first.sum() < first.size
   np.testing.assert_array_equal(out[first], other[first])
@@ -238,8 +238,7 @@ def test_foreign_documents_and_padding_change_nothing(tiny, options):
   # What stands in unused places is not read.
   filled = masked.replace(kept_ids_BxK=jnp.where(
       masked.kept_segment_BxK > 0, masked.kept_ids_BxK, 77))
-  np.testing.assert_array_equal(
-      out, jax.jit(lambda m: model.apply({"params": params}, m))(filled))
+  np.testing.assert_array_equal(out, apply(filled))
 
 
 def test_unused_noise_is_no_query(tiny):

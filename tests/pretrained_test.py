@@ -26,6 +26,8 @@ from latemask.data import tokenizer as tokenizer_lib
 from latemask.tools import fill_mask
 from tests import conftest
 
+pytestmark = pytest.mark.usefixtures("few_devices")
+
 TEXTS = ["the man <mask> was", "he <mask> to <mask> in <mask>.",
          "<mask>", "un<mask> " * 10]
 

@@ -465,21 +465,9 @@ _NUM_STEPS = 900
 
 
 def _command(spec, out, log):
-  environment = os.environ | {
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
-      # Without TensorBoard a start takes half the time.
-      "PYTHONPATH": f"{_without_clu(out.parent)}:{os.environ['PYTHONPATH']}"
-      if "PYTHONPATH" in os.environ else _without_clu(out.parent)}
   return subprocess.Popen(
       [sys.executable, "-m", "latemask.tools.sweep", "--config", spec, "--out",
-       str(out)], cwd=ROOT, env=environment, stdout=log.open("a"),
-      stderr=subprocess.STDOUT)
-
-
-def _without_clu(folder):
-  (folder / "less").mkdir(exist_ok=True)
-  (folder / "less" / "clu.py").write_text("raise ImportError('left out')\n")
-  return str(folder / "less")
+       str(out)], cwd=ROOT, stdout=log.open("a"), stderr=subprocess.STDOUT)
 
 
 def _wait(condition, secs=120):

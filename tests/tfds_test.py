@@ -9,6 +9,8 @@ from latemask import train
 from latemask.data import sources
 from tests import conftest
 
+pytestmark = pytest.mark.usefixtures("few_devices")
+
 tfds = pytest.importorskip("tensorflow_datasets")
 
 

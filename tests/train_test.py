@@ -25,16 +25,7 @@ from latemask.tools import report_runs
 from tests import conftest
 
 
-
-@pytest.fixture(autouse=True)
-def few_devices(monkeypatch):
-  """Two of the eight devices: on two cores many of them take turns."""
-  devices = jax.devices()[:2]
-  monkeypatch.setattr(jax, "device_count", lambda: 2)
-  make = jax.make_mesh
-  monkeypatch.setattr(jax, "make_mesh", lambda *args, **options: make(
-      *args, **options | {"devices": devices}))
-
+pytestmark = pytest.mark.usefixtures("few_devices")
 
 # What times and speeds differ in.
 _TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
