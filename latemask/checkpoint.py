@@ -98,6 +98,10 @@ class Checkpoints:
     """Whether a save runs beside training."""
     return self._manager.is_saving_in_progress()
 
+  def compile(self, state):
+    """Compiles what a save runs before it writes."""
+    digests(state)
+
   def save(self, step, progress):
     """Starts saving; waits for the save before, if that still runs.
 

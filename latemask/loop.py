@@ -116,6 +116,10 @@ def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
       state, step_metrics = program.train_step(state, ids_BxL)
     if step == start:  # It compiled: no measure of speed.
       jax.block_until_ready(step_metrics)
+      # What a save needs compiles now, and not within the grace of a signal.
+      if evaluated is None:
+        evaluator.run(state.params, num_batches=1)
+      checkpoints.compile(state)
       clock.restart()
       signals.hold()  # From here on there is something to save.
     else:

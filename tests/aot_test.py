@@ -59,6 +59,7 @@ def _tiny():
   return config
 
 
+@pytest.mark.long
 def test_tiny_compiles():
   found, text, xla_flops = _compile(_tiny(), "v5e:2x2")
   program = step_lib.build(_tiny(), 1900)

@@ -1,5 +1,6 @@
 """Eight host devices, explicit broadcasting, and a corpus of a few pages."""
 
+import copy
 from importlib import metadata
 import io
 import os
@@ -21,6 +22,7 @@ import pytest
 import sentencepiece
 
 from configs import base
+from latemask import step as step_lib
 from latemask import train
 from latemask.data import packing
 from latemask.data import tokenizer as tokenizer_lib
@@ -154,10 +156,28 @@ def _on_two_devices(patch):
       *args, **options | {"devices": devices}))
 
 
+_programs = {}
+
+
+def _build(config, vocab_size=None, word_start_V=None, mesh=None,
+           build=step_lib.build):
+  key = (config.to_json(), vocab_size, mesh,
+         word_start_V is not None and word_start_V.tobytes())
+  if key not in _programs:
+    _programs[key] = build(
+        copy.deepcopy(config), vocab_size, word_start_V, mesh)
+  return _programs[key]
+
+
 @pytest.fixture
 def few_devices(monkeypatch):
-  """Two of the eight devices: on two cores many of them take turns."""
+  """Two of the eight devices: on two cores many of them take turns.
+
+  And what trains again with the same config does not trace it again; that
+  another process does the same is of the tests that start some.
+  """
   _on_two_devices(monkeypatch)
+  monkeypatch.setattr(step_lib, "build", _build)
 
 
 @pytest.fixture(scope="session")

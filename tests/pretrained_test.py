@@ -351,13 +351,14 @@ def test_commands(run, tmp_path):
   done = subprocess.run(
       [sys.executable, "-m", "latemask.tools.fill_mask", "--workdir",
        str(out), "--json", "--top", "2"],
-      input="it <mask>\nno mask\n\n<mask> a <mask>\n" + "it " * 80
-      + "<mask>\n", capture_output=True, text=True)
+      input=b"\xef\xbb\xbfit <mask>\nno mask\n\n<mask> a <mask>\n"
+      + b"it " * 80 + b"<mask>\n\xff <mask>\n", capture_output=True)
   assert done.returncode == 1
-  told = done.stderr.splitlines()
-  assert len(told) == 2
+  told = done.stderr.decode().splitlines()
+  assert len(told) == 3
   assert told[0].startswith("latemask: line 2: no <mask> in 'no mask'")
   assert told[1].startswith("latemask: line 5: a text of ")
+  assert told[2].startswith("latemask: line 6: 'utf-8' codec can't decode")
   one, two = map(json.loads, done.stdout.splitlines())
   assert one["text"] == "it <mask>"
   assert [len(m) for m in two["masks"]] == [2, 2]

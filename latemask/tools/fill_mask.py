@@ -208,13 +208,14 @@ def main():
 def _fill_lines(filler, args):
   """Fills the lines of standard input; returns the exit code."""
   code = 0
-  for number, line in enumerate(sys.stdin, 1):
-    text = line.strip()
-    if not text:
-      continue
+  for number, line in enumerate(sys.stdin.buffer, 1):
     try:
+      text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+      if not text:
+        continue
       _print(text, filler.fill(text, args.top, args.truncate), args.json)
-    except errors.InputError as error:  # One of many: the others are done.
+    except (errors.InputError, UnicodeDecodeError) as error:
+      # One of many: the others are done.
       print(f"latemask: line {number}: {error}", file=sys.stderr, flush=True)
       code = 1
   return code
