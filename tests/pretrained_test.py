@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import flax.traverse_util
 import jax
@@ -91,6 +92,17 @@ def test_begins_with_it(tiny_run, run, keys, fresh, capsys):
     first = program.model.config.insertion_layer if stack == "late" else 0
     source = source[first:first + len(array)]
     np.testing.assert_array_equal(array[:len(source)], source, path)
+
+
+def test_a_resumed_run_too_goes_back_to_it(tiny_run, folder, tmp_path):
+  """Rolled back to before its checkpoints, which is all that it has read."""
+  tiny_run.train.init_from = str(folder)
+  program, beginning = train.check(tiny_run, tmp_path)
+  none = types.SimpleNamespace(restore=lambda shapes: None)
+  first, again = (train._begin(program, beginning.tokenizer, none, read)
+                  for read in (beginning, None))
+  jax.tree.map(np.testing.assert_array_equal, first.state, again.state)
+  assert first.trained_length == again.trained_length
 
 
 def test_a_run_begins_with_a_folder(tiny_run, folder, run, tmp_path):
