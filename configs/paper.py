@@ -8,8 +8,8 @@
 length. The paper's depths, steps and batch are not public: those of base.py.
 Its layers stay RoBERTa's (pre-norm, learned positions, MLPs of 4 D), since the
 paper's encoders are; those of base.py are ModernBERT's, which learn where these
-do not: at sizes tiny and small learned positions stay on the unigram plateau
-for thousands of steps.
+do not: at size tiny, after 1,500 steps, learned positions are still on the
+unigram plateau (0.1 nats below it, where rotary ones are 1.0 below).
 """
 
 from configs import base
