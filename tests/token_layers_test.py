@@ -102,6 +102,7 @@ def test_draws_the_same_of_a_folder(run, tmp_path, monkeypatch, capsys):
     ("nowhere", "a.png", "the man", "nowhere is no run"),
     ("RUN", "a.jpeg", "the man", "must end in .png"),
     ("RUN", "a.png", "man " * 60, "too long to be drawn"),
+    ("RUN", "a.png", "the " * 32, "trained on rows of at most 32"),
     ("RUN", "a.png", "", "must be hidden"),
     ("RUN", "FILE/a.png", "the man", "is a file")])
 def test_bad_commands(

@@ -204,6 +204,10 @@ def _run(args):
   filler = fill_mask.Filler(loaded)
   ids_L, masked = mask(
       loaded.masking, loaded.tokenizer, args.text, args.seed)
+  if len(ids_L) > loaded.trained_length:
+    raise errors.InputError(
+        f"a text of {len(ids_L)} tokens; the model was trained on rows of at "
+        f"most {loaded.trained_length}, and what it guesses says little beyond")
   names = [loaded.tokenizer.processor.id_to_piece(int(i)).replace(
       "\u2581", " ").strip() or "\u2423" for i in ids_L]
   with look_lib.style():
