@@ -5,5 +5,5 @@ import sys
 # While `python -m latemask.NAME` looks for the module. Here, since what it
 # imports next takes seconds, and a signal must end that, too.
 if sys.argv[:1] == ["-m"]:
-  from latemask import signals
+  from latemask.runtime import signals
   signals.listen()

@@ -55,15 +55,15 @@ def main(argv):
     _refuse(f"--config: there is no file {_config_path()}")
   # Imported here: packing starts processes that import this module anew.
   import jax
-  from latemask import distributed
-  from latemask import finetune
-  from latemask import signals
-  from latemask import train
+  from latemask.runtime import distributed
+  from latemask.finetune import run as finetune_run
+  from latemask.runtime import signals
+  from latemask.train import run
   logging.set_verbosity(logging.WARNING)  # JAX tells what it did not find.
   # Two programs under way at once on several host devices can wait for each
   # other's threads for ever; elsewhere this flag means nothing.
   jax.config.update("jax_cpu_enable_async_dispatch", False)
-  run = finetune.finetune if "task" in _CONFIG.value else train.train
+  run = finetune_run.finetune if "task" in _CONFIG.value else run.train
   # Told before the others are waited for, which may be in vain; and told of
   # what keeps them from coming together.
   with errors.one_line_exit(), distributed.together(

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from latemask.data import prepare as prepare_lib
 from latemask import errors
-from latemask import masking
-from latemask import pretrained
-from latemask import train
-from latemask import workdir as workdir_lib
-from latemask.data import packing
-from latemask.tools import rank
+from latemask.hub import pretrained
+from latemask.masking import selection
+from latemask.report import effective_rank
+from latemask.runtime import workdir as workdir_lib
+from latemask.train import run
 from tests import conftest
-from tests import train_test
+from tests.train import run_test
 
 pytestmark = pytest.mark.usefixtures("few_devices")
 ARCHIVE = pathlib.Path(__file__).parent / "before" / "047c3e9.tar.xz"
@@ -51,12 +51,12 @@ def _config(path):
 
 def test_a_run_goes_on_exactly(before, capsys):
   """To the bits, and the lines, of the one that was not stopped."""
-  train.train(_config(before / "stopped" / "config.json"), before / "stopped")
+  run.train(_config(before / "stopped" / "config.json"), before / "stopped")
   ends = [json.loads((before / name / "checkpoints" / "8" / "run" /
                       "metadata").read_text())["digests"]
           for name in ("stopped", "whole")]
   assert ends[0] == ends[1]
-  found, expected = (train_test._lines(before / name)
+  found, expected = (run_test._lines(before / name)
                      for name in ("stopped", "whole"))
   assert len(found) == len(expected)
   for line, told in zip(found, expected):
@@ -71,26 +71,26 @@ def test_a_run_goes_on_exactly(before, capsys):
 def test_rows_keep_their_split(before, capsys):
   """A shard of them that is packed again has the bytes that it had."""
   config = _config(before / "stopped" / "config.json")
-  packed = packing.load(config, "rows")
+  packed = prepare_lib.load(config, "rows")
   assert packed.split is None
   whole = {path: path.read_bytes() for path in (before / "rows").iterdir()}
   for path in (before / "rows").glob("rows-00000-*"):
     path.unlink()
-  assert packing.prepare(config, "rows").digest == packed.digest
+  assert prepare_lib.prepare(config, "rows").digest == packed.digest
   assert {p: p.read_bytes() for p in (before / "rows").iterdir()} == whole
   assert "held out" not in capsys.readouterr().out
   # Any fraction does, as it is that of the loader; other text does not.
   config.data.eval_fraction = 0.3
-  assert packing.load(config, "rows").digest == packed.digest
+  assert prepare_lib.load(config, "rows").digest == packed.digest
   config.data.eval_source = "builtin"
   with pytest.raises(errors.InputError, match="another eval_source"):
-    packing.load(config, "rows")
+    prepare_lib.load(config, "rows")
 
 
 def test_rank_reads_its_rows(before, monkeypatch):
   monkeypatch.setattr(
-      rank, "measure_rows", lambda config, params, plan, ids_NxL: ids_NxL)
-  assert rank.measure("stopped", 5).shape == (5, 32)
+      effective_rank, "measure_rows", lambda config, params, plan, ids_NxL: ids_NxL)
+  assert effective_rank.measure("stopped", 5).shape == (5, 32)
 
 
 @pytest.mark.parametrize("name", ["modern", "roberta"])
@@ -108,10 +108,10 @@ def test_another_run_begins_with_it(before):
                                ("export_roberta", "roberta")):
     config.model.architecture = architecture
     config.train.init_from = source
-    program, beginning = train.check(config, before / "next")
+    program, beginning = run.check(config, before / "next")
     fresh = jax.tree.map(jnp.zeros_like, jax.eval_shape(
         program.model.init, jax.random.key(0),
-        masking.unmasked(jnp.zeros((1, 8), jnp.int32)))["params"])
+        selection.unmasked(jnp.zeros((1, 8), jnp.int32)))["params"])
     begun = pretrained.begin(beginning, program.model.config,
                              beginning.tokenizer, fresh)
     jax.tree.map(np.testing.assert_array_equal, begun, beginning.params)

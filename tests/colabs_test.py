@@ -6,14 +6,15 @@ transformers; tests skip what is not there.
 
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import conftest
+
+ROOT = conftest.ROOT
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 

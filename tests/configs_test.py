@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import pathlib
 import re
 
 import jax
@@ -12,12 +11,13 @@ from configs import base
 from configs import modern
 from configs import paper
 from latemask import errors
-from latemask import sharding
-from latemask import step as step_lib
-from latemask import train
-from latemask import workdir
+from latemask.runtime import mesh as mesh_lib
+from latemask.runtime import workdir
+from latemask.train import run
+from latemask.train import step as step_lib
+from tests import conftest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = conftest.ROOT
 SIZED = ("base", "paper", "cross", "modern", "lean", "vanilla")
 # Each with all its keys; the others are base plus a delta. glue has keys of
 # its own, and finetune_test.py runs it.
@@ -40,7 +40,7 @@ def test_every_file_is_listed():
 @pytest.mark.parametrize("name, size", ALL)
 def test_config_builds(name, size):
   config = _config(name, size).lock()
-  mesh = jax.make_mesh((2, 2, 1), sharding.AXES, devices=jax.devices()[:4],
+  mesh = jax.make_mesh((2, 2, 1), mesh_lib.AXES, devices=jax.devices()[:4],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
   program = step_lib.build(config, config.data.vocab_size, mesh=mesh)
   assert program.state_shapes.step.shape == ()
@@ -93,12 +93,12 @@ def test_a_run_of_base_as_it_was_is_refused(tmp_path):
   workdir.write_config(config, tmp_path)
   with pytest.raises(errors.InputError) as refused:
     workdir.compare_config(base.get_config("tiny"), tmp_path,
-                           train.FREE_KEYS)
+                           run.FREE_KEYS)
   assert str(refused.value) == (
       f"{tmp_path} was begun with model.architecture 'roberta_prenorm' (now "
       "'modern'), model.mlp 256 (now 128); give the same config, or another "
       "--workdir")
-  workdir.compare_config(config, tmp_path, train.FREE_KEYS)
+  workdir.compare_config(config, tmp_path, run.FREE_KEYS)
 
 
 def test_modern_is_base():

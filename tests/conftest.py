@@ -4,6 +4,7 @@ import copy
 from importlib import metadata
 import io
 import os
+import pathlib
 
 # Before jax. The tests compile much and run little: what makes code fast to run
 # is off, which halves their time. XLA ends a process over a flag that it does
@@ -16,16 +17,18 @@ if metadata.version("jaxlib").startswith("0.10."):
 os.environ["XLA_FLAGS"] = (
     ONE_DEVICE + " --xla_force_host_platform_device_count=8")
 
+ROOT = pathlib.Path(__file__).parent.parent
+
 import jax
 import numpy as np
 import pytest
 import sentencepiece
 
 from configs import base
-from latemask import step as step_lib
-from latemask import train
-from latemask.data import packing
-from latemask.data import tokenizer as tokenizer_lib
+from latemask.data import prepare as prepare_lib
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.train import run as run_lib
+from latemask.train import step as step_lib
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # As in main.py: two programs at once on many host devices can lock up.
@@ -137,7 +140,7 @@ def corpus(tmp_path_factory):
 def packed_dir(tmp_path_factory, corpus):
   """A folder of rows packed from the corpus with `tiny_config`."""
   directory = tmp_path_factory.mktemp("packed")
-  packing.prepare(tiny_config(f"text:{corpus}/*.txt"), directory)
+  prepare_lib.prepare(tiny_config(f"text:{corpus}/*.txt"), directory)
   return directory
 
 
@@ -189,7 +192,7 @@ def run(packed_dir, corpus, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run")
   with pytest.MonkeyPatch.context() as patch:
     _on_two_devices(patch)
-    state, _ = train.train(config, workdir)
+    state, _ = run_lib.train(config, workdir)
   return workdir, jax.device_get(state)
 
 

@@ -1,15 +1,15 @@
 """launch/sweep.sh: the same sweep on several VMs, by way of tpu_vm.sh."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 
 import pytest
 
 from tests import launch_tpu_vm_test
+from tests import conftest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = conftest.ROOT
 WHERE = ["--project", "p", "--zone", "z", "--names", "a,b"]
 
 cloud = launch_tpu_vm_test.cloud

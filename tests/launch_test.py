@@ -1,13 +1,14 @@
 """launch/local.sh: makes the environment once, and says what is wrong."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import conftest
+
+ROOT = conftest.ROOT
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ import time
 import pytest
 import yaml
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import conftest
+
+ROOT = conftest.ROOT
 WHERE = ["--project=p", "--zone=z", "--quiet"]
 SLICE = ["--project", "p", "--zone", "z", "--name", "n"]
 KIND = ["--type", "v4-16", "--version", "tpu-ubuntu2204-base"]

@@ -1,13 +1,14 @@
 """Who may import whom; what must import without TensorFlow; no stray file."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import conftest
+
+ROOT = conftest.ROOT
 
 # Rooms in order; a module imports only what stands in a row before its own,
 # or before it in its row.

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
-from latemask import train
-from latemask.data import local
-from latemask.data import tokenizer
+from latemask.runtime import files
+from latemask.train import run
 from tests import conftest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = conftest.ROOT
 
 
 def _main(*arguments):
@@ -168,7 +168,7 @@ def test_bad_configs_change_nothing(
   config = conftest.tiny_config(f"text:{corpus}/*.txt")
   config.update_from_flattened_dict(changes)
   with pytest.raises(SystemExit) as ended, errors.one_line_exit():
-    train.train(config, tmp_path / "run")
+    run.train(config, tmp_path / "run")
   assert ended.value.code == 2
   line, = capsys.readouterr().err.splitlines()
   assert line.startswith("latemask: ") and re.search(message, line)
@@ -186,7 +186,7 @@ def test_workdirs_that_cannot_be(tiny_run, tmp_path, capsys, make, message):
   make(tmp_path / "run")
   before = _files(tmp_path)
   with pytest.raises(SystemExit) as ended, errors.one_line_exit():
-    train.train(tiny_run, tmp_path / "run")
+    run.train(tiny_run, tmp_path / "run")
   assert ended.value.code == 2
   line, = capsys.readouterr().err.splitlines()
   assert re.search(message, line)
@@ -195,11 +195,11 @@ def test_workdirs_that_cannot_be(tiny_run, tmp_path, capsys, make, message):
 
 def test_workdir_on_a_read_only_disk(tiny_run, tmp_path, monkeypatch):
   # The superuser may write where modes forbid it: only the call can be had.
-  monkeypatch.setattr(local.os, "access", lambda path, mode: (
+  monkeypatch.setattr(files.os, "access", lambda path, mode: (
       path != tmp_path))
   for workdir in (tmp_path, tmp_path / "a" / "run"):
     with pytest.raises(errors.InputError, match=f"{tmp_path} is read-only"):
-      train.train(tiny_run, workdir)
+      run.train(tiny_run, workdir)
   assert not list(tmp_path.iterdir())
 
 
@@ -208,12 +208,12 @@ def test_tokenizer_larger_than_the_vocabulary(tiny_run, tmp_path, packed_dir):
   tiny_run.data.tokenizer = str(packed_dir / "tokenizer.model")
   tiny_run.model.vocab_size = 200
   with pytest.raises(errors.InputError, match="model.vocab_size 200 is smal"):
-    train.train(tiny_run, tmp_path / "run")
-  other = tokenizer.train(conftest.make_text(99, seed=3).splitlines(), 300)
+    run.train(tiny_run, tmp_path / "run")
+  other = tokenizer_lib.train(conftest.make_text(99, seed=3).splitlines(), 300)
   other.save(tmp_path / "other.model")
   tiny_run.model.vocab_size = None
   tiny_run.data.tokenizer = str(tmp_path / "other.model")
   with pytest.raises(errors.InputError, match="another tokenizer"):
-    train.train(tiny_run, tmp_path / "run")
+    run.train(tiny_run, tmp_path / "run")
   assert _files(packed_dir) == before
   assert not (tmp_path / "run").exists()

@@ -1,1 +1,1 @@
-"""The host side: documents, tokenizer, packed rows, batches."""
+"""The host: documents -> ids -> packed rows -> global batches."""

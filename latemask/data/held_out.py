@@ -14,8 +14,8 @@ Sets packed before held out rows, and have no `split`; see order.py.
 import dataclasses
 import hashlib
 
+from latemask.data.sources import table as sources_lib
 from latemask import errors
-from latemask.data import sources as sources_lib
 
 _HASHES = 1 << 53  # Up to here any reader of JSON is exact.
 # A shorter text may have fewer tokens than a row takes.

@@ -18,12 +18,12 @@ import grain
 import jax
 import numpy as np
 
-from latemask import errors
-from latemask.data import local
 from latemask.data import order as order_lib
 from latemask.data import rows as rows_lib
 from latemask.data import shards
-from latemask.data import tokenizer
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.runtime import files
 
 # Rows that are read to estimate what the set itself does not say.
 _SAMPLE_ROWS = 1024
@@ -53,7 +53,7 @@ class Loader:
     self._length = config.data.length
     self._dtype = rows_lib.row_dtype(packed.tokenizer.vocab_size)
     self._paths = packed.paths
-    self._records = _open(packed, local.reading(
+    self._records = _open(packed, files.reading(
         packed.paths, packed.num_bytes, packed.digest,
         config.data.cache_dir))
     self._stops = list(itertools.accumulate(packed.num_rows))
@@ -105,7 +105,7 @@ class Loader:
     ids_NxL = self.read([
         self.train_row(i * self.num_train_rows // count) for i in range(count)])
     return rows_lib.num_maskable(ids_NxL) / np.count_nonzero(
-        ids_NxL != tokenizer.PAD)
+        ids_NxL != tokenizer_lib.PAD)
 
   def read(self, rows):
     """Returns ids [len(rows), L], int32; a row of None is all padding.
@@ -113,7 +113,7 @@ class Loader:
     Raises:
       InputError: one is damaged; names the shard and the record in it.
     """
-    ids_NxL = np.full((len(rows), self._length), tokenizer.PAD, np.int32)
+    ids_NxL = np.full((len(rows), self._length), tokenizer_lib.PAD, np.int32)
     real = [i for i, row in enumerate(rows) if row is not None]
     if real:
       records = self._read([rows[i] for i in real])

@@ -21,8 +21,8 @@ import itertools
 import grain
 import numpy as np
 
-from latemask import errors
 from latemask.data import held_out
+from latemask import errors
 
 _SPLIT_SEED = 3_211_048
 # What a probe asks of Grain, besides the order itself: (rows, seed). It takes

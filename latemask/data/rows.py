@@ -11,7 +11,7 @@ from 65,536 ids on), a row is filled up with <pad>:
 
 import numpy as np
 
-from latemask.data import tokenizer as tokenizer_lib
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 
 # Pieces shorter than this are dropped (and counted): with fewer tokens
 # between <s> and </s> there is nothing to learn, and rows of special tokens

@@ -18,10 +18,10 @@ from etils import epath
 import ml_collections
 
 from latemask.data import held_out
-from latemask.data import local
 from latemask.data import rows
-from latemask.data import sources as sources_lib
-from latemask.data import tokenizer as tokenizer_lib
+from latemask.data.sources import table as sources_lib
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.runtime import files
 
 # The parts of a set, in the order in which they stand in a shard.
 PARTS = ("training", "held_out")
@@ -87,7 +87,7 @@ def pack(job, shard, progress=lambda num_bytes: None):
       "held_out": itertools.chain(aside, sources_lib.documents(
           job.eval_sources, shard, job.num_shards, bad))}
   parts = {part: dict.fromkeys(rows.COUNTS, 0) for part in PARTS}
-  with local.writing(path) as file:
+  with files.writing(path) as file:
     # One record a chunk, so that a row is read alone; not compressed, as
     # ids hardly compress and every row is read many times.
     writer = array_record_module.ArrayRecordWriter(
@@ -105,7 +105,7 @@ def pack(job, shard, progress=lambda num_bytes: None):
         "bytes": file.stat().length}
   if job.split:
     result["parts"] = parts
-  local.write_json(path.with_suffix(".json"), result, sort_keys=True)
+  files.write_json(path.with_suffix(".json"), result, sort_keys=True)
   return result
 
 

@@ -1,1 +1,1 @@
-"""Command-line tools; nothing imports them."""
+"""What users type, a command a file; nobody imports them."""

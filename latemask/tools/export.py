@@ -11,13 +11,13 @@ be read back here in full (fill_mask, fine-tuning).
 
 
 from latemask import errors
-from latemask import hf
-from latemask import pretrained
-from latemask.tools import command
+from latemask.hub import folder as hub_folder
+from latemask.hub import pretrained
+from latemask.runtime import console
 
 
 def _parser():
-  parser = command.parser("export", __doc__)
+  parser = console.parser("export", __doc__)
   parser.add_argument("--init_from", required=True,
                       help="run, checkpoint or Hugging Face folder")
   parser.add_argument("--out", required=True, help="folder to make")
@@ -37,12 +37,12 @@ def main():
   """Runs the command."""
   args = _parser().parse_args()
   with errors.one_line_exit():
-    hf.check_out(args.out, args.overwrite)
+    hub_folder.check_out(args.out, args.overwrite)
     loaded = pretrained.load(args.init_from)
-    name = hf.export(loaded.config, loaded.params, loaded.tokenizer, args.out,
-                     args.keep_layers, overwrite=args.overwrite,
-                     masking=loaded.masking, max_length=args.max_length,
-                     trained_length=loaded.trained_length)
+    name = hub_folder.export(
+        loaded.config, loaded.params, loaded.tokenizer, args.out,
+        args.keep_layers, overwrite=args.overwrite, masking=loaded.masking,
+        max_length=args.max_length, trained_length=loaded.trained_length)
   print(f"{args.out}: {name}")
   length = args.max_length or loaded.trained_length
   if length > loaded.trained_length:

@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
-from latemask import masking
-from latemask import model as model_lib
-from latemask import pretrained
-from latemask import products
-from latemask.data import tokenizer as tokenizer_lib
-from latemask.tools import command
+from latemask.hub import pretrained
+from latemask.masking import selection
+from latemask.model import encoder
+from latemask.model import products
+from latemask.runtime import console
 
 _MASK = tokenizer_lib.SPECIALS[tokenizer_lib.MASK]
 # Lengths, and numbers of masks, are rounded up to these: few compiles.
@@ -57,7 +57,7 @@ class Filler:
     self._limit = max_length or loaded.trained_length
     self._tokenizer = loaded.tokenizer
     self._params = jax.tree.map(jnp.asarray, loaded.params)
-    self._model = model_lib.LateMaskModel(loaded.config)
+    self._model = encoder.LateMaskModel(loaded.config)
     self._logits = jax.jit(self._apply)
     processor = loaded.tokenizer.processor
     self._is_no_word_V = np.array([
@@ -145,7 +145,7 @@ def _masked(ids_S, masks_Q):
   place_L[kept_K] = np.arange(len(kept_K))
   place_L[masks_Q] = length + np.arange(len(masks_Q))
   none_1x0 = np.zeros((1, 0), np.int32)
-  return masking.Masked(
+  return selection.Masked(
       kept_ids_BxK=row(ids_S[kept_K], length, tokenizer_lib.PAD),
       kept_position_BxK=row(kept_K, length),
       kept_segment_BxK=row(np.ones(len(kept_K)), length),
@@ -170,7 +170,7 @@ def _print(text, filled, as_json):
 
 
 def _parser():
-  parser = command.parser("fill_mask", __doc__)
+  parser = console.parser("fill_mask", __doc__)
   parser.add_argument("--workdir", required=True,
                       help="run, checkpoint or exported folder")
   parser.add_argument("--top", type=int, default=5, help="words a mask")

@@ -23,16 +23,16 @@ import dataclasses
 from etils import epath
 import numpy as np
 
-from latemask import config_file
-from latemask import errors
-from latemask.data import packing
-from latemask.data import processes
+from latemask.config import spec as spec_lib
+from latemask.data import prepare as prepare_lib
 from latemask.data import rows as rows_lib
 from latemask.data import shards
-from latemask.data import sources as sources_lib
-from latemask.data import tfds_source
-from latemask.data import tokenizer as tokenizer_lib
-from latemask.tools import command
+from latemask.data.sources import table as sources_lib
+from latemask.data.sources import tfds as tfds_source
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.runtime import console
+from latemask.runtime import workers
 
 _POLL_SECS = 10
 _REFUSED = ".refused"
@@ -123,7 +123,7 @@ def _watching(job):
       print(f"{done:,} of {job.num_shards:,} shards are packed", flush=True)
     said = done
   try:
-    with processes.repeating(say, _POLL_SECS):
+    with workers.repeating(say, _POLL_SECS):
       yield
   finally:
     say()
@@ -194,9 +194,9 @@ def _complete(config, directory):
   Raises:
     InputError: see `packing.load`; or it was packed from other text.
   """
-  packed = packing.load(config, directory)
+  packed = prepare_lib.load(config, directory)
   if packed:
-    changes = packing.changes(config, packed)
+    changes = prepare_lib.changes(config, packed)
     if changes:
       raise errors.InputError(
           f"{directory} was packed from other text: {changes}; delete the "
@@ -225,7 +225,7 @@ def _given_tokenizer(config):
   """Returns that of `train.init_from`, which needs JAX to be read."""
   if not config.train.init_from or config.data.tokenizer:
     return None
-  from latemask import pretrained
+  from latemask.hub import pretrained
   return pretrained.tokenizer_of_rows(config)
 
 
@@ -246,7 +246,7 @@ def _estimate(config, source, tokenizer):
 
 
 def _parser():
-  parser = command.parser("prepare", __doc__, allow_abbrev=False)
+  parser = console.parser("prepare", __doc__, allow_abbrev=False)
   parser.add_argument("--config", required=True,
                       help="FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--out", required=True, help="folder of the packed rows")
@@ -264,7 +264,7 @@ def main(argv=None):
       raise errors.InputError(
           f"unexpected argument {beam_args[0]!r}; see --help (only with "
           "--runner others go to Beam)")
-    config = config_file.load(args.config)
+    config = spec_lib.load(args.config)
     if "data" not in config:
       raise errors.InputError(
           f"{args.config} has no data to pack; give a config that pre-trains")
@@ -273,7 +273,7 @@ def main(argv=None):
       return
     pack = beam_packer(args.runner, beam_args) if args.runner else None
     if not _complete(config, args.out):
-      packing.prepare(config, args.out, pack, _given_tokenizer(config))
+      prepare_lib.prepare(config, args.out, pack, _given_tokenizer(config))
 
 
 if __name__ == "__main__":

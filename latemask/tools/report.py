@@ -20,14 +20,14 @@ import sys
 
 
 from latemask import errors
-from latemask.data import local
-from latemask.tools import command
-from latemask.tools import report_look
-from latemask.tools import report_page
-from latemask.tools import report_runs
+from latemask.report import look as report_look
+from latemask.report import page as page_lib
+from latemask.report import runs as runs_lib
+from latemask.runtime import console
+from latemask.runtime import files
 
 _MARK = "<!-- made by latemask.tools.report; written anew each time -->\n"
-_OWN = {"report.md"} | {f"{name}.{kind}" for name in report_page.PICTURES
+_OWN = {"report.md"} | {f"{name}.{kind}" for name in page_lib.PICTURES
                         for kind in ("png", "svg")}
 
 
@@ -48,17 +48,17 @@ def write(directories, out, analyses=(), rank_rows=64):
   """
   out = pathlib.Path(out)
   check_out(out)
-  found = report_runs.read(directories)
+  found = runs_lib.read(directories)
   if not found.runs and not found.glues:
     raise errors.InputError(
         "no run can be used: " + "; ".join(found.problems))
-  page = report_page.Page(found)
+  page = page_lib.Page(found)
   with report_look.style():
     page.draw()
     if "rank" in analyses:
       page.draw_rank(rank_rows)
     try:
-      with local.replacing(out) as part:
+      with files.replacing(out) as part:
         for name, fig in page.figures.items():
           report_look.save(fig, part, name)
         (part / "report.md").write_text(_MARK + page.text())
@@ -90,7 +90,7 @@ def check_out(out):
 
 
 def _parser():
-  parser = command.parser("report", __doc__)
+  parser = console.parser("report", __doc__)
   parser.add_argument("directories", metavar="DIR", nargs="+",
                       help="workdir, or a folder that holds some")
   parser.add_argument("--out", default="report", help="folder to write")

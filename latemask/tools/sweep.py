@@ -37,15 +37,15 @@ import time
 from etils import epath
 import jax
 
+from latemask.data import prepare as prepare_lib
 from latemask import errors
-from latemask import metrics
-from latemask import pretrained
-from latemask import signals as signals_lib
-from latemask.data import local
-from latemask.data import packing
-from latemask.tools import command
-from latemask.tools import sweep_claims
-from latemask.tools import sweep_points
+from latemask.hub import pretrained
+from latemask.runtime import claims as sweep_claims
+from latemask.runtime import console
+from latemask.runtime import files
+from latemask.runtime import signals as signals_lib
+from latemask.sweep import points as points_lib
+from latemask.train import metrics
 
 _POLL_SECS = 0.2
 _LOOK_SECS = 3  # Between looks at what others do.
@@ -84,14 +84,14 @@ class _Process:
   def __init__(self, point, claim, args, place):
     self.point, self.claim, self.place = point, claim, place
     self._start_secs = time.monotonic()
-    self._begun_steps = sweep_points.last_step(point.path)
-    if local.is_remote(point.path):
+    self._begun_steps = points_lib.last_step(point.path)
+    if files.is_remote(point.path):
       self.log = pathlib.Path(tempfile.mkdtemp()) / "log"
     else:
       self.log = pathlib.Path(point.file("log"))
     self.log.parent.mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ)
-    if not local.is_remote(args.out):
+    if not files.is_remote(args.out):
       environment.setdefault(
           "JAX_COMPILATION_CACHE_DIR",
           str(pathlib.Path(args.out).absolute() / "cache"))
@@ -221,7 +221,7 @@ class Sweep:
     path = point.file("failed")
     if not path.exists() or path.stat().mtime < self._began_secs:
       return False
-    self._failed[point.name] = sweep_points.read_json(path).get("reason", "?")
+    self._failed[point.name] = points_lib.read_json(path).get("reason", "?")
     return True
 
   def _look_after(self, process):
@@ -238,22 +238,22 @@ class Sweep:
     if code is None:
       return
     if code == 0:
-      local.write_json(point.file("done"), {
+      files.write_json(point.file("done"), {
           "config": point.wanted, "secs": round(process.secs, 1),
           "flops_per_sec": process.flops_per_sec})
       point.file("failed").unlink(missing_ok=True)
-      self._rate = sweep_points.rate_of(self._points) or self._rate
+      self._rate = points_lib.rate_of(self._points) or self._rate
       said = f"done in {metrics.duration(process.secs)}"
     else:
       reason = f"exit code {code}: {process.last_line()}"
-      local.write_json(point.file("failed"),
+      files.write_json(point.file("failed"),
                        {"code": code, "reason": reason})
       self._failed[point.name] = reason
       said = f"FAILED, {reason}"
     self._drop(process)
     self._look()
     self._looked_secs = -math.inf  # There is a free place.
-    secs = sweep_points.left_secs(
+    secs = points_lib.left_secs(
         self._left, self._points, self._rate, self._args.parallel)
     total = len(self._points)
     print(f"[{total - len(self._left)}/{total}] {point.name}: {said}; "
@@ -285,9 +285,9 @@ class Sweep:
 def _pack(points, args):
   """Packs the rows that runs share, each set once."""
   todo = [point for point in points if not point.done]
-  for directory, config in sweep_points.rows(todo).items():
+  for directory, config in points_lib.rows(todo).items():
     told = False
-    while not packing.load(config, directory):
+    while not prepare_lib.load(config, directory):
       claim = None if args.no_claims else sweep_claims.take(
           directory, 60 * args.stale_mins)
       if claim or args.no_claims:
@@ -297,8 +297,8 @@ def _pack(points, args):
             claim.release()
         with sweep_claims.Heart(held), signals_lib.undoing(release):
           try:
-            packing.prepare(config, directory, tokenizer=
-                            pretrained.tokenizer_of_rows(config))
+            prepare_lib.prepare(config, directory, tokenizer=
+                                pretrained.tokenizer_of_rows(config))
           finally:
             release()
       else:
@@ -310,7 +310,7 @@ def _pack(points, args):
 
 
 def _parser():
-  parser = command.parser("sweep", __doc__)
+  parser = console.parser("sweep", __doc__)
   parser.add_argument("--config", required=True,
                       help="a sweep, FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--out", help="folder of the runs")
@@ -347,16 +347,16 @@ def _run(args):
     raise errors.InputError(
         f"--stale_mins is {args.stale_mins}; it must be at least "
         f"{4 * sweep_claims.BEAT_SECS / 60:g}")
-  if any(map(local.is_remote, (args.out, *args.init_from))) and (
+  if any(map(files.is_remote, (args.out, *args.init_from))) and (
       not args.no_claims and not args.dry_run):
     raise errors.InputError(
         "no file of gs:// can be created exclusively, so no run be claimed; "
         "with --no_claims one machine alone may run the sweep")
-  points, columns = sweep_points.read(args.config, args.out, args.init_from)
-  points = sweep_points.check(points)
-  local.check_writable(args.out)
-  rate = sweep_points.rate_of(points) or args.flops_per_sec
-  print(sweep_points.table(points, rate, args.parallel), end="", flush=True)
+  points, columns = points_lib.read(args.config, args.out, args.init_from)
+  points = points_lib.check(points)
+  files.check_writable(args.out)
+  rate = points_lib.rate_of(points) or args.flops_per_sec
+  print(points_lib.table(points, rate, args.parallel), end="", flush=True)
   if args.dry_run:
     return 0
   _pack(points, args)
@@ -367,12 +367,12 @@ def _run(args):
 
 def _record(points, columns, path):
   """Writes what was swept, for tools/report.py."""
-  before = sweep_points.read_json(path) if path.exists() else {}
+  before = points_lib.read_json(path) if path.exists() else {}
   wanted = before | {
       "columns": columns, "points": before.get("points", {}) | {
           point.name: point.overrides for point in points}}
   if wanted != before:
-    local.write_json(path, wanted)
+    files.write_json(path, wanted)
 
 
 def main():

@@ -22,15 +22,15 @@ from matplotlib import patches
 import ml_collections
 import numpy as np
 
+from latemask.config import since
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
-from latemask import masking
-from latemask import pretrained
-from latemask import since
-from latemask.data import local
-from latemask.data import tokenizer as tokenizer_lib
-from latemask.tools import command
+from latemask.hub import pretrained
+from latemask.masking import selection
+from latemask.report import look as look_lib
+from latemask.runtime import console
+from latemask.runtime import files
 from latemask.tools import fill_mask
-from latemask.tools import report_look as look_lib
 
 _MAX_TOKENS = 40
 # The rule for a model that comes without one.
@@ -116,10 +116,10 @@ def mask(rule, tokenizer, text, seed):
       rule or _HALF).items()}, since.BEFORE)
   config = ml_collections.ConfigDict(flax.traverse_util.unflatten_dict(
       rule | {"data.length": len(ids_L)}, sep="."))
-  plan = masking.make_plan(
+  plan = selection.make_plan(
       config, tokenizer.vocab_size,
       tokenizer.word_start_V(config.masking.word_starts))
-  return ids_L, jax.device_get(masking.mask_batch(
+  return ids_L, jax.device_get(selection.mask_batch(
       plan, jax.random.key(seed), np.zeros(1, np.int32), ids_L[None]))
 
 
@@ -185,7 +185,7 @@ def _guesses(filler, ids_L, masked):
 
 
 def _parser():
-  parser = command.parser("token_layers", __doc__)
+  parser = console.parser("token_layers", __doc__)
   parser.add_argument("--workdir", required=True,
                       help="run, checkpoint or exported folder")
   parser.add_argument("--out", required=True, help="picture to write")
@@ -199,7 +199,7 @@ def _run(args):
   if out.suffix not in _SUFFIXES:
     raise errors.InputError(
         f"--out is {out}; it must end in {', '.join(_SUFFIXES)}")
-  local.check_writable(out.parent)
+  files.check_writable(out.parent)
   loaded = pretrained.load(args.workdir)
   filler = fill_mask.Filler(loaded)
   ids_L, masked = mask(
@@ -213,8 +213,8 @@ def _run(args):
   with look_lib.style():
     fig = draw(loaded.config, masked, names,
                _guesses(filler, ids_L, masked))
-    local.make(out.parent)
-    with local.writing(out) as part:
+    files.make(out.parent)
+    with files.writing(out) as part:
       fig.savefig(part, format=out.suffix[1:], dpi=200)
   print(out)
 

@@ -1,0 +1,1 @@
+"""Measurements, each `python -m latemask.bench.NAME`; nobody imports them."""

@@ -1,0 +1,204 @@
+"""Fine-tunes by latemask and by stock Hugging Face PyTorch, in turn.
+
+  python -m latemask.bench.finetune --init_from runs/demo \\
+      --data_dir glue --task rte --task mrpc --seeds 5
+
+Both get the same weights (head included), rows, batches, padding, learning
+rates and epochs; what differs is the framework and its random dropout. Prints
+a JSON line a task, learning rate and framework: median, mean and standard
+deviation of the dev score over the seeds, rows trained on per second (compiling
+left out: the first epoch does not count where there are more), and what is
+relative to the last framework: speed, and the difference of the means in the
+standard deviations of both (pooled). --only ours or peer runs one of them, to
+see its memory.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from latemask.config import spec
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.finetune import cell as cell_lib
+from latemask.finetune import run as finetune_run
+from latemask.finetune.tasks import glue
+from latemask.hub import folder as hub_folder
+from latemask.runtime import console
+
+
+class Peer:
+  """RobertaForSequenceClassification or the like, trained by PyTorch."""
+
+  def __init__(self, config, program, tokenizer):
+    """Takes the sizes and weights of a `finetune_step.Program`."""
+    import torch
+    import transformers
+    self._torch, self._config = torch, config
+    self._program, self._tokenizer = program, tokenizer
+    self._stock = transformers.AutoModelForSequenceClassification
+
+  def train(self, data, cell):
+    """Returns a result as `cell.train` does."""
+    torch = self._torch
+    torch.manual_seed(cell.seed)
+    params = jax.device_get(self._program.init_state(
+        np.uint32(cell.seed)).params)
+    with tempfile.TemporaryDirectory() as folder:
+      hub_folder.export(self._program.model, params["encoder"], self._tokenizer,
+                        f"{folder}/model", class_head=params["head"])
+      model = self._stock.from_pretrained(f"{folder}/model")
+    o = self._config.optimizer
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": o.weight_decay},
+         {"params": others, "weight_decay": 0.0}],
+        betas=(o.b1, o.b2), eps=o.eps, fused=True)
+    rates = iter(cell_lib.learning_rates(self._config, data, cell))
+    loss_of = (torch.nn.MSELoss() if data.task.num_outputs == 1
+               else torch.nn.CrossEntropyLoss())
+    epochs = []
+    for epoch in range(data.num_epochs):
+      start_secs = time.monotonic()
+      model.train()
+      for rows in glue.shuffled(data.train.lengths_R, cell.batch_size,
+                                cell.seed, epoch):
+        ids_BxS, labels_B, _ = glue.collate(
+            data.train, rows, len(rows), data.lengths)
+        logits_BxC = self._logits(model, ids_BxS)
+        loss = loss_of(logits_BxC.squeeze(-1) if (
+            data.task.num_outputs == 1) else logits_BxC,
+                       torch.tensor(labels_B).to(
+                           torch.float32 if data.task.num_outputs == 1
+                           else torch.long))
+        loss.backward()
+        rate = float(next(rates))
+        for group in optimizer.param_groups:
+          group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+      train_secs = time.monotonic() - start_secs
+      found = {}
+      for part, encoded in data.dev.items():
+        found |= glue.score(data.name, part, encoded.labels_R,
+                            self._predict(model, encoded, data.lengths))
+      epochs.append({"score": statistics.mean(found.values()),
+                     "train_secs": train_secs})
+    return {"score": float(np.max([e["score"] for e in epochs])),
+            "epochs": epochs}
+
+  def _logits(self, model, ids_BxS):
+    ids = self._torch.tensor(ids_BxS, dtype=self._torch.long)
+    return model(input_ids=ids, attention_mask=ids != tokenizer_lib.PAD).logits
+
+  def _predict(self, model, encoded, lengths):
+    model.eval()
+    logits_RxC = [None] * len(encoded)
+    with self._torch.no_grad():
+      for rows in glue.in_order(
+          np.arange(len(encoded)), encoded.lengths_R, 64):
+        found = self._logits(model, glue.pad(
+            encoded, rows, len(rows), lengths)).numpy()
+        for row, logits_C in zip(rows, found):
+          logits_RxC[row] = logits_C
+    return np.stack(logits_RxC)
+
+
+def _report(task, rate, name, results, num_rows):
+  scores = [result["score"] for result in results]
+  secs = [epoch["train_secs"] for result in results
+          for epoch in result["epochs"][len(result["epochs"]) > 1:]]
+  return {"task": task, "learning_rate": rate, "name": name,
+          "seeds": len(scores), "median": statistics.median(scores),
+          "mean": statistics.mean(scores), "std": statistics.pstdev(scores),
+          "rows_per_sec": num_rows / statistics.median(secs)}
+
+
+def _run(args):
+  config = spec.load("configs/glue.py")
+  config.unlock()
+  config.init_from, config.data_dir = args.init_from, args.data_dir
+  config.from_scratch, config.dropout = args.from_scratch, args.dropout
+  rates = args.learning_rate or [5e-5]
+  config.grid.learning_rates = tuple(rates)
+  config.grid.batch_sizes = (args.batch_size,)
+  config.grid.seeds = tuple(range(args.seeds))
+  config.grid.num_epochs = args.num_epochs
+  for task in args.task:
+    config.task = task
+    finetune_run.check(config)
+    model, encoder, tokenizer, trained_length = finetune_run.load(config)
+    data, = finetune_run.read(config, encoder, tokenizer, trained_length)
+    program = finetune_run.make_program(
+        config, model, jax.device_put(encoder), data.task.num_outputs)
+    contenders = {}
+    if args.only != "peer":
+      contenders["latemask"] = lambda cell: cell_lib.train(
+          config, program, data, cell)[0]
+    if args.only != "ours":
+      contenders["hf"] = lambda cell: Peer(
+          config, program, tokenizer).train(data, cell)
+    for rate in rates:
+      _compare(task, contenders, rate, args, len(data.train))
+
+
+def _compare(task, contenders, rate, args, num_rows):
+  """Trains all seeds by each contender in turn; prints their lines."""
+  results = {name: [] for name in contenders}
+  for seed in range(args.seeds):
+    cell = cell_lib.Cell(args.batch_size, rate, seed)
+    for name, train in contenders.items():
+      result = train(cell)
+      if result["score"] is None or not np.isfinite(result["score"]):
+        raise errors.InputError(
+            f"{task} {name} {cell}: the logits are not finite; a lower "
+            "--learning_rate may help")
+      results[name].append(result)
+      print(f"{task} {name} {cell}: {results[name][-1]['score']:.4f}",
+            file=sys.stderr, flush=True)
+  lines = [_report(task, rate, name, found, num_rows)
+           for name, found in results.items()]
+  last = lines[-1]
+  for line in lines:
+    line["speed_to_last"] = line["rows_per_sec"] / last["rows_per_sec"]
+    pooled = ((line["std"]**2 + last["std"]**2) / 2) ** 0.5
+    line["stds_to_last"] = (
+        (line["mean"] - last["mean"]) / pooled if pooled else 0.0)
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) and (
+        k != "learning_rate") else v for k, v in line.items()}), flush=True)
+
+
+def _parser():
+  parser = console.parser("bench_finetune", __doc__)
+  parser.add_argument("--init_from", required=True,
+                      help="run, checkpoint or Hugging Face folder")
+  parser.add_argument("--data_dir", help="official TSV files; default: TFDS")
+  parser.add_argument("--task", action="append", required=True,
+                      choices=tuple(glue.TASKS))
+  parser.add_argument("--from_scratch", action="store_true",
+                      help="fresh weights of the same sizes")
+  parser.add_argument("--seeds", type=int, default=5)
+  parser.add_argument("--learning_rate", type=float, action="append",
+                      help="may be given several times (5e-5)")
+  parser.add_argument("--batch_size", type=int, default=32)
+  parser.add_argument("--num_epochs", type=int)
+  parser.add_argument("--dropout", type=float, default=0.1)
+  parser.add_argument("--only", choices=("ours", "peer"))
+  return parser
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  with errors.one_line_exit():
+    _run(args)
+
+
+if __name__ == "__main__":
+  main()

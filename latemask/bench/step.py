@@ -1,0 +1,261 @@
+"""Times real train steps of several configs against each other, or PyTorch.
+
+  python -m latemask.bench.step --flops
+  python -m latemask.bench.step --config configs/base.py \\
+      --config configs/vanilla.py --rows 32 --dtype float32
+  python -m latemask.bench.step --config configs/base.py --rows 8 \\
+      --dtype float32 --peer hf
+
+All contenders live in one process and take turns, A B A B, so that a machine
+that slows down slows down all of them. Each prints a JSON line: the median
+step and the spread (smallest and largest), tokens per second (of rows, masked
+or not), FLOP/s, MFU where the chip's peak is known or --peak measures it, and
+the ratio to the first contender, pair by pair: the median of the ratios of
+neighbours. --peer hf adds stock Hugging Face RoBERTa in PyTorch with its own
+loss, AdamW and torch.compile where that works; it reads whole rows with 15 %
+of the tokens masked.
+
+--flops times nothing: it prints the matrix FLOPs of a step and the parameters
+of configs, and the ratio to vanilla.py of the same size: to this project's,
+whose last layer computes the targets alone, and to one that computes it for
+all tokens, as is usual elsewhere; and the ratio of layers x tokens.
+"""
+
+import json
+import re
+import statistics
+import sys
+import time
+
+import jax
+import numpy as np
+import tqdm
+
+from latemask.config import spec as spec_lib
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.model import flops
+from latemask.model import products
+from latemask.runtime import console
+from latemask.runtime import markdown
+from latemask.runtime import mesh as mesh_lib
+from latemask.train import step as step_lib
+
+_FLOPS_CONFIGS = tuple(
+    f"configs/{name}.py:{size}" for size in ("base", "large")
+    for name in ("vanilla", "paper", "base", "cross", "lean"))
+_PEERS = ("hf",)
+
+
+class Contender:
+  """A config on all devices, ready to step."""
+
+  def __init__(self, spec, args):
+    """Compiles and initialises."""
+    self.name = spec
+    config = _config(spec, args)
+    self.program = step_lib.build(config)
+    self.rows = config.train.batch_size
+    self.length = config.data.length
+    model_config = self.program.model.config
+    self.flops = self.program.step_flops
+    ids_BxL = jax.device_put(
+        _rows(self.rows, self.length, model_config.vocab_size),
+        self.program.batch_sharding)
+    self._ids_BxL = ids_BxL
+    self._state = self.program.init_state()
+    start_secs = time.monotonic()
+    self._step = self.program.train_step.lower(
+        self.program.state_shapes, ids_BxL).compile()
+    self.compile_secs = time.monotonic() - start_secs
+    self.details = {"dtype": config.model.dtype}
+
+  def step(self):
+    """Takes a step, to its end."""
+    self._state, metrics = self._step(self._state, self._ids_BxL)
+    jax.block_until_ready((self._state, metrics))
+
+
+def _config(spec, args):
+  """Returns the config of a spec under the flags."""
+  config = spec_lib.load(spec)
+  with config.unlocked():
+    for key, value in (("train.batch_size", args.rows),
+                       ("data.length", args.length),
+                       ("model.dtype", args.dtype)):
+      if value is not None:
+        config.update_from_flattened_dict({key: value})
+  return config
+
+
+def _rows(num_rows, length, vocab_size):
+  """Returns ids_BxL: each row a document of random words."""
+  rng = np.random.default_rng(0)
+  ids_BxL = rng.integers(tokenizer_lib.NUM_SPECIALS, vocab_size,
+                         (num_rows, length), dtype=np.int32)
+  ids_BxL[:, 0], ids_BxL[:, -1] = tokenizer_lib.BOS, tokenizer_lib.EOS
+  return ids_BxL
+
+
+def measure(contenders, repeats):
+  """Returns the seconds of each contender's steps, [contenders][repeats]."""
+  for contender in contenders:  # The first step after a compile is no sample.
+    contender.step()
+  secs = [[] for _ in contenders]
+  for _ in tqdm.trange(repeats, desc="rounds", file=sys.stderr):
+    for contender, samples in zip(contenders, secs):
+      start_secs = time.monotonic()
+      contender.step()
+      samples.append(time.monotonic() - start_secs)
+  return secs
+
+
+def report(contenders, secs, peak_flops):
+  """Yields a dict per contender."""
+  for contender, samples in zip(contenders, secs):
+    median = statistics.median(samples)
+    line = {
+        "name": contender.name, "rows": contender.rows,
+        "length": contender.length, "compile_secs": contender.compile_secs,
+        "step_secs": median, "step_secs_min": min(samples),
+        "step_secs_max": max(samples), "repeats": len(samples),
+        "tokens_per_sec": contender.rows * contender.length / median,
+        "ratio": statistics.median(
+            a / b for a, b in zip(samples, secs[0]))}
+    if contender.flops:
+      line |= {"flops": contender.flops,
+               "flops_per_sec": contender.flops / median,
+               "flops_ratio": contender.flops / contenders[0].flops}
+      if peak_flops:
+        line["mfu"] = contender.flops / median / peak_flops
+    yield {k: float(f"{v:.4g}") if isinstance(v, float) else v
+           for k, v in line.items()} | contender.details
+
+
+def measured_peak(dtype):
+  """Returns the FLOP/s of a large square product on all devices."""
+  size = 8192 if jax.default_backend() != "cpu" else 2048
+  a = jax.numpy.ones((size, size), dtype)
+  product = jax.jit(lambda a: products.matmul(a, a))
+  jax.block_until_ready(product(a))
+  secs = []
+  for _ in range(5):
+    start_secs = time.monotonic()
+    for _ in range(4):
+      out = product(a)
+    jax.block_until_ready(out)
+    secs.append((time.monotonic() - start_secs) / 4)
+  return 2 * size**3 / statistics.median(secs) * jax.device_count()
+
+
+def flops_table(specs):
+  """Returns rows of the table of --flops as dicts."""
+  table = []
+  for spec in specs:
+    program, config = _program(spec)
+    size = re.search(r":(\w+)", spec)
+    vanilla = _program("configs/vanilla.py" + (size[0] if size else ""))[0]
+    cost = _cost(program)
+    total = sum(cost.values())
+    counts = flops.parameters(program.state_shapes.params)
+    table.append({
+        "config": spec, "architecture": config.model.architecture,
+        "layers": (f"{config.model.insertion_layer}+"
+                   f"{config.model.layers - config.model.insertion_layer}"),
+        "kept": program.plan.num_kept, "targets": program.plan.num_targets,
+        "parameters": sum(counts.values()),
+        **{f"{k}_flops": v for k, v in cost.items()}, "flops": total,
+        "to_vanilla": total / sum(_cost(vanilla).values()),
+        "to_unpruned_vanilla": total / sum(_cost(vanilla, False).values()),
+        "layer_tokens": (flops.layer_tokens(
+            program.model.config, program.plan) / flops.layer_tokens(
+                vanilla.model.config, vanilla.plan))})
+  return table
+
+
+def _program(spec):
+  config = spec_lib.load(spec)
+  mesh = mesh_lib.make_mesh(config, jax.devices()[:1])
+  with config.unlocked():
+    config.train.batch_size = config.train.accumulation
+  return step_lib.build(config, mesh=mesh), config
+
+
+def _cost(program, pruned=True):
+  return flops.train_step_flops(
+      program.model.config, program.plan, pruned)
+
+
+def _print_table(table):
+  columns = {
+      "config": "{config}", "architecture": "{architecture}",
+      "layers": "{layers}", "kept": "{kept}",
+      "targets": "{targets}", "M params": "{parameters:,.0f}",
+      "embedding": "{embedding_flops:.2f}", "early": "{early_flops:.2f}",
+      "late": "{late_flops:.2f}", "head": "{head_flops:.2f}",
+      "GFLOP a row": "{flops:.2f}", "/ vanilla": "{to_vanilla:.3f}",
+      "/ unpruned": "{to_unpruned_vanilla:.3f}",
+      "layers x tokens": "{layer_tokens:.3f}"}
+  rows = [[text.format(**{
+      k: v / 1e9 if "flops" in k else v / 1e6 if k == "parameters" else v
+      for k, v in row.items()}) for text in columns.values()]
+          for row in table]
+  print(markdown.table([columns, *rows]), end="")
+
+
+def _parser():
+  parser = console.parser("bench", __doc__)
+  parser.add_argument("--config", action="append", default=[],
+                      help="FILE[:SIZE][,KEY=VALUE...]; may stand repeatedly")
+  parser.add_argument("--rows", type=int, help="rows of a batch")
+  parser.add_argument("--length", type=int, help="tokens of a row")
+  parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--peer", choices=_PEERS,
+                      help="hf: Hugging Face RoBERTa in PyTorch")
+  parser.add_argument("--eager", action="store_true",
+                      help="the peer without torch.compile")
+  parser.add_argument("--peak", action="store_true",
+                      help="measure the peak that MFU refers to")
+  parser.add_argument("--flops", action="store_true",
+                      help="print the table of FLOPs, time nothing")
+  return parser
+
+
+def _run(args):
+  if args.flops:
+    return _print_table(flops_table(args.config or _FLOPS_CONFIGS))
+  if not args.config:
+    raise errors.InputError("give at least one --config, or --flops")
+  for flag in ("rows", "length", "repeats"):
+    value = getattr(args, flag)
+    if value is not None and value < 1:
+      raise errors.InputError(f"--{flag} is {value}; it must be positive")
+  contenders = []
+  for spec in args.config:
+    print(f"compiling {spec}", file=sys.stderr)
+    contenders.append(Contender(spec, args))
+  if args.peer:
+    # Imported here: PyTorch is no part of what latemask needs.
+    from latemask.bench import torch_peer
+    contenders.append(torch_peer.Peer(
+        contenders[0].program, args.dtype or contenders[0].details["dtype"],
+        _rows(contenders[0].rows, contenders[0].length,
+              contenders[0].program.model.config.vocab_size),
+        not args.eager))
+  peak = (measured_peak(contenders[0].details["dtype"]) if args.peak
+          else flops.peak_flops())
+  for line in report(contenders, measure(contenders, args.repeats), peak):
+    print(json.dumps({"device": jax.devices()[0].device_kind,
+                      "devices": jax.device_count()} | line), flush=True)
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  with errors.one_line_exit():
+    _run(args)
+
+
+if __name__ == "__main__":
+  main()

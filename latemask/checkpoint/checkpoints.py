@@ -1,0 +1,354 @@
+"""Checkpoints: one unit of everything a run needs to go on, by Orbax.
+
+WORKDIR/checkpoints/STEP/ holds `state` (step, parameters, optimizer) and
+`run` (config, digest of the packed rows, probe of their order, tokenizer, rows
+skipped, digests).
+What holds, in order:
+  1. A save runs beside training and is committed by a rename at its end: one
+     that was cut off is never taken for a checkpoint.
+  2. A save that fails (a full disk) is counted and training goes on; too many
+     in a row, or a failed last one, end the run.
+  3. What is read back must have the digests taken from the devices before the
+     save. A damaged checkpoint is set aside as STEP.damaged and the one
+     before is used; where all are damaged nothing is touched and the run does
+     not start: never a silent restart from step 0.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+
+from absl import logging
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from latemask.config import since
+from latemask.data import order
+from latemask import errors
+from latemask.runtime import distributed
+from latemask.runtime import mesh
+from latemask.runtime import rng
+
+
+# What Orbax logs (each step of a save, formats of before, errors of its
+# threads, which are raised here, too) says nothing to who runs a command.
+logging.get_absl_logger().addFilter(
+    lambda record: "orbax" not in record.pathname)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """How far a run has come.
+
+  Fields:
+    state: its `step.TrainState`.
+    skipped_steps: batches passed over by rollbacks: the next step reads the
+      rows of step `state.step + skipped_steps`.
+    num_rollbacks: how often that was.
+    trained_length: tokens of the longest rows behind its parameters; None
+      for `data.length`. Longer where a run began with another's.
+  """
+
+  state: object
+  skipped_steps: int = 0
+  num_rollbacks: int = 0
+  trained_length: int | None = None
+
+
+class Checkpoints:
+  """The checkpoints of a workdir."""
+
+  def __init__(self, workdir, config, packed):
+    """Opens the folder, creating it where it must be.
+
+    Args:
+      packed: the `packing.Packed` that the run reads.
+    """
+    self._run = {
+        "format": since.FORMAT,
+        "config": config.to_dict(),
+        "manifest": packed.digest,
+        "order": order.Order(packed, config).probe,
+        "tokenizer": base64.b64encode(packed.tokenizer.proto).decode(),
+    }
+    self._max_failed = config.checkpoint.max_failed_saves
+    self._num_failed = 0  # In a row.
+    self._failed_steps = set()
+    self._saving = None  # The step of the save that runs beside training.
+    self._manager = ocp.CheckpointManager(
+        epath.Path(workdir).absolute() / "checkpoints",
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=config.checkpoint.keep,
+            cleanup_tmp_directories=True))
+
+  @property
+  def latest_step(self):
+    """The newest checkpoint's step, None where there is none."""
+    return self._manager.latest_step()
+
+  @property
+  def is_saving(self):
+    """Whether a save runs beside training."""
+    return self._manager.is_saving_in_progress()
+
+  def compile(self, state):
+    """Compiles what a save runs before it writes."""
+    digests(state)
+
+  def save(self, step, progress):
+    """Starts saving; waits for the save before, if that still runs.
+
+    A step that is already there is left alone.
+
+    Raises:
+      SaveError: too many saves have failed in a row.
+    """
+    self._finish()
+    if step in self._manager.all_steps():
+      return
+    run = self._run | {
+        "skipped_steps": progress.skipped_steps,
+        "num_rollbacks": progress.num_rollbacks,
+        "trained_length": (progress.trained_length
+                           or self._run["config"]["data"]["length"]),
+        "digests": digests(progress.state)}
+    self._saving = step
+    try:
+      self._manager.save(step, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(progress.state),
+          run=ocp.args.JsonSave(run | {"sha256": _sha256(run)})), force=True)
+    except (OSError, ValueError) as error:
+      self._finish(error)
+
+  def restore(self, state_shapes):
+    """Returns the newest `Progress`, laid out as `state_shapes`; or None.
+
+    Waits for the save under way, if there is one.
+
+    Raises:
+      InputError: all checkpoints are damaged, or they belong to other packed
+        rows.
+    """
+    self._finish()
+    damaged = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        progress, error = self._restore(step, state_shapes), None
+      except errors.InputError:
+        raise
+      # On damaged files Orbax raises anything, a bare Exception included.
+      except Exception as found:
+        progress, error = None, found
+      if distributed.everywhere(progress is not None):
+        for bad in damaged:
+          self._set_aside(bad, "damaged")
+        return progress
+      damaged.append(step)
+      print(f"checkpoint {step} of {self._manager.directory} is damaged: "
+            f"{_line(error)[:300]}", flush=True)
+    if damaged:
+      raise errors.InputError(
+          f"all checkpoints of {self._manager.directory} are damaged "
+          f"({', '.join(map(str, damaged))}); nothing was changed. Put a "
+          "whole one back, or begin anew in another --workdir")
+    return None
+
+  def _restore(self, step, state_shapes):
+    """Returns the `Progress` of a step."""
+    run = _checked(self._manager.restore(step, args=ocp.args.Composite(
+        run=ocp.args.JsonRestore()))["run"],
+                   f"checkpoint {step} of {self._manager.directory}")
+    if run["manifest"] != self._run["manifest"]:
+      raise errors.InputError(
+          f"checkpoint {step} of {self._manager.directory} was trained on "
+          "other packed rows; give the data.dir it had, or another --workdir")
+    if "order" in run:  # Older ones have none.
+      order.check_probe(run["order"], self._run["order"],
+                        f"checkpoint {step} of {self._manager.directory}")
+    state = self._manager.restore(step, args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(state_shapes)))["state"]
+    _compare(digests(state), run["digests"])
+    return Progress(state, run["skipped_steps"], run["num_rollbacks"],
+                    _trained_length(run))
+
+  def set_newest_aside(self, word):
+    """Takes the newest checkpoint out of the run, renamed to STEP.word."""
+    self._finish()
+    step = self._manager.latest_step()
+    if step is not None:
+      self._set_aside(step, word)
+
+  def _set_aside(self, step, word):
+    if jax.process_index() == 0:
+      path = self._manager.directory / str(step)
+      names = (path.with_name(f"{step}.{word}{'-' * bool(n)}{n or ''}")
+               for n in itertools.count())
+      path.rename(next(name for name in names if not name.exists()))
+    multihost_utils.sync_global_devices(f"set aside {step}")
+    self._manager.reload()
+
+  def wait(self):
+    """Returns once the last save is on disk.
+
+    Raises:
+      SaveError: it failed.
+    """
+    self._finish()
+    if self._num_failed:
+      raise errors.SaveError(
+          "the last state could not be saved; the same command goes on from "
+          f"step {self.latest_step or 0:,}")
+
+  def close(self):
+    """Waits, and frees Orbax's threads."""
+    # What `wait` would tell; something else ends the run already.
+    with contextlib.suppress(OSError, ValueError):
+      self._manager.wait_until_finished()
+    self._sweep()
+    self._manager.close()
+
+  def _finish(self, error=None):
+    """Waits for the save under way, and counts it if it failed.
+
+    Args:
+      error: what went wrong with it already.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except (OSError, ValueError) as found:
+      error = error or found
+    step, self._saving = self._saving, None
+    if error and step is not None:
+      self._failed_steps.add(step)
+    self._sweep()
+    if step is None:
+      return
+    if error is None:
+      self._num_failed = 0
+      return
+    self._num_failed += 1
+    print(f"step {step:,}: the save failed ({self._num_failed} in a row): "
+          f"...{_line(error)[-120:]}", flush=True)
+    if self._num_failed > self._max_failed:
+      raise errors.SaveError(
+          f"{self._num_failed} saves in a row have failed; make room, and the "
+          f"same command goes on from step {self.latest_step or 0:,}")
+
+  def _sweep(self):
+    """Gives back the room that failed saves took.
+
+    More than once: a thread of theirs may come late and write on.
+    """
+    if jax.process_index() == 0:
+      for step in self._failed_steps - set(self._manager.all_steps()):
+        for path in self._manager.directory.glob(
+            f"{step}.orbax-checkpoint-tmp*"):
+          with contextlib.suppress(OSError):  # Just then it wrote.
+            path.rmtree(missing_ok=True)
+
+
+def steps(workdir):
+  """Returns the steps of the whole checkpoints of a workdir, in no order."""
+  return ocp.utils.checkpoint_steps(epath.Path(workdir) / "checkpoints")
+
+
+def read(path):
+  """Reads a checkpoint for something else than going on with its run.
+
+  Args:
+    path: WORKDIR/checkpoints/STEP.
+
+  Returns:
+    (config as a dict, serialised tokenizer, parameters as numpy arrays,
+    `Progress.trained_length`).
+
+  Raises:
+    InputError: there is no whole checkpoint.
+  """
+  path = epath.Path(path).absolute()
+  try:
+    run = _checked(ocp.Checkpointer(
+        ocp.JsonCheckpointHandler()).restore(path / "run"), path)
+    state = ocp.PyTreeCheckpointer()
+    params = state.metadata(path / "state").item_metadata.tree["params"]
+    # The parameters alone: the optimizer's state is twice as large.
+    params = state.restore(path / "state", args=ocp.args.PyTreeRestore(
+        item={"params": params}, partial_restore=True,
+        restore_args={"params": jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)}))
+    found = digests(params)
+    _compare(found, {name: run["digests"][name] for name in found})
+  except errors.InputError:
+    raise
+  except Exception as error:  # As in `restore`.
+    raise errors.InputError(
+        f"{path} is no whole checkpoint: {_line(error)[:300]}") from error
+  return (run["config"], base64.b64decode(run["tokenizer"]),
+          params["params"], _trained_length(run))
+
+
+def _trained_length(run):
+  """Returns that of a checkpoint, or of one that is too old to say it."""
+  return run.get("trained_length", run["config"]["data"]["length"])
+
+
+def digests(tree):
+  """Returns {path: 16 hex digits} of a tree of arrays, wherever they lie.
+
+  Two sums of hashes of each element's bits and place, computed where the
+  elements are: a changed bit always changes them, the mesh never does.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  sums_Nx2 = jax.device_get(_digest([leaf for _, leaf in leaves]))
+  return {mesh.path_name(path): f"{high:08x}{low:08x}"
+          for (path, _), (high, low) in zip(leaves, sums_Nx2)}
+
+
+@jax.jit
+def _digest(leaves):
+  return jnp.stack([_digest_one(jnp.asarray(leaf)) for leaf in leaves])
+
+
+def _digest_one(x):
+  width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
+  index = rng.index(x.shape)
+  # Every step of the mixer can be undone, so other bits are another hash.
+  return jnp.stack([
+      jnp.sum(rng.mix(bits ^ rng.mix(index, salt), salt), dtype=jnp.uint32)
+      for salt in (np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B))])
+
+
+def _compare(found, wanted):
+  """Raises ValueError, naming them, where digests differ."""
+  differing = [name for name in sorted(found | wanted)
+               if found.get(name) != wanted.get(name)]
+  if differing:
+    raise ValueError("other bits than were saved in " + ", ".join(
+        differing[:3]) + (", ..." if len(differing) > 3 else ""))
+
+
+def _sha256(run):
+  # Through JSON once: what is read back has lists where tuples were.
+  text = json.dumps(json.loads(json.dumps(run)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checked(run, where):
+  """Returns the `run` of a checkpoint without its SHA-256, if that holds."""
+  run = dict(run)
+  if run.pop("sha256", None) != _sha256(run):
+    raise ValueError("`run` is not what was saved")
+  since.check_format(run, where)
+  return run
+
+
+def _line(error):
+  return (str(error).strip().splitlines() or [repr(error)])[0]

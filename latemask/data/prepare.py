@@ -1,0 +1,334 @@
+"""Documents -> tokenizer -> packed rows in ArrayRecord shards + a manifest.
+
+Third stop of the flow, run once, ahead of training; rows.py says what a row
+is. Each shard is packed alone, so a stopped preparation goes on where it was,
+and the result does not depend on the number of workers. In order:
+  1. manifest.json says what is being packed (`complete` false), and which
+     documents are held out;
+  2. a shard is written and only then described in its own .json file; a shard
+     so described is never packed again (shards.py);
+  3. manifest.json, with the counts and SHA-256 of all shards, is replaced.
+"""
+
+import functools
+import json
+import time
+
+from etils import epath
+import tqdm
+
+from latemask.config import since
+from latemask.data import held_out
+from latemask.data import packed_set
+from latemask.data import rows
+from latemask.data import shards as shards_lib
+from latemask.data.sources import lines
+from latemask.data.sources import table as sources_lib
+from latemask.data.sources import text as text_lib
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.runtime import files
+from latemask.runtime import workers
+
+
+def directory_of(config, workdir):
+  """Returns where the packed rows of a run lie."""
+  return config.data.dir or epath.Path(workdir) / "data"
+
+
+def holds_out_rows(directory):
+  """Returns whether what lies there was packed before documents were held out.
+
+  `data.eval_fraction` is no setting of such a set.
+  """
+  begun = _begun(epath.Path(directory))
+  return begun is not None and "split" not in begun
+
+
+def load(config, directory, tokenizer=None):
+  """Returns the complete `packed.Packed` in `directory`, None where none is.
+
+  Args:
+    tokenizer: the one that the rows must have; None leaves it to the config.
+
+  Raises:
+    InputError: what lies there was packed with other settings; see `check`.
+  """
+  check(config)
+  directory = epath.Path(directory)
+  path = directory / "manifest.json"
+  if not path.exists():
+    return None
+  try:
+    manifest = json.loads(path.read_text())
+    found = manifest["settings"]
+  except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    raise errors.InputError(
+        f"{path} is no manifest of packed data; delete the folder or choose "
+        "another data.dir") from error
+  wanted = _settings(config)
+  if config.data.tokenizer:
+    tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  if tokenizer:
+    wanted["tokenizer"] = tokenizer.digest
+  elif not found["tokenizer_trained"] and not config.train.init_from:
+    wanted["tokenizer"] = "trained on the documents"
+  if config.train.init_from:
+    del wanted["vocab_size"]  # Whoever trained it, it is the right one.
+  found = _settings_before(config) | found
+  differing = [k for k in wanted if wanted[k] != found.get(k)]
+  if differing:
+    raise errors.InputError(
+        f"{directory} was packed with another " + " and another ".join(
+            f"{k} ({found.get(k)!s:.40}, not {wanted[k]!s:.40})"
+            for k in differing)
+        + "; choose another data.dir or delete the folder")
+  if not manifest["complete"]:
+    return None
+  for shard in manifest["shards"]:
+    file = directory / shard["file"]
+    if not file.exists() and not file.with_suffix(".json").exists():
+      return None  # Deleted on purpose, to be packed again.
+    if not file.exists() or file.stat().length != shard["bytes"]:
+      raise errors.InputError(
+          f"{file} is missing or cut off; {shards_lib.advice(file)}")
+  tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
+  if tokenizer.digest != found["tokenizer"]:
+    raise errors.InputError(
+        f"{directory}/tokenizer.model is not the tokenizer that the rows were "
+        "packed with; restore it or delete the folder")
+  return packed_set.Packed(str(directory), manifest, tokenizer)
+
+
+def prepare(config, directory, pack=None, tokenizer=None):
+  """Packs the documents of `config.data` into `directory`, or loads them.
+
+  Prints a summary at the end.
+
+  Args:
+    pack: called with a `shards.Job`, it lets `shards.pack` run on each of its
+      shards, wherever that is; None: in processes of this machine, under a
+      progress bar.
+    tokenizer: see `load`.
+
+  Raises:
+    InputError: see `load`, `sources.open_sources`, `tokenizer.load`; or more
+      documents cannot be read than `data.max_bad_documents` allows.
+  """
+  packed = load(config, directory, tokenizer)
+  if packed:
+    if said := changes(config, packed):
+      print(f"{directory} was packed from other text: {said}; the rows stay "
+            "as they are", flush=True)
+    return packed
+  files.check_writable(directory)
+  start_secs = time.monotonic()
+  directory = epath.Path(directory)
+  sources = sources_lib.open_sources(config)
+  eval_sources = (sources_lib.open_sources(config, "data.eval_source")
+                  if config.data.eval_source else [])
+  everything = sources + eval_sources
+  print("".join(f"{note}\n" for source in everything
+                for note in source.notes), end="", flush=True)
+  num_shards = config.data.shards or sources_lib.default_shards(everything)
+  begun = _begun(directory)
+  split = (begun.get("split") if begun
+           else held_out.split(config, sources, eval_sources))
+  tokenizer, trained = _tokenizer(
+      config, held_out.trained(sources, split), directory, tokenizer)
+  settings = _settings(config) | {
+      "tokenizer": tokenizer.digest, "tokenizer_trained": trained}
+  manifest = _continue_or_begin(directory, config, begun, {
+      "settings": settings, "complete": False, "num_shards": num_shards,
+      "split": split, "sources": [s.fingerprint for s in sources],
+      "eval_sources": [s.fingerprint for s in eval_sources],
+      "files": {p: d for s in everything for p, d in s.files.items()}})
+  todo = [s for s in range(num_shards) if not all(
+      (directory / shards_lib.name(s, num_shards, suffix)).exists()
+      for suffix in (".json", ".arrayrecord"))]
+  pack_secs = time.monotonic()
+  (pack or _pack_here)(shards_lib.Job(
+      config, str(directory), sources, eval_sources, split, num_shards,
+      tuple(todo),
+      sum(s.size_bytes for s in everything) * len(todo) // num_shards))
+  pack_secs = time.monotonic() - pack_secs
+  shards = shards_lib.done(directory, num_shards)
+  if len(shards) < num_shards:
+    raise errors.InputError(
+        f"{directory} has {len(shards)} of {num_shards} shards after packing; "
+        "it must lie where all machines that pack see it")
+  totals = _totals(config, shards, split)
+  files.write_json(directory / "manifest.json", manifest | {
+      "complete": True, "totals": totals, "shards": shards}, sort_keys=True)
+  done_tokens = sum(shards[s]["tokens"] for s in todo)
+  print(f"packed {totals['documents']:,} documents, {totals['tokens']:,} "
+        f"tokens, {totals['rows']:,} rows of {config.data.length} in "
+        f"{num_shards} shards; {_held_out(totals)}dropped "
+        f"{totals['dropped_documents']:,} short documents, "
+        f"{totals['dropped_tokens']:,} tokens; skipped "
+        f"{totals['bad_documents']:,} bad documents; "
+        f"{done_tokens / max(pack_secs, 1e-9):,.0f} tokens/s, "
+        f"{time.monotonic() - start_secs:.0f} s in all", flush=True)
+  return load(config, directory, tokenizer)
+
+
+def check(config):
+  """Checks what can be without reading anything.
+
+  Raises:
+    InputError: a key of `config.data` that cannot be.
+  """
+  data = config.data
+  errors.choose(rows.PACKINGS, data.packing, "data.packing")
+  errors.choose(text_lib.DOCUMENTS, data.documents, "data.documents")
+  if data.length < rows.MIN_PIECE_TOKENS + 2:
+    raise errors.InputError(
+        f"data.length is {data.length}; rows need at least "
+        f"{rows.MIN_PIECE_TOKENS + 2} tokens")
+  for key in ("shards", "workers", "tokenizer_sample_bytes"):
+    if data[key] is not None and data[key] < 1:
+      raise errors.InputError(f"data.{key} is {data[key]}; it must be positive")
+  if data.max_bad_documents < 0:
+    raise errors.InputError(
+        f"data.max_bad_documents is {data.max_bad_documents}; it must be 0 or "
+        "more")
+  if not 0 < data.eval_fraction < 1:
+    raise errors.InputError(
+        f"data.eval_fraction is {data.eval_fraction}; it must lie in (0, 1)")
+
+
+def changes(config, packed):
+  """Returns in words how text is other than what was packed; see `sources`."""
+  said = [sources_lib.changes(config, packed.manifest)]
+  if config.data.eval_source:
+    said.append(sources_lib.changes(
+        config, packed.manifest | {"sources": packed.manifest["eval_sources"]},
+        "data.eval_source"))
+  return ", ".join(filter(None, said))
+
+
+def _settings(config):
+  """What the rows depend on, but for the tokenizer."""
+  data = config.data
+  return {"source": data.source, "length": data.length,
+          "packing": data.packing, "documents": data.documents,
+          "text_fields": list(data.text_fields),
+          "vocab_size": None if data.tokenizer or config.train.init_from
+          else data.vocab_size,
+          "eval_source": data.eval_source or None,
+          "eval_fraction": None if data.eval_source else data.eval_fraction}
+
+
+def _settings_before(config):
+  """What settings that are older than a key mean.
+
+  Sets older than the split by documents go with any `data.eval_fraction`: it
+  is that of the loader.
+  """
+  wanted = _settings(config)
+  return {key: since.BEFORE[f"data.{key}"] for key in wanted
+          if f"data.{key}" in since.BEFORE} | {
+              "eval_fraction": wanted["eval_fraction"]}
+
+
+def _tokenizer(config, sources, directory, given):
+  """Returns (tokenizer, whether it was trained here), saved in place."""
+  path = directory / "tokenizer.model"
+  found = tokenizer_lib.load(path) if path.exists() else None
+  if config.data.tokenizer:
+    tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  elif given:
+    tokenizer = given
+  elif found and (directory / "manifest.json").exists():
+    return found, True  # Trained before a stop.
+  else:
+    start_secs = time.monotonic()
+    print(f"training a tokenizer of {config.data.vocab_size:,} pieces (about "
+          "one second a megabyte of text)", flush=True)
+    tokenizer = tokenizer_lib.train(
+        sources_lib.sample(
+            sources, config.data.tokenizer_sample_bytes,
+            sources_lib.BadDocuments(config.data.max_bad_documents)),
+        config.data.vocab_size)
+    print(f"tokenizer: {tokenizer.vocab_size:,} pieces, "
+          f"{time.monotonic() - start_secs:.0f} s", flush=True)
+  if found and found.digest != tokenizer.digest:
+    raise errors.InputError(
+        f"{path} is another tokenizer than that of this config, and is left "
+        "as it is; choose another data.dir")
+  files.make(directory)
+  tokenizer.save(path)
+  return tokenizer, not (config.data.tokenizer or given)
+
+
+def _begun(directory):
+  """Returns the manifest of what is gone on with; None where none is."""
+  path = directory / "manifest.json"
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def _continue_or_begin(directory, config, begun, manifest):
+  """Writes and returns the manifest of what begins, or goes on.
+
+  Raises:
+    InputError: it does not fit the shards that are done.
+  """
+  if begun:
+    before = {"split": None, "eval_sources": [], "files": {}} | begun
+    why = None
+    if "files" not in begun and not begun["complete"]:
+      why = "an earlier version parted lines otherwise"
+    elif (manifest["settings"] != _settings_before(config) | begun["settings"]
+          or any(manifest[k] != before[k] for k in (
+              "num_shards", "sources", "eval_sources"))
+          or not lines.are_same(before["files"], manifest["files"])):
+      why = "its sources or shards have changed"
+    if why:
+      raise errors.InputError(
+          f"{directory} holds a preparation that is not complete, and {why}; "
+          "delete the folder or choose another data.dir")
+    # As it was written: the whole must get the digest that it had.
+    manifest = {k: begun[k] for k in manifest if k in begun}
+  manifest["complete"] = False
+  files.write_json(directory / "manifest.json", manifest, sort_keys=True)
+  return manifest
+
+
+def _totals(config, shards, split):
+  """Returns the counts of a set, if it can be trained on and evaluated.
+
+  Raises:
+    InputError: too many bad documents, or no rows of one kind.
+  """
+  totals = shards_lib.add(shards, (*shards_lib.COUNTS, "bad_documents"))
+  if totals["bad_documents"] > config.data.max_bad_documents:
+    first = next(s["first_bad_document"] for s in shards if s["bad_documents"])
+    raise errors.InputError(
+        first + sources_lib.refusal(config.data.max_bad_documents))
+  if not totals["rows"]:
+    raise errors.InputError(
+        f"data.source {config.data.source} holds no document of at least "
+        f"{rows.MIN_PIECE_TOKENS} tokens")
+  if split:
+    totals["parts"] = {
+        part: shards_lib.add([s["parts"][part] for s in shards], rows.COUNTS)
+        for part in shards_lib.PARTS}
+    held_out.check_rows(config, totals["rows"],
+                        totals["parts"]["held_out"]["rows"])
+  return totals
+
+
+def _held_out(totals):
+  if "parts" not in totals:
+    return ""
+  part = totals["parts"]["held_out"]
+  return f"held out {part['documents']:,} documents, {part['rows']:,} rows; "
+
+
+def _pack_here(job):
+  """Packs the shards of a `shards.Job` in processes of this machine."""
+  with tqdm.tqdm(total=job.size_bytes, desc="packing", unit="B",
+                 unit_scale=True, mininterval=0.5,
+                 disable=not job.todo) as bar:
+    workers.run(functools.partial(shards_lib.pack, job), job.todo,
+                job.config.data.workers, bar)

@@ -1,0 +1,1 @@
+"""Where documents come from: text files, TFDS, the running Python."""

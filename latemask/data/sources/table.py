@@ -1,0 +1,219 @@
+"""Where documents come from: text files, TFDS, or the running Python.
+
+First stop of the flow. A source hands out its documents by shard: shard s of
+S is a fixed part of the text, found without reading the others (a packed file
+excepted, which must be read through). So shards can be packed in any order,
+by any number of processes, and packed again after a stop.
+
+  text:GLOB            .txt, .jsonl, .json (as .jsonl), and .gz of all; UTF-8
+  tfds:NAME[:SPLIT]    a TensorFlow Datasets set, split `train` by default
+  builtin              prose of the running Python, about 2 MB, no download
+
+Several are joined by commas: SOURCE[,SOURCE...]. A comma begins a source only
+where a kind follows (`,text:`, `,tfds:`, `,builtin`), any other belongs to
+the name. A source may come to end in its share of the rows, SOURCE@NUMBER;
+until then that is refused, and any other @ belongs to the name. In the name
+of a file `[,]` and `[@]` are never either, as GLOB reads them.
+"""
+
+import contextlib
+import operator
+import os
+import re
+
+from latemask.data.sources import builtin
+from latemask.data.sources import lines
+from latemask.data.sources import text as text_lib
+from latemask.data.sources import tfds as tfds_source
+from latemask import errors
+from latemask.runtime import files as files_lib
+
+_SHARD_BYTES = 16 << 20
+_MAX_SHARDS = 1024
+# A tokenizer sees at least so many, where there are.
+_SAMPLE_DOCUMENTS = 1000
+# How many files that changed are named.
+_NAMED = 3
+# The last comma may stand alone.
+_NEXT_PART = re.compile(
+    r",(?=\s*(?:text:|tfds:|builtin\s*(?:[,:@]|$)|,|$))")
+_SHARE = re.compile(r"@\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?%?$")
+
+
+class BadDocuments:
+  """Counts the documents that cannot be read, up to a bound.
+
+  Attributes:
+    count: how many were met.
+    first: what is wrong with the first one, and where; None without one.
+  """
+
+  def __init__(self, bound, before=0):
+    """Takes the bound and how many other shards have met `before`."""
+    self.count, self.first = 0, None
+    self._bound, self._before = bound, before
+
+  def add(self, message):
+    """Counts one more.
+
+    Raises:
+      InputError: it is one too many; `message` and, if not 0, the bound.
+    """
+    self.count += 1
+    self.first = self.first or message
+    if self._before + self.count > self._bound:
+      raise errors.InputError(message + refusal(self._bound))
+
+
+def refusal(bound):
+  """Returns what to add to the message of a bad document: it is one too many.
+
+  Without a bound to speak of, a file's own message says all.
+  """
+  return (f"; more than {bound:,} documents are bad (data.max_bad_documents)"
+          if bound else "")
+
+
+def specs(text, key="data.source"):
+  """Returns the parts of what a config key names, at least one.
+
+  Raises:
+    InputError: there is none, or one with a share.
+  """
+  found = [part.strip() for part in _NEXT_PART.split(text) if part.strip()]
+  if not found:
+    raise errors.InputError(
+        f"{key} is empty; give text:GLOB, tfds:NAME or builtin")
+  for part in found:
+    share = _SHARE.search(part)
+    if share:
+      raise errors.InputError(
+          f"{key} {part}: shares of sources ({share[0]}) cannot be given yet; "
+          f"if it belongs to the name, write [@]{share[0][1:]}")
+  return found
+
+
+def named(config):
+  """Returns (key, part) of all that is named, to train on and to hold out."""
+  keys = ["data.source"] + ["data.eval_source"] * bool(config.data.eval_source)
+  return [(key, spec) for key in keys
+          for spec in specs(operator.attrgetter(key)(config), key)]
+
+
+def open_source(spec, config, key="data.source", download=True):
+  """Returns the source that a part of a config key names.
+
+  Args:
+    download: a TFDS set that is not there is downloaded and prepared.
+
+  Raises:
+    InputError: an unknown kind, no file matched, or a TFDS set that is not
+      there and cannot be downloaded (NotPrepared).
+  """
+  kind, _, rest = spec.partition(":")
+  return errors.choose(_KINDS, kind, key)(rest, config, key, download)
+
+
+def open_sources(config, key="data.source"):
+  """Returns the sources that a key of the config names; see `open_source`.
+
+  A file that several of them name belongs to the first.
+  """
+  text = operator.attrgetter(key)(config)
+  return once([open_source(s, config, key) for s in specs(text, key)])
+
+
+def once(sources):
+  """Returns the sources with each file in the first that reads it only."""
+  known = set()
+  return [source.without(known) for source in sources]
+
+
+def shared(sources, others):
+  """Returns what the others read that the sources read, too: paths, names."""
+  return [name for other in others for name in other.shared(sources)]
+
+
+def changes(config, manifest, key="data.source"):
+  """Returns in words how text is other than what was packed, "" if it is not.
+
+  Text that is gone, all of it, is not; nor what lies on gs:// or in TFDS,
+  which is not looked at.
+
+  Args:
+    manifest: what the sources were then: `sources`, the fingerprint of each
+      in order, and `files`, which sets packed earlier have not.
+  """
+  said, before, now = [], {}, []
+  for spec, fingerprint in zip(
+      specs(operator.attrgetter(key)(config), key), manifest["sources"]):
+    if isinstance(fingerprint, str):
+      said += builtin.changes(fingerprint) * (spec == "builtin")
+    elif not files_lib.is_remote(spec):
+      before |= fingerprint
+      with contextlib.suppress(errors.InputError):
+        now.append(open_source(spec, config, key))
+  now = {path for source in once(now) for path in source.paths}
+  gone = [path for path in before if not os.path.exists(path)]
+  if now or len(gone) < len(before):
+    said += _named("new", now - before.keys())
+    files = {path: {"text_bytes": size} for path, size in before.items()}
+    files |= manifest.get("files", {})
+    said += _named("changed", [path for path in now & before.keys()
+                               if lines.has_changed(path, files[path])])
+    said += _named("gone", gone)
+  return ", ".join(said)
+
+
+def _named(what, paths):
+  """Returns a list of one text that names some files, or of none."""
+  shown = sorted(paths)[:_NAMED] + ["..."] * (len(paths) > _NAMED)
+  return [f"{len(paths):,} {what} ({', '.join(shown)})"] * bool(paths)
+
+
+def default_shards(sources):
+  """Number of shards that suits the sources: one per 16 MiB, at most 1024."""
+  wanted = sum(s.size_bytes for s in sources) // _SHARD_BYTES
+  bounds = [s.max_shards for s in sources if s.max_shards]
+  return max(1, min([wanted, _MAX_SHARDS] + bounds))
+
+
+def documents(sources, shard, num_shards, bad):
+  """Yields (place, text) of shard `shard` of `num_shards`, source by source.
+
+  A place is a number that no other document of its source has, whatever the
+  shards are.
+
+  Args:
+    bad: the `BadDocuments` that counts those that are skipped.
+
+  Raises:
+    InputError: too many that cannot be read, or a file that cannot be
+      decompressed; names the file and the place.
+  """
+  for source in sources:
+    yield from source.documents(shard, num_shards, bad)
+
+
+def sample(sources, max_bytes, bad):
+  """Yields about `max_bytes` (at most twice that), evenly over the whole.
+
+  Of long documents, which are few, the beginning is taken.
+  """
+  total = max(sum(source.size_bytes for source in sources), 1)
+  share = max_bytes / total * (1 << 32)
+  longest = max(max_bytes // _SAMPLE_DOCUMENTS, 1)
+  room = 2 * max_bytes
+  for number, (_, document) in enumerate(documents(sources, 0, 1, bad)):
+    # Multiples of the golden ratio lie evenly in any stretch of them.
+    if number * 0x9E3779B1 % (1 << 32) < share:
+      if total > max_bytes:
+        document = document[:longest]
+      yield document
+      room -= len(document)
+      if room < 0:
+        return
+
+
+_KINDS = {"text": text_lib.Text.open, "tfds": tfds_source.Tfds.open,
+          "builtin": builtin.Builtin.open}

@@ -1,0 +1,1 @@
+"""Tokenizers: special tokens, word starts, SentencePiece models."""

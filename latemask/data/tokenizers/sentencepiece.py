@@ -1,0 +1,278 @@
+"""SentencePiece tokenizer: documents -> ids, and where words start.
+
+Second stop of the flow, between the sources and the packer. A unigram model
+with byte fallback (Kudo 2018), so that every string has ids and no <unk> is
+ever produced. Five ids are fixed, the first four as in RoBERTa.
+
+Normalisation is the identity but for tab, line feed and carriage return,
+which become spaces, and runs of spaces, which become one: simple enough that
+another tokenizer library can encode exactly the same. To that end, too, scores
+are multiples of 1 / 256: SentencePiece adds them up in float32 over a whole
+document, others in float64 over a word, and where two ways to cut a word up
+are equally good ("eeee") the rounding would choose.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import tempfile
+
+from etils import epath
+import numpy as np
+import sentencepiece
+
+from latemask.data.tokenizers import proto as proto_lib
+from latemask import errors
+from latemask.runtime import files
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+BOS, PAD, EOS, UNK, MASK = range(len(SPECIALS))
+NUM_SPECIALS = len(SPECIALS)
+SPACE = "\u2581"
+
+# A unigram model adds its counts up by thread, so this is a constant: the
+# same text gives the same tokenizer on any machine.
+_TRAIN_THREADS = 16
+_MAX_SENTENCE_BYTES = 4096
+_BYTE_PIECES = 256
+_CHARSMAP = "9\t20\nA\t20\nD\t20\n"
+# Sums are exact up to 2**24 of these parts, about 8,000 tokens.
+_SCORE_PARTS = 256
+
+
+# Scripts that write no spaces: first and last code points of their blocks.
+_NO_SPACES = (
+    (0x0E00, 0x0EFF),  # Thai, Lao.
+    (0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F),  # Myanmar.
+    (0x1780, 0x17FF), (0x19E0, 0x19FF),  # Khmer.
+    (0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3021, 0x3029), (0x3038, 0x303B),
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
+    (0x20000, 0x323AF),  # Han.
+    (0x3041, 0x309F),  # Hiragana.
+    (0x30A0, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F),  # Katakana.
+)
+# First bytes in UTF-8 of U+4000 to U+9FFF, nearly all of them Han. Those of
+# the other scripts stand before characters of many scripts.
+_HAN_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(0xE4, 0xEA))
+
+
+def _after_space(piece):
+  return piece.startswith("\u2581")
+
+
+def _after_space_or_alone(piece):
+  return _after_space(piece) or piece in _HAN_BYTES or any(
+      first <= ord(piece[0]) <= last for first, last in _NO_SPACES)
+
+
+# masking.word_starts -> whether a piece begins a word.
+WORD_STARTS = {"spaces": _after_space, "scripts": _after_space_or_alone}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+  """A SentencePiece model with the five ids above.
+
+  Fields:
+    proto: the serialised model; equal bytes are an equal tokenizer.
+  """
+
+  proto: bytes
+
+  @functools.cached_property
+  def processor(self):
+    """The sentencepiece.SentencePieceProcessor."""
+    return sentencepiece.SentencePieceProcessor(model_proto=self.proto)
+
+  @functools.cached_property
+  def vocab_size(self):
+    """Number of ids, specials included."""
+    return self.processor.vocab_size()
+
+  @functools.cached_property
+  def digest(self):
+    """SHA-256 of the model, in hexadecimal."""
+    return hashlib.sha256(self.proto).hexdigest()
+
+  @functools.cached_property
+  def settings(self):
+    """What the model says of itself, see `proto.settings`."""
+    return proto_lib.settings(self.proto)
+
+  @property
+  def spaces_are_behind(self):
+    """Whether a piece that ends a word has the space, not one that begins."""
+    return bool(self.settings["trainer_spec.treat_whitespace_as_suffix"])
+
+  @functools.cached_property
+  def pieces(self):
+    """The ids as text; \u2581 stands for a space."""
+    return self.processor.id_to_piece(list(range(self.vocab_size)))
+
+  def word_start_V(self, rule):
+    """Returns bool [V]: the id begins a word. Special tokens always do.
+
+    Args:
+      rule: a row of `WORD_STARTS`.
+    """
+    begins = errors.choose(WORD_STARTS, rule, "masking.word_starts")
+    word_start_V = np.array([begins(piece) for piece in self.pieces])
+    word_start_V[:NUM_SPECIALS] = True
+    return word_start_V
+
+  def encode(self, texts):
+    """Returns one int32 id array per text, without special tokens."""
+    return self.processor.encode(texts, num_threads=1, return_type="numpy")
+
+  def encode_masked(self, text):
+    """Returns the ids of a text in which <mask> stands for a hidden word.
+
+    They are those of the text with a word there, the word's own replaced by
+    the mask: what stands around it is cut up as in running text, and the
+    space before it (behind it, where the model writes spaces behind words)
+    goes with the word. Of further ones there as many stay as would at the
+    end of a text.
+
+    Returns:
+      A list of ints without special tokens but <mask>.
+    """
+    stand_in = self._stand_in(text)
+    text = text.replace(SPECIALS[MASK], stand_in)
+    names = [f"<0x{byte:02X}>" for byte in stand_in.encode()]
+    ids, recent = [], []
+    for index, piece in zip(self.processor.encode(text, return_type=int),
+                            self.processor.encode(text, return_type=str)):
+      ids.append(index)
+      # Bytes of other characters never add up to this one.
+      recent = [*recent, piece][-len(names):]
+      if recent == names and self.processor.is_byte(index):
+        ids[-len(names):] = [MASK]
+      elif stand_in in piece:
+        # Unknown, in one with what is unknown beside it.
+        ids.pop()
+        for place, part in enumerate(piece.split(stand_in)):
+          ids += [MASK] * (place > 0) + [UNK] * (part.strip(SPACE) != "")
+    keeps_spaces = not self.settings["normalizer_spec.remove_extra_whitespaces"]
+    space, kept = self.processor.piece_to_id(SPACE), []
+    for index in reversed(ids) if self.spaces_are_behind else ids:
+      while index == MASK and kept and kept[-1] == space != UNK:
+        kept.pop()
+        if keeps_spaces:
+          break
+      kept.append(index)
+    return kept[::-1] if self.spaces_are_behind else kept
+
+  def _stand_in(self, text):
+    """Returns a character of no meaning, which no tokenizer has seen."""
+    return next(
+        char for char in map(chr, range(0x10FFFD, 0x100000, -1))
+        if char not in text and char in self.processor.normalize(char)
+        and self.processor.piece_to_id(char) == UNK)
+
+  def decode(self, ids):
+    """Returns the text of a sequence of ids; special tokens vanish."""
+    return self.processor.decode([int(i) for i in ids])
+
+  def save(self, path):
+    """Writes the model to `path`, whole or not at all."""
+    with files.writing(path) as part:
+      part.write_bytes(self.proto)
+
+
+def load(path):
+  """Reads a SentencePiece model.
+
+  Raises:
+    InputError: there is no such file, it is no SentencePiece model, or its
+      special tokens are not at ids 0 to 4.
+  """
+  path = epath.Path(path)
+  if not path.is_file():
+    raise errors.InputError(
+        f"data.tokenizer: {path} is no file; give a SentencePiece .model, or "
+        "leave the key out to train one on the run's own documents")
+  tokenizer = Tokenizer(path.read_bytes())
+  try:
+    found = tokenizer.processor.id_to_piece(list(range(NUM_SPECIALS)))
+  except (RuntimeError, IndexError, OSError) as error:
+    raise errors.InputError(
+        f"data.tokenizer: {path} is no SentencePiece model with at least "
+        f"{NUM_SPECIALS} pieces ({str(error).splitlines()[0]})") from error
+  if tuple(found) != SPECIALS:
+    raise errors.InputError(
+        f"data.tokenizer: {path} has {' '.join(found)} at ids 0 to 4; they "
+        f"must be {' '.join(SPECIALS)}")
+  return tokenizer
+
+
+def train(documents, vocab_size):
+  """Trains a unigram model with byte fallback.
+
+  The caller bounds memory by bounding `documents`; long ones are cut into
+  sentences of at most 4 kB here, as the trainer skips longer ones.
+
+  Args:
+    documents: strings.
+    vocab_size: ids wanted, specials and 256 bytes included. A small corpus
+      may give fewer.
+
+  Raises:
+    InputError: the documents do not suffice to train a model of that size, or
+      what `documents` itself raises.
+  """
+  least = NUM_SPECIALS + _BYTE_PIECES + 1
+  if vocab_size < least:
+    raise errors.InputError(
+        f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
+        f"take {least - 1}, so at least {least} is needed")
+  model, refusals = io.BytesIO(), []
+  with tempfile.NamedTemporaryFile("w", suffix=".tsv") as charsmap:
+    charsmap.write(_CHARSMAP)
+    charsmap.flush()
+    try:
+      sentencepiece.SentencePieceTrainer.train(
+          sentence_iterator=_sentences(documents, refusals),
+          model_writer=model,
+          model_type="unigram",
+          vocab_size=vocab_size,
+          hard_vocab_limit=False,
+          byte_fallback=True,
+          normalization_rule_tsv=charsmap.name,
+          bos_id=BOS, pad_id=PAD, eos_id=EOS, unk_id=UNK,
+          bos_piece=SPECIALS[BOS], pad_piece=SPECIALS[PAD],
+          eos_piece=SPECIALS[EOS], unk_piece=SPECIALS[UNK],
+          control_symbols=[SPECIALS[MASK]],
+          max_sentence_length=2 * _MAX_SENTENCE_BYTES,
+          num_threads=_TRAIN_THREADS,
+          minloglevel=2)
+    except RuntimeError as error:
+      if refusals:
+        raise refusals[0]
+      raise errors.InputError(
+          "the documents do not suffice to train a tokenizer of "
+          f"data.vocab_size {vocab_size}: {str(error).splitlines()[-1]}"
+      ) from error
+  return Tokenizer(proto_lib.with_rounded_scores(
+      proto_lib.without_rule_file(model.getvalue()), _SCORE_PARTS))
+
+
+def _sentences(documents, refusals):
+  """Yields the lines of the documents, cut to the trainer's limit.
+
+  Args:
+    refusals: list that takes an InputError, which the trainer hides in one of
+      its own.
+  """
+  try:
+    for document in documents:
+      for line in document.splitlines():
+        # At most 4 bytes a character.
+        for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
+          piece = line[start:start + _MAX_SENTENCE_BYTES // 4].strip()
+          if piece:
+            yield piece
+  except errors.InputError as error:
+    refusals.append(error)
+    raise
+

@@ -1,0 +1,145 @@
+"""A cell of fine-tuning: a task, a learning rate, a batch size and a seed.
+
+finetune.py deals them out and keeps their results; finetune_step.py is what a
+cell is trained with.
+"""
+
+import dataclasses
+import statistics
+import time
+
+import jax
+import numpy as np
+import tqdm
+
+from latemask.finetune import step as finetune_step
+from latemask.finetune.tasks import glue
+from latemask.train import metrics
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Cell:
+  """A point of the grid."""
+
+  batch_size: int
+  learning_rate: float
+  seed: int
+
+  def __str__(self):
+    return (f"lr{self.learning_rate}-batch{self.batch_size}"
+            f"-seed{self.seed}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+  """A task ready to train on.
+
+  Fields:
+    name: a key of `glue.TASKS`.
+    train: `glue.Encoded`.
+    dev, test: by the task's part.
+    num_epochs: of a cell.
+    lengths: what rows are padded to.
+    digest: of weights, tokenizer, rows and how kernels begin; a finished cell
+      must agree.
+  """
+
+  name: str
+  train: glue.Encoded
+  dev: dict
+  test: dict
+  num_epochs: int
+  lengths: list[int]
+  digest: str
+
+  @property
+  def task(self):
+    """The row of `glue.TASKS`."""
+    return glue.TASKS[self.name]
+
+
+def learning_rates(config, data, cell):
+  """Returns the learning rate of each step of a cell."""
+  num_steps = -(-len(data.train) // cell.batch_size) * data.num_epochs
+  return cell.learning_rate * finetune_step.schedule(config, num_steps)
+
+
+def train(config, program, data, cell, clock=None, stop_after=None):
+  """Trains a cell; one that fails ends there.
+
+  Args:
+    program: a `finetune_step.Program`, for the task's outputs.
+    clock: a `Clock`; None says nothing.
+    stop_after: epochs after which to end; None for all of them.
+
+  Returns:
+    (result, see results.py, final parameters). A cell that has failed has
+    None for its score, metrics and best epoch.
+  """
+  rates = iter(learning_rates(config, data, cell))
+  seed = np.uint32(cell.seed)
+  state = program.init_state(seed)
+  epochs = []
+  num_epochs = stop_after or data.num_epochs
+  for epoch in range(num_epochs):
+    start_secs = time.monotonic()
+    batches = glue.shuffled(
+        data.train.lengths_R, cell.batch_size, cell.seed, epoch)
+    losses = []  # Read at the end: no step waits for the host.
+    for rows in tqdm.tqdm(batches, f"{data.name} {cell}, epoch {epoch + 1}",
+                          leave=False, disable=None):
+      state, loss = program.train_step(
+          state, glue.collate(data.train, rows, cell.batch_size,
+                              data.lengths), next(rates), seed)
+      losses.append(loss)
+    loss = float(np.mean(jax.device_get(losses)))
+    train_secs = time.monotonic() - start_secs
+    found = {}
+    for part, encoded in data.dev.items():
+      found |= glue.score(data.name, part, encoded.labels_R, program.predict(
+          state.params, encoded, data.lengths))
+    has_failed = not np.isfinite([loss, *found.values()]).all()
+    epochs.append({"loss": loss if np.isfinite(loss) else None,
+                   "score": (None if has_failed
+                             else statistics.mean(found.values())),
+                   "metrics": None if has_failed else found,
+                   "train_secs": round(train_secs, 2),
+                   "secs": round(time.monotonic() - start_secs, 2)})
+    if clock:
+      left = clock.left(len(data.train))
+      metrics.say(
+          f"{data.name} {cell}: epoch {epoch + 1}/{data.num_epochs}  loss "
+          f"{loss:.4f}  "
+          + ("loss or logits are not finite: the cell has failed" if has_failed
+             else "  ".join(f"{k} {100 * v:.2f}" for k, v in found.items()))
+          + f"  {epochs[-1]['secs']:.1f} s  {metrics.duration(left)} left")
+    if has_failed:
+      if clock:
+        clock.skip((num_epochs - 1 - epoch) * len(data.train))
+      break
+  best = None if has_failed else max(
+      range(len(epochs)), key=lambda e: epochs[e]["score"])
+  chosen = {"score": None, "metrics": None} if has_failed else epochs[best]
+  return {"task": data.name, **dataclasses.asdict(cell),
+          "score": chosen["score"], "metrics": chosen["metrics"],
+          "best_epoch": None if has_failed else best + 1, "epochs": epochs,
+          "digest": data.digest}, state.params
+
+
+class Clock:
+  """Tells the time left from the rows trained on so far."""
+
+  def __init__(self, num_rows):
+    """Starts, with so many rows to train on."""
+    self._num_rows, self._done = num_rows, 0
+    self._start_secs = time.monotonic()
+
+  def left(self, num_rows):
+    """Counts rows as done; returns the seconds that the others will take."""
+    self._done += num_rows
+    return ((time.monotonic() - self._start_secs) / self._done
+            * (self._num_rows - self._done))
+
+  def skip(self, num_rows):
+    """Takes rows that will not be trained on out of the account."""
+    self._num_rows -= num_rows

@@ -1,0 +1,108 @@
+"""From the results of fine-tuned cells to a choice, and to a table.
+
+The result of a cell is a dict, as cell.py makes it: learning_rate,
+batch_size, seed; metrics and their mean, score, at its best epoch, and the
+same of all epochs. A cell whose loss or logits were not finite has failed: it
+has no score, whatever it had before that epoch.
+"""
+
+import statistics
+
+from latemask import errors
+from latemask.runtime import markdown
+
+
+class FailedError(errors.Ending):
+  """No cell of a task has a score."""
+
+  code = 3
+
+
+def failed_epoch(result):
+  """Returns the epoch, from 1, at which a cell failed; None of a good one.
+
+  Cells of before that failed have a score; what they lack is the loss.
+  """
+  return next((number for number, epoch in enumerate(
+      result.get("epochs", ()), 1)
+               if None in (epoch["loss"], epoch["score"])), None)
+
+
+def scored(results):
+  """Returns the results of cells that have not failed."""
+  return [result for result in results if failed_epoch(result) is None]
+
+
+def choose(results):
+  """Returns the results, one a seed, of the best rate and batch size.
+
+  The best by the median over seeds, among those with the most seeds; none
+  where all cells have failed.
+  """
+  by_point = {}
+  for result in scored(results):
+    by_point.setdefault(
+        (result["batch_size"], result["learning_rate"]), []).append(result)
+  return max(by_point.values(), default=[], key=lambda point: (
+      len(point), statistics.median(r["score"] for r in point)))
+
+
+def check(results):
+  """Checks that there is a score of every task.
+
+  Args:
+    results: {task: results of its cells}.
+
+  Raises:
+    FailedError: all cells of a task have failed.
+  """
+  without = [name for name, cells in results.items() if not scored(cells)]
+  if without:
+    raise FailedError(
+        f"all cells of {', '.join(without)} have failed: their logits are not "
+        "finite. Lower grid.learning_rates, more optimizer.warmup_fraction or "
+        "a clip_norm may help, in another --workdir")
+
+
+def tabulate(results):
+  """Returns results as Markdown, in percent; what has failed is named.
+
+  Args:
+    results: {task: results of its cells}.
+  """
+  rows = [("task", "metric", "median", "std", "best", "learning rate",
+           "batch", "seeds", "cells")]
+  scores, failed = [], []
+  for name, cells in results.items():
+    chosen = choose(cells)
+    bad = [cell for cell in cells if failed_epoch(cell) is not None]
+    failed += [f"- {name}, learning rate {cell['learning_rate']:g}, batch "
+               f"{cell['batch_size']}, seed {cell['seed']}: epoch "
+               f"{failed_epoch(cell)}\n" for cell in bad]
+    count = f"{len(cells)}" + f", {len(bad)} failed" * bool(bad)
+    if not chosen:
+      rows.append((name, "failed", *"–––", "", "", "0", count))
+    for metric in chosen[0]["metrics"] if chosen else ():
+      rows.append((name, metric, *_spread(
+          [result["metrics"][metric] for result in chosen]),
+          f"{chosen[0]['learning_rate']:g}", str(chosen[0]["batch_size"]),
+          str(len(chosen)), count))
+    scores.append([result["score"] for result in chosen])
+  rows.append((
+      "average", "", *(f"{100 * statistics.mean(map(f, scores)):.2f}"
+                       if all(scores) else "–"
+                       for f in (statistics.median, deviation, max)),
+      "", "", "", ""))
+  return markdown.table(rows) + (
+      "\nFailed, and without a score, since loss or logits were not finite:\n\n"
+      + "".join(failed) if failed else "")
+
+
+def _spread(values):
+  return (f"{100 * statistics.median(values):.2f}",
+          f"{100 * deviation(values):.2f}", f"{100 * max(values):.2f}")
+
+
+def deviation(values):
+  """Returns the sample's standard deviation; 0 of a single value."""
+  return statistics.stdev(values) if len(values) > 1 else 0.0

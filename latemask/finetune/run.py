@@ -1,0 +1,319 @@
+"""Fine-tuning on GLUE: build -> (each cell: train, dev each epoch) -> table.
+
+A cell is a learning rate, a batch size and a seed. What a workdir promises:
+  1. Nothing on disk changes before config, weights and data have been checked.
+  2. It belongs to one config; task and grid may grow, other keys may not.
+  3. A cell's result is written whole or not at all; a cell that has one is
+     not trained again, and one of other weights, initial values or rows is
+     refused. One that failed (its logits are not finite) is one with a
+     result, and never chosen.
+  4. Learning rate and batch size are chosen by the median over seeds of the
+     best epoch's dev score (the mean of the task's metrics).
+A cell is trained on one device. Several processes deal the cells out among
+themselves, and write into one workdir. One program serves all tasks of as many
+outputs, compiled for each batch size and length: learning rate and seed are
+arguments. Source of the protocol: RoBERTa (arXiv 1907.11692, section 5.1).
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+
+from etils import epath
+import jax
+import numpy as np
+
+from latemask import errors
+from latemask.finetune import cell as cell_lib
+from latemask.finetune import grid as grid_lib
+from latemask.finetune import step as finetune_step
+from latemask.finetune.tasks import glue
+from latemask.hub import folder as hub_folder
+from latemask.hub import pretrained
+from latemask.model import cut
+from latemask.runtime import distributed
+from latemask.runtime import files
+from latemask.runtime import workdir as workdir_lib
+from latemask.train import metrics
+
+# What may change between two stretches: what there is to do and where it is.
+_FREE_KEYS = re.compile(
+    r"(task|predict_test|export)$|(data|tfds)_dir$"
+    r"|grid\.(learning_rates|batch_sizes|seeds)$")
+_DTYPES = dict.fromkeys(("float32", "bfloat16"))
+_SCHEDULES = dict.fromkeys(("linear", "cosine"))
+
+
+def finetune(config, workdir):
+  """Trains every cell that has no result yet.
+
+  Returns:
+    {task: [result of each cell on disk]}.
+
+  Raises:
+    InputError: the config or what it names cannot be used; processes see
+      other results, or none, of what was trained.
+    FailedError: all cells of a task have failed; the table is written.
+  """
+  workdir = epath.Path(workdir)
+  check(config)
+  files.check_writable(workdir)
+  workdir_lib.compare_config(config, workdir, _FREE_KEYS)
+  model, encoder, tokenizer, trained_length = load(config)
+  datas = read(config, encoder, tokenizer, trained_length)
+  if config.export:
+    for data in datas:
+      hub_folder.check_out(workdir / "export" / data.name, True, tokenizer)
+  cells = sorted(itertools.starmap(cell_lib.Cell, itertools.product(
+      config.grid.batch_sizes, config.grid.learning_rates,
+      config.grid.seeds)))
+  todo = [(data, cell) for data in datas for cell in cells
+          if not _is_finished(workdir, data, cell)]
+  names = [data.name for data, _ in todo]
+  if not distributed.is_same(f"{[(d.name, d.digest, c) for d, c in todo]}"):
+    raise errors.InputError(
+        f"the processes see other weights, rows or results; {workdir} must "
+        "lie where all hosts see it, and so must what the config names")
+  workdir_lib.write_config(config, workdir)
+  metrics.say(
+      f"{model.architecture}: {model.layers} "
+      f"layer{'s' * (model.layers > 1)} of width {model.width}; "
+      f"{len(cells)} cells a task, to train: "
+      + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
+      + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
+  mine = distributed.share(todo)
+  clock = cell_lib.Clock(sum(
+      data.num_epochs * len(data.train) for data, _ in mine))
+  encoder = jax.device_put(encoder)
+  programs = {num: make_program(config, model, encoder, num)
+              for num in {data.task.num_outputs for data in datas}}
+  for data, cell in mine:
+    result, _ = cell_lib.train(
+        config, programs[data.task.num_outputs], data, cell, clock)
+    files.write_json(_path(workdir, data.name, cell), result)
+  distributed.meet("cells")
+  missing = [path for path in (_path(workdir, data.name, cell)
+                               for data, cell in todo) if not path.exists()]
+  if missing:
+    raise errors.InputError(
+        f"process {jax.process_index()} sees no {missing[0]}, which another "
+        "has written; --workdir must lie where all hosts see it")
+  if config.predict_test or config.export:
+    for data in distributed.share(datas):
+      _use_best(config, programs[data.task.num_outputs], data, tokenizer,
+                trained_length, workdir)
+    distributed.meet("best")
+  results = _results(workdir)
+  table = grid_lib.tabulate(results)
+  if jax.process_index() == 0:
+    (workdir / "results.md").write_text(table)
+  metrics.say("\n" + table)
+  grid_lib.check(results)
+  return results
+
+
+def check(config):
+  """Checks the config alone.
+
+  Raises:
+    InputError: the first thing found that cannot be.
+  """
+  errors.choose(glue.TASKS | {"all": None}, config.task, "task")
+  errors.choose(_DTYPES, config.dtype, "dtype")
+  errors.choose(_SCHEDULES, config.optimizer.schedule, "optimizer.schedule")
+  if not config.init_from:
+    raise errors.InputError(
+        "init_from is missing; give the workdir of a pre-training run")
+  for key, least in (("learning_rates", 0.0), ("batch_sizes", 1),
+                     ("seeds", 0)):
+    values = config.grid[key]
+    if not values or len(set(values)) < len(values):
+      raise errors.InputError(
+          f"grid.{key} is {values}; it must name at least one, each once")
+    for value in values:
+      if value < least or (key == "learning_rates" and not value):
+        raise errors.InputError(
+            f"grid.{key} has {value}; it must be "
+            + ("at least 0" if key == "seeds" else "positive"))
+      if key != "learning_rates" and value != int(value):
+        raise errors.InputError(f"grid.{key} has {value}; it must be whole")
+  if max(config.grid.seeds) >= 1 << 32:
+    raise errors.InputError("grid.seeds must lie in 0 to 2**32 - 1")
+  for key, value in (("grid.num_epochs", config.grid.num_epochs),
+                     ("keep_layers", config.keep_layers)):
+    if value is not None and value < 1:
+      raise errors.InputError(f"{key} is {value}; it must be positive")
+  for key, value in (
+      ("dropout", config.dropout),
+      ("optimizer.warmup_fraction", config.optimizer.warmup_fraction)):
+    if not 0 <= value < 1:
+      raise errors.InputError(f"{key} is {value}; it must lie in [0, 1)")
+  finetune_step.make_optimizer(config)
+
+
+def load(config):
+  """Returns what `init_from` names.
+
+  Returns:
+    (ModelConfig, encoder parameters, tokenizer, trained_length, see
+    `pretrained.Pretrained`).
+
+  Raises:
+    InputError: it is no model, or has not so many layers or positions.
+  """
+  loaded = pretrained.load(config.init_from)
+  model, encoder = cut.cut(
+      loaded.config, loaded.params, config.keep_layers)
+  if config.max_length is not None and not (
+      glue.MIN_LENGTH <= config.max_length <= model.max_length):
+    raise errors.InputError(
+        f"max_length is {config.max_length}; it must lie in "
+        f"{glue.MIN_LENGTH} to {model.max_length}, the positions that "
+        f"{config.init_from} has")
+  return dataclasses.replace(
+      model, dropout=config.dropout, attention_dropout=config.dropout,
+      dtype=config.dtype, remat=None), encoder, loaded.tokenizer, (
+          loaded.trained_length)
+
+
+def read(config, encoder, tokenizer, trained_length):
+  """Returns the `cell.Data` of every task asked for.
+
+  Rows are cut to `max_length`, or to `trained_length`.
+  """
+  max_length = config.max_length or max(trained_length, glue.MIN_LENGTH)
+  if max_length > trained_length:
+    metrics.say("warning: max_length asks for " + pretrained.beyond(
+        encoder, trained_length, max_length) + ", but for what fine-tuning "
+                "itself teaches")
+  names = list(glue.TASKS) if config.task == "all" else [config.task]
+  weights = hashlib.sha256(tokenizer.digest.encode())
+  for leaf in jax.tree.leaves(encoder):
+    weights.update(np.asarray(leaf))
+  # All kernels began with 0.02 once. Where that is no longer so, a cell from
+  # then is another one; a head of BERT's width begins as it did.
+  if config.from_scratch or encoder["embedding"].shape[1] != 768:
+    weights.update(b"kernels by fan-in")
+  datas = []
+  for name in names:
+    try:
+      datas.append(_read_task(config, name, tokenizer, max_length,
+                              weights.copy()))
+    except glue.NotThere as error:
+      if config.task != "all":
+        raise
+      metrics.say(f"{name} is left out: {error}")
+  if not datas:
+    raise errors.InputError(
+        "there is data for none of the tasks; name the folder of the "
+        "official TSV files in data_dir, or prepare TFDS glue/*")
+  return datas
+
+
+def _read_task(config, name, tokenizer, max_length, digest):
+  task = glue.TASKS[name]
+  splits = ["train"] + [f"dev{part}" for part in task.parts]
+  if config.predict_test:
+    splits += [f"test{part}" for part in task.parts]
+  encoded = {}
+  for split in splits:
+    rows = glue.read(name, split, config.data_dir, config.tfds_dir)
+    encoded[split] = glue.encode(tokenizer, rows, max_length)
+    if rows.num_dropped:
+      metrics.say(f"{name}, {split}: warning: {rows.num_dropped:,} broken "
+                  "lines are left out")
+    if encoded[split].num_cut:
+      metrics.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} of "
+                  f"{len(rows):,} rows are cut to {max_length} tokens "
+                  "(max_length)")
+    if not split.startswith("test"):
+      for array in (*encoded[split].ids, rows.labels_R):
+        digest.update(array)
+  longest = max(e.lengths_R.max() for e in encoded.values())
+  return cell_lib.Data(
+      name, encoded["train"],
+      *({part: encoded[kind + part] for part in task.parts
+         if kind + part in encoded} for kind in ("dev", "test")),
+      config.grid.num_epochs or task.num_epochs,
+      glue.buckets(max_length, longest), digest.hexdigest())
+
+
+def make_program(config, model, encoder, num_outputs):
+  """Returns what trains all tasks of so many outputs."""
+  return finetune_step.Program(
+      model, encoder, config.from_scratch, num_outputs,
+      finetune_step.make_optimizer(config))
+
+
+def _use_best(config, program, data, tokenizer, trained_length, workdir):
+  """Trains the best cell anew up to its best epoch; predicts and exports.
+
+  Cheaper than keeping the weights of every cell.
+  """
+  chosen = grid_lib.choose(_results(workdir)[data.name])
+  if not chosen:
+    return
+  best = max(chosen, key=lambda result: result["score"])
+  wanted = {**best, "predict_test": config.predict_test,
+            "export": config.export}
+  record = workdir / "best" / f"{data.name}.json"
+  if record.exists() and json.loads(record.read_text()) == wanted:
+    return
+  cell = cell_lib.Cell(best["batch_size"], best["learning_rate"], best["seed"])
+  metrics.say(f"{data.name}: training {cell}, the best, anew")
+  again, params = cell_lib.train(
+      config, program, data, cell, stop_after=best["best_epoch"])
+  for part, encoded in data.test.items():
+    logits_RxC = program.predict(params, encoded, data.lengths)
+    if not np.isfinite(logits_RxC).all():
+      raise grid_lib.FailedError(
+          f"{data.name}: logits of {cell}, the best, are not finite on the "
+          "test set")
+    path = glue.write_submission(
+        data.name, part, logits_RxC, workdir / "test")
+    metrics.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "
+                f"(in the grid {best['score']:.4f})")
+  if config.export:
+    folder = workdir / "export" / data.name
+    hub_folder.export(
+        program.model, params["encoder"], tokenizer, folder,
+        class_head=params["head"], labels=data.task.labels,
+        trained_length=max(trained_length, config.max_length or 0),
+        overwrite=True)
+    metrics.say(f"wrote {folder}: {cell}")
+  files.write_json(record, wanted)
+
+
+def _path(workdir, name, cell):
+  return workdir / "cells" / name / f"{cell}.json"
+
+
+def _is_finished(workdir, data, cell):
+  """Whether a cell has a result, of the same weights and rows."""
+  path = _path(workdir, data.name, cell)
+  if not path.exists():
+    return False
+  if _read_json(path)["digest"] != data.digest:
+    raise errors.InputError(
+        f"{path} is of other weights, initial values or rows than init_from, "
+        "this version (max_length None took all positions once) and the data "
+        "have now; choose another --workdir")
+  return True
+
+
+def _read_json(path):
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise errors.InputError(
+        f"{path} is not JSON ({error}); delete it, and it is made anew"
+    ) from error
+
+
+def _results(workdir):
+  """Returns {task: results of its cells on disk}, tasks in GLUE's order."""
+  found = {name: [_read_json(path) for path in sorted(
+      (workdir / "cells" / name).glob("*.json"))] for name in glue.TASKS}
+  return {name: results for name, results in found.items() if results}

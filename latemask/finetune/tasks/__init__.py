@@ -1,0 +1,1 @@
+"""The tasks: files, labels, metrics, submissions."""

@@ -1,0 +1,379 @@
+"""The GLUE tasks: their files, labels, official metrics and submissions.
+
+Text and labels come from the official TSV files (DATA_DIR/CoLA/train.tsv,
+...) or from TFDS (`glue/cola`, ...); from here on both are the same `Rows`.
+Then ids, `<s> a </s>` or `<s> a </s></s> b </s>`, and batches of rows of
+about equal length, padded to one of a few. Source of tasks and metrics: GLUE
+(arXiv 1804.07461) and its leaderboard, gluebenchmark.com.
+"""
+
+import dataclasses
+import warnings
+
+from etils import epath
+import numpy as np
+from scipy import stats
+from sklearn import metrics
+
+from latemask.data.sources import tfds as tfds_source
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.runtime import files
+
+# A batch is cut from so many, sorted by length: little padding, and batches
+# still differ from epoch to epoch.
+_SORTED_BATCHES = 64
+_PAIR_SPECIALS, _SINGLE_SPECIALS = 4, 2
+# A pair needs a token of either text.
+MIN_LENGTH = _PAIR_SPECIALS + 2
+
+
+class NotThere(errors.InputError):
+  """A task of which there is no data at all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A row of `TASKS`.
+
+  Fields:
+    folder: of the official files; names the submission, too.
+    texts: columns of the TSV files with the one or two texts.
+    features: the same in TFDS.
+    label: column of the TSV files.
+    labels: what stands there, by class; () for a score of 0 to 5.
+    metrics: official ones, keys of `METRICS`.
+    num_epochs: 10 for the small tasks, 3 for the large.
+    columns: of train and dev files that have no header.
+    parts: suffixes of dev and test files, by what they add to a name.
+  """
+
+  folder: str
+  texts: tuple[str, ...]
+  features: tuple[str, ...]
+  label: str
+  labels: tuple[str, ...]
+  metrics: tuple[str, ...]
+  num_epochs: int
+  columns: tuple[str, ...] = ()
+  parts: tuple[str, ...] = ("",)
+
+  @property
+  def num_outputs(self):
+    """Outputs of the head."""
+    return max(len(self.labels), 1)
+
+
+_YES_NO = ("0", "1")
+_TWO = ("sentence1", "sentence2")
+_ENTAILED = ("entailment", "not_entailment")
+
+# By the name that TFDS gives them, and in its order of labels.
+TASKS = {
+    "cola": Task(
+        "CoLA", ("sentence",), ("sentence",), "label", _YES_NO, ("matthews",),
+        10, columns=("source", "label", "star", "sentence")),
+    "sst2": Task("SST-2", ("sentence",), ("sentence",), "label", _YES_NO,
+                 ("accuracy",), 3),
+    "mrpc": Task("MRPC", ("#1 String", "#2 String"), _TWO, "Quality", _YES_NO,
+                 ("accuracy", "f1"), 10),
+    "stsb": Task("STS-B", _TWO, _TWO, "score", (), ("pearson", "spearman"),
+                 10),
+    "qqp": Task("QQP", ("question1", "question2"), ("question1", "question2"),
+                "is_duplicate", _YES_NO, ("accuracy", "f1"), 3),
+    "mnli": Task("MNLI", _TWO, ("premise", "hypothesis"), "gold_label",
+                 ("entailment", "neutral", "contradiction"), ("accuracy",), 3,
+                 parts=("_matched", "_mismatched")),
+    "qnli": Task("QNLI", ("question", "sentence"), ("question", "sentence"),
+                 "label", _ENTAILED, ("accuracy",), 3),
+    "rte": Task("RTE", _TWO, _TWO, "label", _ENTAILED, ("accuracy",), 10),
+}
+
+# (labels, predictions) -> number; f1 is that of class 1.
+METRICS = {
+    "matthews": metrics.matthews_corrcoef,
+    "accuracy": metrics.accuracy_score,
+    "f1": lambda labels, found: metrics.f1_score(
+        labels, found, zero_division=0),
+    "pearson": lambda labels, found: stats.pearsonr(labels, found).statistic,
+    "spearman": lambda labels, found: stats.spearmanr(
+        labels, found).statistic,
+}
+
+# What the leaderboard calls the two test sets of MNLI.
+_SUBMITTED = {"": "", "_matched": "-m", "_mismatched": "-mm"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """A split.
+
+  Fields:
+    texts: a list of strings for each text of a row.
+    labels_R: int32 classes or float32 scores; None where they are secret.
+    num_dropped: broken lines of a training file.
+  """
+
+  texts: tuple[list[str], ...]
+  labels_R: np.ndarray | None
+  num_dropped: int = 0
+
+  def __len__(self):
+    return len(self.texts[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """A split as ids.
+
+  Fields:
+    ids: an int32 array a row.
+    lengths_R: their lengths.
+    labels_R: as in `Rows`.
+    num_cut: rows that were longer than allowed.
+  """
+
+  ids: list[np.ndarray]
+  lengths_R: np.ndarray
+  labels_R: np.ndarray | None
+  num_cut: int
+
+  def __len__(self):
+    return len(self.ids)
+
+
+def read(name, split, data_dir, tfds_dir):
+  """Reads a split of a task.
+
+  Args:
+    name: a key of `TASKS`.
+    split: train, dev or test, plus one of the task's parts.
+    data_dir: folder of the official folders; None reads TFDS.
+    tfds_dir: where TFDS sets lie; None for its default.
+
+  Raises:
+    NotThere: no folder of the task, or no TFDS set.
+    InputError: a file or column that is not there; a label outside the task;
+      text that is not UTF-8.
+  """
+  rows = (_read_tsv(name, split, epath.Path(data_dir)) if data_dir
+          else _read_tfds(name, split, tfds_dir))
+  if not len(rows):
+    raise errors.InputError(f"{name}: the split {split} has no rows")
+  return rows
+
+
+def _read_tsv(name, split, data_dir):
+  task = TASKS[name]
+  path = data_dir / task.folder / f"{split}.tsv"
+  if not path.parent.is_dir():
+    raise NotThere(
+        f"there is no folder {path.parent}; data_dir must hold the official "
+        "GLUE folders, or be None for TFDS")
+  if not path.is_file():
+    raise errors.InputError(f"{name}: there is no file {path}")
+  has_labels = not split.startswith("test")
+  try:
+    # MRPC begins with a byte order mark.
+    text = path.read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise errors.InputError(
+        f"{path}: byte {error.start} is not UTF-8") from error
+  # Tabs part cells and nothing else does: a quote is part of the text, and
+  # the csv module would end a line at a lone carriage return.
+  lines = [line.removesuffix("\r").split("\t") for line in text.split("\n")]
+  numbered = [(n, line) for n, line in enumerate(lines, 1) if line != [""]]
+  header = task.columns if has_labels and task.columns else None
+  if header is None:
+    if not numbered:
+      raise errors.InputError(f"{path} is empty")
+    header, numbered = numbered[0][1], numbered[1:]
+  wanted = task.texts + ((task.label,) if has_labels else ())
+  for column in wanted:
+    if column not in header:
+      raise errors.InputError(
+          f"{path} has no column {column!r}; it has {', '.join(header)}")
+  places = [header.index(column) for column in wanted]
+  rows, labels, num_dropped = [], [], 0
+  for number, cells in numbered:
+    if len(cells) <= max(places):
+      # The official train.tsv of QQP has some, and other trainers drop them.
+      if split == "train":
+        num_dropped += 1
+        continue
+      raise errors.InputError(
+          f"{path}: line {number} has {len(cells)} cells; "
+          f"{max(places) + 1} or more are needed (is it a whole GLUE file?)")
+    rows.append([cells[place] for place in places[:len(task.texts)]])
+    if has_labels:
+      labels.append(_label(task, cells[places[-1]], f"{path}: line {number}"))
+  return _rows(task, rows, labels if has_labels else None, num_dropped)
+
+
+def _label(task, word, where):
+  """Returns the class or score that a cell names."""
+  if task.labels:
+    if word not in task.labels:
+      raise errors.InputError(
+          f"{where}: the label {word!r} is none of {', '.join(task.labels)}")
+    return task.labels.index(word)
+  try:
+    score = float(word)
+  except ValueError:
+    score = np.nan
+  if not 0 <= score <= 5:
+    raise errors.InputError(
+        f"{where}: the score {word!r} is no number from 0 to 5")
+  return score
+
+
+def _rows(task, rows, labels, num_dropped=0):
+  texts = tuple(list(column) for column in zip(*rows)) or ([],)
+  if labels is not None:
+    labels = np.array(labels, np.int32 if task.labels else np.float32)
+  return Rows(texts, labels, num_dropped)
+
+
+def _read_tfds(name, split, tfds_dir):
+  """Reads `glue/NAME`, downloading and preparing it where it must be."""
+  task = TASKS[name]
+  builder = tfds_source.builder(f"glue/{name}", tfds_dir)
+  try:
+    tfds_source.prepare(builder)
+  except tfds_source.NotPrepared as error:
+    raise NotThere(f"{error}; name the folder of the official TSV files in "
+                   "data_dir") from error
+  split = split.replace("dev", "validation")
+  examples = list(tfds_source.examples(builder, split))
+  # TFDS shuffles when it prepares; a submission is in the official order.
+  examples.sort(key=lambda example: int(example["idx"]))
+  rows = [[example[feature].decode() for feature in task.features]
+          for example in examples]
+  if split.startswith("test"):
+    return _rows(task, rows, None)
+  # Classes are numbers here: looked up, so that one outside is found.
+  words = [(task.labels + ("-1",))[int(e["label"])] if task.labels
+           else str(float(e["label"])) for e in examples]
+  return _rows(task, rows, [
+      _label(task, word, f"glue/{name}, {split}") for word in words])
+
+
+def encode(tokenizer, rows, max_length):
+  """Returns `Encoded`: of text that is too long, the longer one is cut."""
+  columns = [tokenizer.encode(column) for column in rows.texts]
+  bos, eos = ([i] for i in (tokenizer_lib.BOS, tokenizer_lib.EOS))
+  ids, num_cut = [], 0
+  for texts in zip(*columns):
+    kept = _cut(texts, max_length)
+    num_cut += sum(map(len, kept)) < sum(map(len, texts))
+    parts = [bos, kept[0], eos]
+    for second in kept[1:]:
+      parts += [eos, second, eos]
+    ids.append(np.concatenate(parts).astype(np.int32))
+  return Encoded(ids, np.array([len(i) for i in ids]), rows.labels_R, num_cut)
+
+
+def _cut(texts, max_length):
+  """Cuts a text, or the longer of two first, to leave room for specials."""
+  if len(texts) == 1:
+    return [texts[0][:max_length - _SINGLE_SPECIALS]]
+  first, second = texts
+  room = max_length - _PAIR_SPECIALS
+  keep = min(len(second), max(room - len(first), room // 2))
+  return [first[:room - keep], second[:keep]]
+
+
+def buckets(max_length, longest):
+  """Returns the lengths that rows are padded to, ascending.
+
+  Args:
+    max_length: none is longer.
+    longest: the longest row; more are not needed.
+  """
+  # 16, 24, 32, 48, ...: each costs a compile, a third saved is worth one.
+  steps = [base * 2**power for power in range(
+      max_length.bit_length()) for base in (16, 24)]
+  lengths = [s for s in steps if s < max_length] + [max_length]
+  return [s for s in lengths if s < longest] + [
+      next(s for s in lengths if s >= longest)]
+
+
+def shuffled(lengths_R, batch_size, seed, epoch):
+  """Returns an epoch's batches as arrays of row numbers.
+
+  They depend on the arguments alone. The one short batch, if there is one, is
+  of the last window.
+  """
+  rng = np.random.default_rng((seed, epoch))
+  order_R = rng.permutation(len(lengths_R))
+  window = _SORTED_BATCHES * batch_size
+  batches = []
+  for start in range(0, len(order_R), window):
+    batches += in_order(order_R[start:start + window], lengths_R, batch_size)
+  return [batches[b] for b in rng.permutation(len(batches))]
+
+
+def in_order(order_R, lengths_R, batch_size):
+  """Returns the rows as batches, by length."""
+  order_R = order_R[np.argsort(lengths_R[order_R], kind="stable")]
+  return np.split(order_R, range(batch_size, len(order_R), batch_size))
+
+
+def collate(encoded, rows, batch_size, lengths):
+  """Returns a batch to train on: ids_BxS, labels_B, weights_B.
+
+  A short batch is filled with rows of weight 0.
+  """
+  labels_B = np.zeros(batch_size, encoded.labels_R.dtype)
+  labels_B[:len(rows)] = encoded.labels_R[rows]
+  weights_B = (np.arange(batch_size) < len(rows)).astype(np.float32)
+  return pad(encoded, rows, batch_size, lengths), labels_B, weights_B
+
+
+def pad(encoded, rows, batch_size, lengths):
+  """Returns ids_BxS, S the least of `lengths` that holds the longest row."""
+  longest = encoded.lengths_R[rows].max()
+  length = next(s for s in lengths if s >= longest)
+  ids_BxS = np.full((batch_size, length), tokenizer_lib.PAD, np.int32)
+  for place, row in enumerate(rows):
+    ids_BxS[place, :encoded.lengths_R[row]] = encoded.ids[row]
+  return ids_BxS
+
+
+def predictions(name, logits_RxC):
+  """Returns classes, or scores of 0 to 5."""
+  if TASKS[name].labels:
+    return np.argmax(logits_RxC, axis=-1)
+  return np.clip(logits_RxC[:, 0], 0, 5)
+
+
+def score(name, part, labels_R, logits_RxC):
+  """Returns the task's metrics of a dev split, {name: 0 to 1}.
+
+  All are NaN where a logit is not finite: that is no prediction.
+  """
+  suffix = part.replace("_", "/")
+  if not np.isfinite(logits_RxC).all():
+    return dict.fromkeys(
+        (metric + suffix for metric in TASKS[name].metrics), np.nan)
+  found_R = predictions(name, logits_RxC)
+  with warnings.catch_warnings():
+    # Predictions that are all the same correlate with nothing: NaN, here 0.
+    warnings.simplefilter("ignore", stats.ConstantInputWarning)
+    return {metric + suffix: float(np.nan_to_num(
+        METRICS[metric](labels_R, found_R)))
+            for metric in TASKS[name].metrics}
+
+
+def write_submission(name, part, logits_RxC, folder):
+  """Writes FOLDER/CoLA.tsv or the like as the leaderboard wants it."""
+  task = TASKS[name]
+  found_R = predictions(name, logits_RxC)
+  words = ([task.labels[c] for c in found_R] if task.labels
+           else [f"{s:.3f}" for s in found_R])
+  path = folder / f"{task.folder}{_SUBMITTED[part]}.tsv"
+  files.make(folder)
+  with files.writing(path) as unfinished:
+    unfinished.write_text("index\tprediction\n" + "".join(
+        f"{index}\t{word}\n" for index, word in enumerate(words)))
+  return path

@@ -1,0 +1,97 @@
+"""config.json of a stock Hugging Face class <-> `model.ModelConfig`."""
+
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.hub import weights as hf_weights
+from latemask.model import encoder
+
+# Stock RoBERTa's positions begin behind the id of <pad>.
+FIRST_POSITION = tokenizer_lib.PAD + 1
+
+# Options of a stock class that make another function of it: of these what is
+# written here can be read, and of those the one value.
+_SAME_VALUE = ("hidden_act", "hidden_activation", "norm_bias", "mlp_bias",
+               "attention_bias", "layer_types", "rope_parameters",
+               "pad_token_id")
+_ONE_VALUE = {"position_embedding_type": "absolute", "is_decoder": False,
+              "add_cross_attention": False}
+
+
+def stock_config(config):
+  """Returns the sizes and options of config.json, a dict.
+
+  Args:
+    config: the `model.ModelConfig` of an encoder.
+  """
+  stock = {
+      "vocab_size": config.vocab_size, "hidden_size": config.width,
+      "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
+      "intermediate_size": config.mlp, "dtype": "float32",
+      "bos_token_id": tokenizer_lib.BOS, "pad_token_id": tokenizer_lib.PAD,
+      "eos_token_id": tokenizer_lib.EOS}
+  if config.architecture == "modern":
+    rope = {"rope_type": "default", "rope_theta": config.rotary_theta}
+    return stock | {
+        "max_position_embeddings": config.max_length,
+        "hidden_activation": "gelu", "classifier_activation": "gelu",
+        "norm_eps": config.norm_eps, "norm_bias": False,
+        "attention_bias": False, "mlp_bias": False, "classifier_bias": False,
+        "decoder_bias": True, "classifier_pooling": "cls",
+        "layer_types": ["full_attention"] * config.layers,
+        "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
+        "embedding_dropout": config.dropout, "mlp_dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "classifier_dropout": config.dropout,
+        "cls_token_id": tokenizer_lib.BOS, "sep_token_id": tokenizer_lib.EOS}
+  return stock | {
+      "max_position_embeddings": config.max_length + FIRST_POSITION,
+      "hidden_act": "gelu", "layer_norm_eps": config.norm_eps,
+      "type_vocab_size": 1, "hidden_dropout_prob": config.dropout,
+      "attention_probs_dropout_prob": config.attention_dropout}
+
+
+def config_of_stock(stock, folder):
+  """Returns the ModelConfig of a config.json that was not written here.
+
+  Args:
+    stock: what it holds.
+    folder: where it lies, for messages.
+
+  Raises:
+    InputError: a class or an option that has no counterpart here.
+  """
+  architecture = next((a for a, (model_type, _, _) in hf_weights.CLASSES.items()
+                       if model_type == stock["model_type"]), None)
+  if architecture is None:
+    raise errors.InputError(
+        f"{folder} is a {stock['model_type']}; what can be read is "
+        + ", ".join(row[0] for row in hf_weights.CLASSES.values()))
+  modern = architecture == "modern"
+  try:
+    config = encoder.ModelConfig(
+        architecture=architecture, width=stock["hidden_size"],
+        heads=stock["num_attention_heads"], mlp=stock["intermediate_size"],
+        layers=stock["num_hidden_layers"], insertion_layer=0,
+        insertion="append", decoder="self", decoder_queries="targets",
+        vocab_size=stock["vocab_size"],
+        max_length=stock["max_position_embeddings"] - (
+            0 if modern else FIRST_POSITION),
+        dropout=stock["mlp_dropout" if modern else "hidden_dropout_prob"],
+        attention_dropout=stock["attention_dropout" if modern else
+                                "attention_probs_dropout_prob"],
+        rotary_theta=(stock["rope_parameters"]["full_attention"]["rope_theta"]
+                      if modern else 10_000.0),
+        norm_eps=stock["norm_eps" if modern else "layer_norm_eps"],
+        dtype="float32", unroll=1, remat=None, loss_chunk=16)
+  except KeyError as error:
+    raise errors.InputError(
+        f"{folder}/config.json has no {error.args[0]}") from error
+  expected = _ONE_VALUE | {
+      key: value for key, value in stock_config(config).items()
+      if key in _SAME_VALUE}
+  for key, value in expected.items():
+    if stock.get(key, value) != value:
+      raise errors.InputError(
+          f"{folder}/config.json has {key} {stock[key]}; only {value} has a "
+          "counterpart here")
+  return config

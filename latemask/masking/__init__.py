@@ -1,0 +1,1 @@
+"""Which tokens are hidden: ids_BxL -> `Masked`."""

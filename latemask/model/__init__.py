@@ -1,0 +1,1 @@
+"""`Masked` -> hidden states of the targets -> sums of the loss."""

@@ -1,0 +1,131 @@
+"""What fine-tuning trains: the encoder that pre-training leaves, and a head.
+
+The encoder is cut out of a pre-trained model as an ordinary one with
+insertion_layer 0, so that everything downstream (fine-tuning, export) meets
+one kind of model. The heads are those of the stock Hugging Face classes:
+  roberta, roberta_prenorm  RobertaClassificationHead: dense, tanh, dense
+  modern                    ModernBertPredictionHead, then dense
+Both read the state of <s>.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from latemask import errors
+from latemask.masking import selection
+from latemask.model import encoder as encoder_lib
+from latemask.model import layers
+from latemask.model import products
+
+# What pre-training alone needs.
+_NOT_ENCODER = ("mask_vector", "head", "output_bias", "decoder_norm", "early")
+
+
+def cut(config, params, keep_layers=None):
+  """Cuts the encoder out of a pre-trained model.
+
+  Args:
+    config: its `model.ModelConfig`.
+    params: its parameters.
+    keep_layers: how many layers stay; None for those that never meet a mask
+      (all where masks stand at the input).
+
+  Returns:
+    (ModelConfig with insertion_layer 0, parameters of the encoder alone).
+
+  Raises:
+    InputError: there are not so many layers, or the late ones read the
+      encoder by cross-attention, which no encoder does.
+  """
+  keep = keep_layers or config.insertion_layer or config.layers
+  if not 1 <= keep <= config.layers:
+    raise errors.InputError(
+        f"keep_layers is {keep}; the model has {config.layers} layers")
+  if keep > config.insertion_layer and config.decoder == "cross":
+    raise errors.InputError(
+        f"keep_layers is {keep}; late layers with cross-attention (those "
+        f"after {config.insertion_layer}) cannot be kept in an encoder")
+  stacks = [params[name]["layers"] for name in ("early", "late")
+            if name in params]
+  if config.decoder == "cross":
+    stacks = stacks[:1]
+  encoder = {k: v for k, v in params.items() if k not in _NOT_ENCODER}
+  encoder["late"] = {"layers": jax.tree.map(
+      lambda *parts: jnp.concatenate(parts)[:keep], *stacks)}
+  return dataclasses.replace(
+      config, layers=keep, insertion_layer=0, decoder="self"), encoder
+
+
+def encode(config, encoder, ids_BxS, key_drop=None, target_BxT=None):
+  """Returns the final hidden states, [B, S, D], or those of targets alone.
+
+  Args:
+    config, encoder: of `cut`.
+    ids_BxS: rows that begin with <s>; <pad> at the end.
+    key_drop: for dropout while training; None for none.
+    target_BxT: the tokens that are wanted; None for all.
+  """
+  # Flax wants these of a model, whether or not they are read.
+  unread = {"mask_vector": jnp.zeros(config.width),
+            "output_bias": jnp.zeros(config.padded_vocab_size)}
+  rngs = {} if key_drop is None else {"dropout": key_drop}
+  return encoder_lib.LateMaskModel(config).apply(
+      {"params": encoder | unread}, selection.unmasked(ids_BxS),
+      key_drop is not None, target_BxT, rngs=rngs, method="encode")
+
+
+class ClassificationHead(nn.Module):
+  """From the state of <s> to a number per label."""
+
+  config: encoder_lib.ModelConfig
+  num_labels: int
+
+  @nn.compact
+  def __call__(self, first_BxD, train=False):
+    """Returns logits, float32 [B, labels]."""
+    c = self.config
+    dropout = layers.Dropout(c.dropout)
+    init = layers.kernel_init(c.width)
+    if c.layer.architecture.rotary:
+      inside_BxD = encoder_lib.Head(c, name="head")(first_BxD[:, None])[:, 0]
+    else:
+      kernel_DxD = self.param("dense_kernel", init, (c.width, c.width))
+      bias_D = self.param(
+          "dense_bias", nn.initializers.zeros_init(), (c.width,))
+      inside_BxD = jnp.tanh(
+          products.matmul(dropout(first_BxD, train),
+                          kernel_DxD.astype(first_BxD.dtype))
+          + bias_D.astype(first_BxD.dtype)[None])
+    kernel_DxC = self.param("out_kernel", init, (c.width, self.num_labels))
+    bias_C = self.param(
+        "out_bias", nn.initializers.zeros_init(), (self.num_labels,))
+    return products.matmul(
+        dropout(inside_BxD, train).astype(jnp.float32), kernel_DxC
+    ) + bias_C[None]
+
+
+def init_head(config, num_labels, key):
+  """Returns fresh parameters of the head."""
+  return ClassificationHead(config, num_labels).init(
+      key, jnp.zeros((1, config.width)))["params"]
+
+
+def logits(config, params, ids_BxS, num_labels, key_drop=None):
+  """Returns float32 logits, [B, labels].
+
+  Args:
+    params: {"encoder": of `cut`, "head": of `init_head`}.
+    ids_BxS, key_drop: as for `encode`.
+  """
+  keys = (None, None) if key_drop is None else jax.random.split(key_drop)
+  # The last layer computes the state of <s> alone: the head reads no other.
+  first_Bx1 = jnp.zeros((len(ids_BxS), 1), jnp.int32)
+  hidden_Bx1xD = encode(
+      config, params["encoder"], ids_BxS, keys[0], first_Bx1)
+  rngs = {} if key_drop is None else {"dropout": keys[1]}
+  return ClassificationHead(config, num_labels).apply(
+      {"params": params["head"]}, hidden_Bx1xD[:, 0], key_drop is not None,
+      rngs=rngs)

@@ -1,0 +1,131 @@
+"""Floating-point operations of a train step, in closed form; parameters.
+
+Matrix products only, 2 per multiply-add, forward times three: each product
+has two more in the backward pass, and the head's gradient repeats none (see
+loss.py). Attention counts what is computed, across segments too; its two
+small products, which `model.remat` may compute twice, count once. Tests hold
+this against the traced step, XLA's cost analysis and the compiled TPU text.
+"""
+
+import jax
+
+from latemask import errors
+from latemask.model import layers
+from latemask.model import loss
+
+# Dense bfloat16 FLOP/s of one device by jax's device_kind; vendors' data
+# sheets.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops():
+  """Returns the FLOP/s of all devices; None where the chip is not known."""
+  peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+  return peak and peak * jax.device_count()
+
+
+def train_step_flops(config, plan, pruned=True):
+  """Returns {component: FLOPs of a row in one train step}.
+
+  The embedding is a lookup: no product.
+
+  Args:
+    config: a `model.ModelConfig`.
+    plan: the `masking.Plan`.
+    pruned: False counts a last layer that computes all tokens instead of the
+      targets alone, as other trainers do.
+  """
+  kept, slots, targets = plan.num_kept, plan.num_slots, plan.num_targets
+  early = config.insertion_layer * _layer(config, kept, kept, None)
+  late_layers = config.layers - config.insertion_layer
+  if config.decoder == "cross" and config.decoder_queries == "targets":
+    late = late_layers * _layer(config, targets, targets, kept)
+  else:
+    stream = plan.length if config.insertion == "scatter" else kept + slots
+    memory = kept if config.decoder == "cross" else None
+    late = (late_layers - 1) * _layer(config, stream, stream, memory)
+    late += _layer(config, targets if pruned else stream, stream, memory)
+  width = config.width
+  chunk = loss.chunk_targets(targets, config.loss_chunk)
+  padded_targets = -(-targets // chunk) * chunk
+  head = 2 * targets * width * width
+  head += 2 * padded_targets * width * config.padded_vocab_size
+  # The bias' gradient is a product, too.
+  grad_bias = 2 * padded_targets * config.padded_vocab_size
+  return {"embedding": 0, "early": 3 * early, "late": 3 * late,
+          "head": 3 * head + grad_bias}
+
+
+def within_budget(config, step_flops):
+  """Returns a run's config with the steps that `train.total_flops` allows.
+
+  `train.num_steps` becomes as many whole steps as fit, and
+  `optimizer.warmup_steps` keeps its share of `train.num_steps`, rounded down.
+  Without a budget the config comes back as it is.
+
+  Args:
+    config: the run's config; it is not changed.
+    step_flops: FLOPs of a step, all rows.
+
+  Raises:
+    InputError: the budget pays for no step.
+  """
+  budget_flops, given_steps = config.train.total_flops, config.train.num_steps
+  if budget_flops is None:
+    return config
+  if not step_flops <= budget_flops < float("inf"):
+    raise errors.InputError(
+        f"train.total_flops is {budget_flops:g}; one step takes "
+        f"{step_flops:.4g}")
+  # Exact: as floats, a budget of whole steps could lose one to rounding.
+  num_steps = int(budget_flops) // step_flops
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.train.num_steps = num_steps
+    config.optimizer.warmup_steps = (
+        config.optimizer.warmup_steps * num_steps // max(given_steps, 1))
+  return config
+
+
+def layer_tokens(config, plan):
+  """Returns tokens times layers of a row, the coarser account of a cost.
+
+  Late layers count the whole row, pruned or not.
+  """
+  late_layers = config.layers - config.insertion_layer
+  return config.insertion_layer * plan.num_kept + late_layers * plan.length
+
+
+def parameters(params):
+  """Returns {component: number of parameters}."""
+  component = {"embedding": "embedding", "positions": "embedding",
+               "embedding_norm": "embedding", "early": "early"}
+  counts = dict.fromkeys(("embedding", "early", "late", "head"), 0)
+  for name, tree in params.items():
+    late_or_head = "head" if name in ("head", "output_bias") else "late"
+    counts[component.get(name, late_or_head)] += sum(
+        leaf.size for leaf in jax.tree.leaves(tree))
+  return counts
+
+
+def _layer(config, queries, keys, memory):
+  """Forward FLOPs of one layer: queries among keys, then the memory."""
+  d = config.width
+  mlp_products = 3 if layers.ARCHITECTURES[config.architecture].gated else 2
+  flops = _attention(d, queries, keys)
+  if memory is not None:
+    flops += _attention(d, queries, memory)
+  return flops + 2 * queries * d * config.mlp * mlp_products
+
+
+def _attention(width, queries, keys):
+  projections = 2 * width * width * (2 * queries + 2 * keys)
+  return projections + 2 * 2 * queries * keys * width

@@ -1,0 +1,121 @@
+"""A stack of layers, run as a loop or one after the other.
+
+How much of a layer is kept for the backward pass is `model.remat`'s choice.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from latemask.model import layers
+from latemask.runtime import mesh
+
+# What of a layer is recomputed in the backward pass.
+REMAT = {
+    None: lambda f: f,
+    "elementwise": lambda f: jax.checkpoint(
+        f, policy=jax.checkpoint_policies.save_only_these_names(
+            *layers.SAVED)),
+    "dots": lambda f: jax.checkpoint(
+        f, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "layer": jax.checkpoint,
+}
+
+
+class Stack(nn.Module):
+  """`num_layers` layers whose parameters are stacked on a first axis.
+
+  Always stacked, so the layout of a checkpoint depends on no flag; `unroll`
+  says how many are compiled one after the other instead of as a loop.
+  """
+
+  config: object  # A `model.ModelConfig`.
+  num_layers: int
+  first_layer: int
+  cross: bool
+
+  @nn.compact
+  def __call__(self, hidden_BxSxD, place, target_BxT=None, memory_BxKxD=None,
+               memory_place=None, train=False):
+    """Applies the layers.
+
+    Args:
+      target_BxT: the tokens whose output is wanted, None for all. The last
+        layer then computes queries and MLP of these only.
+
+    Returns:
+      [B, T, D]; without targets [B, S, D].
+    """
+    c = self.config
+    layer = layers.Layer(c.layer, self.cross, parent=None)
+    params = self.param("layers", lambda key: jax.vmap(
+        lambda k: _init_layer(c, layer, k))(
+            jax.random.split(key, self.num_layers)))
+    # Cast here, not in the loop: so are the gradients that the loop stacks
+    # up, half as large and no less exact, since each comes out in that dtype.
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, p: p.astype(c.layer.dtype)
+        if path[-1].key.endswith("kernel") else p, params)
+    # Without dropout there is no random number in the step.
+    train = train and max(c.dropout, c.attention_dropout) > 0
+    key_drop = self.make_rng("dropout") if train else None
+
+    @REMAT[c.remat]
+    def apply(layer_params, index, query, query_place, key=None):
+      rngs = {"dropout": jax.random.fold_in(key_drop, index)} if train else {}
+      return layer.apply(
+          {"params": layer_params}, query, query_place, key, place,
+          memory_BxKxD, memory_place, index == 0, train, rngs=rngs)
+
+    def step(hidden, xs):
+      layer_params, index = xs
+      return split_batch(apply(layer_params, index, hidden, place)), None
+
+    hidden_BxSxD = split_batch(hidden_BxSxD)
+    index_N = self.first_layer + jnp.arange(self.num_layers)
+    whole = self.num_layers - (target_BxT is not None)
+    looped = whole if whole > c.unroll else 0
+    loop, single = _split_layers((params, index_N), looped)
+    if looped:
+      hidden_BxSxD, _ = jax.lax.scan(
+          step, hidden_BxSxD, loop, unroll=c.unroll)
+    for xs in single[:whole - looped]:
+      hidden_BxSxD, _ = step(hidden_BxSxD, xs)
+    if target_BxT is None:
+      return hidden_BxSxD
+    last_params, index = single[-1]
+    return apply(last_params, index, take(hidden_BxSxD, target_BxT),
+                 place.take(target_BxT), hidden_BxSxD)
+
+
+def _split_layers(stacked, looped):
+  """Returns the first `looped` layers, still stacked, and each other one.
+
+  By one split, whose gradient is one concatenation; slices would each be
+  padded to the whole stack and added up.
+  """
+  leaves, structure = jax.tree.flatten(stacked)
+  sizes = [looped] * bool(looped) + [1] * (leaves[0].shape[0] - looped)
+  pieces = [structure.unflatten(piece) for piece in zip(
+      *(jax.lax.split(leaf, sizes) for leaf in leaves))]
+  loop = pieces.pop(0) if looped else None
+  return loop, [jax.tree.map(lambda x: x[0], piece) for piece in pieces]
+
+
+def _init_layer(config, layer, key):
+  """Returns the parameters of one layer."""
+  hidden = jnp.zeros((1, 1, config.width), config.layer.dtype)
+  one = jnp.ones((1, 1), jnp.int32)
+  place = layers.place(layer.config, one, one, config.rotary_theta)
+  return layer.init(
+      key, hidden, place, memory_BxKxD=hidden, memory_place=place)["params"]
+
+
+def take(hidden_BxSxD, index_BxT):
+  """Returns the states of some of the tokens, [B, T, D]."""
+  return jnp.take_along_axis(hidden_BxSxD, index_BxT[..., None], axis=1)
+
+
+def split_batch(hidden_BxSxD):
+  """Keeps the batch split over the mesh."""
+  return mesh.constrain(hidden_BxSxD, mesh.BATCH_AXES)

@@ -1,0 +1,1 @@
+"""What runs have come to, in pictures and tables."""

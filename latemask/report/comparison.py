@@ -1,0 +1,114 @@
+"""Which runs of a report can be compared, and by which held-out loss.
+
+Losses are on one scale where runs read the same rows (text, tokenizer, length
+and what is held out) and are asked the same: how much is hidden, in which
+units, and with what noise. Other runs are drawn beside each other, and nothing
+joins or ranks them.
+"""
+
+import math
+import re
+
+from latemask.train import evaluate
+from latemask.train import run as run_lib
+
+# What rows do not depend on: where they lie, and how they are cut into files.
+_NO_TEXT = re.compile(run_lib.FREE_KEYS.pattern + r"|data\.shards$")
+# What a unit depends on.
+_UNIT_KEYS = {"span": ("masking.span_length", "masking.max_span_length"),
+              "word": ("masking.word_starts",)}
+
+
+def text(run):
+  """Returns what tells the rows of a run from others.
+
+  That is `data.rows` where the runs of a report all have it.
+  """
+  config = run.config
+  if "data.rows" in config:
+    return config["data.rows"], config.get("data.eval_fraction")
+  return tuple(sorted((k, str(v)) for k, v in config.items()
+                      if k.startswith("data.") and not _NO_TEXT.match(k)))
+
+
+def task(run, key):
+  """Returns what a key of the held-out losses asks of a run."""
+  config = run.config
+  is_trained = key == "eval/loss"
+  rate = config["masking.rate"] if is_trained else rate_of(key)
+  if not is_trained and config["eval.masks"] == "fixed":
+    return rate, "token", 0.0, 0.0
+  unit = config.get("masking.unit")
+  return (rate, unit, *map(config.get, (
+      "masking.random_rate", "masking.same_rate",
+      *_UNIT_KEYS.get(unit, ()))))
+
+
+def rate_of(key):
+  """Returns the rate in eval/rate_0.15/loss."""
+  return float(key.split("_")[1].split("/")[0])
+
+
+def common_rates(runs):
+  """Returns keys of the held-out losses at fixed rates that all runs have."""
+  sets = [{k for k in run.final if k.startswith("eval/rate_")
+           and k.endswith("/loss")} for run in runs if run.final]
+  return sorted(set.intersection(*sets), key=rate_of) if sets else []
+
+
+def quality_key(runs):
+  """Returns the held-out loss by which most runs can be compared.
+
+  That at their own rate if they were trained at one task, else at the lowest
+  rate that all share.
+  """
+  return min(["eval/loss"] + common_rates(runs),
+             key=lambda key: len({task(run, key) for run in runs}))
+
+
+def loss_name(key):
+  """Returns what a key of the held-out losses is called."""
+  if key == "eval/loss":
+    return "held-out loss"
+  return f"held-out loss at {100 * rate_of(key):g} % masks"
+
+
+def kinds(series, key=None):
+  """Returns a number for each series: those of a number can be compared.
+
+  Args:
+    key: of the held-out losses; None looks at the rows alone.
+  """
+  found = [(text(s.runs[0]), key and task(s.runs[0], key)) for s in series]
+  order = list(dict.fromkeys(found))
+  return [order.index(kind) for kind in found]
+
+
+def fewest_rows(runs):
+  """Returns the held-out rows of the run with the fewest; NaN if unknown."""
+  return min((rows for rows in (
+      run.final.get("eval/rows", math.nan) for run in runs)
+              if not math.isnan(rows)), default=math.nan)
+
+
+def is_few(runs):
+  """Whether a run has too few held-out rows for any to be called the best."""
+  return fewest_rows(runs) < evaluate.FEW_ROWS
+
+
+def caution(series, key):
+  """Returns a sentence on what cannot be compared, or nothing."""
+  num_texts = len(set(kinds(series)))
+  tasks = {task(run, key) for s in series for run in s.runs}
+  told = ""
+  if num_texts > 1:
+    told += (f" These runs are of {num_texts} texts or tokenizers (`data.*`): "
+             "they are drawn together, and nothing joins or compares them.")
+  if len(tasks) > 1:
+    told += (" Mind that losses at unlike mask rates, units or noise measure "
+             "unlike tasks; these runs share no rate in eval.rates, and those "
+             "of unlike tasks are not joined.")
+  if is_few([run for s in series for run in s.runs]):
+    told += (f" Too few rows are held out (fewer than {evaluate.FEW_ROWS}) to "
+             "tell which is best.")
+  return told

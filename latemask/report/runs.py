@@ -1,0 +1,398 @@
+"""What a report reads: workdirs of runs and of fine-tuning, line by line.
+
+A pre-training run is a folder with config.json and metrics.jsonl, a
+fine-tuning one has config.json and cells/TASK/*.json. Nothing of a file is
+held but a few numbers a line, and of these, once the file is read, means over
+at most `MAX_POINTS` stretches of as many lines. A file that cannot be used is
+told with its reason and left out; so is a line, which is counted.
+"""
+
+import array
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+
+import numpy as np
+import tqdm
+
+from latemask.config import since
+from latemask import errors
+from latemask.finetune import grid as grid_lib
+from latemask.finetune.tasks import glue
+from latemask.runtime import files as files_lib
+from latemask.runtime import workdir as workdir_lib
+
+MAX_POINTS = 500
+# Of the lines about training; "loss" tells one from the others.
+_TRAIN_KEYS = ("step", "loss", "accuracy", "tokens_per_sec",
+               "data_wait_fraction", "mfu", "flops")
+# Keys of config.json without which neither tokens nor a place can be told.
+_NEEDED_KEYS = ("masking.rate", "model.insertion_layer", "model.layers",
+                "train.batch_size", "train.num_steps", "train.total_flops",
+                "data.length", "seed")
+# Keys that a report reads, of runs of before there were these, too.
+_READ_KEYS = ("eval.masks",)
+# Where in a workdir no other workdir lies.
+_NOT_SEARCHED = ("checkpoints", "data", "plugins", "cells", "best", "export",
+                 "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A pre-training run.
+
+  Fields:
+    path: its workdir.
+    config: {dotted key: value}, as if it were no older than the others of a
+      report; `data.rows` is a digest of its rows, if all of them have one.
+    train: {key of a line: float64 means over stretches of lines, by step};
+      NaN where the lines say nothing.
+    evals: the same of its evaluations.
+    final: {key: value} of the newest evaluation; empty without one.
+    last_step: newest step on record.
+    step_flops: FLOPs of a step; NaN where no line tells.
+    tokens_per_sec, mfu: median over the lines; NaN where none tells.
+    data_wait_fraction: mean over the lines.
+    num_lines: lines that could be used.
+    num_damaged: lines that could not.
+    num_rollbacks: of them so far.
+    nonfinite_step: first step whose loss is no number; None where all are.
+  """
+
+  path: str
+  config: dict
+  train: dict
+  evals: dict
+  final: dict
+  last_step: int
+  step_flops: float
+  tokens_per_sec: float
+  mfu: float
+  data_wait_fraction: float
+  num_lines: int
+  num_damaged: int
+  num_rollbacks: int
+  nonfinite_step: int | None
+
+  @property
+  def num_steps(self):
+    """Steps of the whole run; None where nothing tells so far."""
+    budget_flops = self.config["train.total_flops"]
+    if budget_flops is None:
+      return self.config["train.num_steps"]
+    if math.isnan(self.step_flops):
+      return None
+    # step_flops is a quotient: no step may be lost to its last bit.
+    return math.floor(budget_flops / self.step_flops * (1 + 1e-12))
+
+  @property
+  def is_finished(self):
+    """Whether the last step is on record."""
+    return self.num_steps is not None and self.last_step >= self.num_steps
+
+  @property
+  def step_tokens(self):
+    """Tokens of a step, masked or not."""
+    return self.config["train.batch_size"] * self.config["data.length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Glue:
+  """A fine-tuning workdir: `results` is {task: results of its cells}."""
+
+  path: str
+  config: dict
+  results: dict
+
+  @property
+  def begun_from(self):
+    """Real path of what it began from."""
+    return os.path.realpath(self.config["init_from"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """All that was found.
+
+  Fields:
+    runs, glues: those that can be used, by path.
+    columns: dotted keys that a sweep.json names, in its order.
+    problems: one line for each file that is left out.
+  """
+
+  runs: list[Run]
+  glues: list[Glue]
+  columns: list[str]
+  problems: list[str]
+
+
+class _Damaged(Exception):
+  """A file cannot be used; the message says why."""
+
+
+def read(directories):
+  """Reads every workdir in some folders, under a progress bar.
+
+  Raises:
+    InputError: a folder is not there, or none holds a workdir.
+  """
+  paths, columns, problems = [], [], []
+  for directory in map(pathlib.Path, directories):
+    if not directory.is_dir():
+      raise errors.InputError(f"{directory} is no folder")
+    paths += _search(directory)
+    try:
+      columns += _columns(directory / "sweep.json")
+    except _Damaged as error:
+      problems.append(str(error))
+  paths = list({os.path.realpath(path): path for path in paths}.values())
+  if not paths:
+    raise errors.InputError(
+        f"no run in {', '.join(map(str, directories))}: a run is a folder with "
+        "config.json and metrics.jsonl, or config.json and cells/")
+  runs, glues = [], []
+  bar = tqdm.tqdm(total=sum(map(_size_bytes, paths)), desc="reading",
+                  unit="B", unit_scale=True, mininterval=0.5)
+  with bar:
+    for path in paths:
+      try:
+        if (path / "cells").is_dir():
+          glues.append(read_glue(path, problems))
+        if (path / "metrics.jsonl").exists():
+          runs.append(read_run(path))
+      except _Damaged as error:
+        problems.append(str(error))
+      bar.update(_size_bytes(path))
+  return Found(_filled(_with_rows(runs), _READ_KEYS), _filled(glues),
+               list(dict.fromkeys(columns)), problems)
+
+
+def _filled(found, wanted=()):
+  """Returns runs with the keys that some are too old to have."""
+  wanted = set(wanted).union(*(run.config for run in found))
+  return [dataclasses.replace(run, config=since.fill(run.config, wanted))
+          for run in found]
+
+
+def _with_rows(runs):
+  """Returns the runs with `data.rows`, unless some do not tell."""
+  digests = [_rows(run) for run in runs]
+  if None in digests:
+    return runs
+  return [dataclasses.replace(run, config=run.config | {"data.rows": digest})
+          for run, digest in zip(runs, digests)]
+
+
+def _rows(run):
+  """Returns a digest of the rows and the tokenizer of a run.
+
+  Whatever they are called. None where they do not lie where its config says,
+  or far away.
+  """
+  directory = run.config.get("data.dir") or os.path.join(run.path, "data")
+  if files_lib.is_remote(directory):
+    return None
+  try:
+    manifest = _read_json(pathlib.Path(directory) / "manifest.json")
+    settings = manifest["settings"]
+    found = [settings["tokenizer"], settings["length"]] + [
+        shard["sha256"] for shard in manifest["shards"] if shard["rows"]]
+    is_its = all(run.config[f"data.{key}"] == settings[key]
+                 for key in ("source", "length", "packing"))
+  except (_Damaged, KeyError, TypeError):
+    return None
+  return (hashlib.sha256(json.dumps(found).encode()).hexdigest()[:8]
+          if is_its else None)
+
+
+def _search(directory):
+  """Yields the workdirs in a folder, itself included, in order."""
+  for root, folders, files in os.walk(directory):
+    is_workdir = "config.json" in files and (
+        "metrics.jsonl" in files or "cells" in folders)
+    if is_workdir:
+      yield pathlib.Path(root)
+    folders[:] = sorted(f for f in folders if not (
+        is_workdir and f in _NOT_SEARCHED))
+
+
+def _size_bytes(path):
+  path = path / "metrics.jsonl"
+  return path.stat().st_size if path.exists() else 0
+
+
+def _columns(path):
+  if not path.exists():
+    return []
+  columns = _read_json(path).get("columns", [])
+  if not isinstance(columns, list) or not all(
+      isinstance(column, str) for column in columns):
+    raise _Damaged(f"{path}: `columns` is no list of config keys")
+  return columns
+
+
+def _read_json(path):
+  """Returns the object in a file.
+
+  Raises:
+    _Damaged: there is none.
+  """
+  try:
+    value = json.loads(path.read_text())
+  except (OSError, ValueError) as error:  # Both kinds of damage to JSON.
+    raise _Damaged(f"{path} cannot be read: {error}") from error
+  if not isinstance(value, dict):
+    raise _Damaged(f"{path} holds no JSON object")
+  return value
+
+
+def read_run(path):
+  """Reads a run.
+
+  Raises:
+    _Damaged: config.json or metrics.jsonl cannot be used.
+  """
+  config = workdir_lib.flatten(_read_json(path / "config.json"))
+  for key in _NEEDED_KEYS:
+    if key not in config:
+      raise _Damaged(f"{path}/config.json has no {key}")
+  columns = {key: array.array("d") for key in _TRAIN_KEYS}
+  evaluations, counts = [], {"lines": 0, "damaged": 0, "rollbacks": 0}
+  file_path = path / "metrics.jsonl"
+  try:
+    with file_path.open(encoding="utf-8", errors="replace",
+                        newline="\n") as file:
+      for line in file:
+        try:
+          _take(json.loads(line), columns, evaluations, counts)
+          counts["lines"] += 1
+        except (ValueError, TypeError, KeyError):
+          # The last line of a live run may be half written.
+          counts["damaged"] += line.endswith("\n")
+  except OSError as error:
+    raise _Damaged(f"{file_path} cannot be read: {error}") from error
+  if not counts["lines"]:
+    raise _Damaged(
+        f"{file_path} is damaged: none of its {counts['damaged']} lines can "
+        "be read" if counts["damaged"] else f"{file_path} has no line so far")
+  return _summarise(str(path), config, columns, evaluations, counts)
+
+
+def _take(record, columns, evaluations, counts):
+  """Takes the numbers of a line.
+
+  Raises:
+    ValueError, TypeError, KeyError: it is no line of metrics.
+  """
+  step = float(record["step"])
+  if not math.isfinite(step):
+    raise ValueError(step)
+  if "loss" in record:
+    # All first, so that a line is taken whole or not at all. Numbers that are
+    # not finite are written as strings.
+    values = [float(record.get(key, math.nan)) for key in _TRAIN_KEYS]
+    for key, value in zip(_TRAIN_KEYS, values):
+      columns[key].append(value)
+  elif "eval/loss" in record:
+    evaluations.append({"step": step} | {
+        key: float(value) for key, value in record.items()
+        if key.startswith("eval/")})
+  elif "rollback" in record:
+    counts["rollbacks"] += 1
+
+
+def _summarise(path, config, columns, evaluations, counts):
+  train = {key: np.array(column) for key, column in columns.items()}
+  # A line may stand at the wrong place only where files were put together.
+  order = np.argsort(train["step"], kind="stable")
+  train = {key: column[order] for key, column in train.items()}
+  evaluations.sort(key=lambda e: e["step"])
+  eval_keys = dict.fromkeys(key for e in evaluations for key in e)
+  evals = {key: np.array([e.get(key, math.nan) for e in evaluations])
+           for key in eval_keys or ("step",)}
+  bad = np.flatnonzero(~np.isfinite(train["loss"]))
+  known = np.flatnonzero(np.isfinite(train["flops"]) & (train["step"] > 0))
+  steps = np.concatenate([train["step"], evals["step"]])
+  return Run(
+      path=path, config=config, train=thin(train, MAX_POINTS),
+      evals=thin(evals, MAX_POINTS),
+      final=evaluations[-1] if evaluations else {},
+      last_step=int(steps.max()) if len(steps) else 0,
+      step_flops=float(train["flops"][known[-1]] / train["step"][known[-1]])
+      if len(known) else math.nan,
+      tokens_per_sec=_over(np.nanmedian, train["tokens_per_sec"]),
+      mfu=_over(np.nanmedian, train["mfu"]),
+      data_wait_fraction=_over(np.nanmean, train["data_wait_fraction"]),
+      num_lines=counts["lines"], num_damaged=counts["damaged"],
+      num_rollbacks=counts["rollbacks"],
+      nonfinite_step=int(train["step"][bad[0]]) if len(bad) else None)
+
+
+def _over(function, values):
+  """Applies a function that passes NaN over; NaN where there is no more."""
+  return (math.nan if np.isnan(values).all() else float(function(values)))
+
+
+def thin(columns, limit):
+  """Returns columns of at most `limit` points: means over equal stretches.
+
+  What is not finite is left out of a mean; a stretch of nothing else is NaN.
+
+  Args:
+    columns: {key: array of N numbers}.
+  """
+  size = len(columns["step"])
+  if size <= limit:
+    return columns
+  starts = np.linspace(0, size, limit, endpoint=False).astype(int)
+  thinned = {}
+  for key, column in columns.items():
+    is_finite = np.isfinite(column)
+    counts = np.add.reduceat(is_finite.astype(int), starts)
+    sums = np.add.reduceat(np.where(is_finite, column, 0.0), starts)
+    thinned[key] = np.where(counts, sums / np.maximum(counts, 1), np.nan)
+  return thinned
+
+
+def read_glue(path, problems):
+  """Reads a fine-tuning workdir; damaged cells are added to `problems`.
+
+  Raises:
+    _Damaged: config.json or all cells cannot be used.
+  """
+  config = workdir_lib.flatten(_read_json(path / "config.json"))
+  if not isinstance(config.get("init_from"), str):
+    raise _Damaged(f"{path}/config.json has no init_from")
+  results = {}
+  for task in glue.TASKS:  # In GLUE's order, as in results.md.
+    for cell in sorted((path / "cells" / task).glob("*.json")):
+      try:
+        result = _read_json(cell)
+        cells = results.setdefault(task, [])
+        scored = grid_lib.scored(cells)
+        _check_cell(cell, result, scored[0]["metrics"] if scored else None)
+        cells.append(result)
+      except _Damaged as error:
+        problems.append(str(error))
+  results = {task: cells for task, cells in results.items() if cells}
+  if not results:
+    raise _Damaged(f"{path}/cells holds no result that can be read")
+  return Glue(str(path), config, results)
+
+
+def _check_cell(path, result, metrics_of_first):
+  """Raises _Damaged unless it is the result of a cell, failed or not."""
+  numbers = [result.get(key) for key in (
+      "learning_rate", "batch_size", "seed")]
+  metrics = result.get("metrics")
+  if grid_lib.failed_epoch(result) is None:
+    is_whole = isinstance(metrics, dict) and metrics and (
+        metrics.keys() == (metrics_of_first or metrics).keys())
+    numbers += [result.get("score"), *(metrics.values() if is_whole else ())]
+  else:
+    is_whole = True
+  if not is_whole or not all(isinstance(n, (int, float)) for n in numbers):
+    raise _Damaged(f"{path} is no result of a cell")

@@ -1,0 +1,333 @@
+"""What a report draws: series of runs that differ in their seed alone.
+
+A series is named by the config keys in which it differs from the others: the
+`columns` of a sweep.json where there is one, else mask rate and insertion
+layer, and then the fewest others that tell all series apart. Also what is
+computed of a series: means over its seeds, the grid of the heat map, the
+frontier.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import statistics
+
+import numpy as np
+
+from latemask.finetune import grid as grid_lib
+from latemask.finetune.tasks import glue
+from latemask.train import run as run_lib
+
+# Of a run, what it may change on its way; of fine-tuning, what it is told to
+# do and where things lie: no part of what they are.
+_FREE_KEYS = re.compile(
+    run_lib.FREE_KEYS.pattern
+    + r"|(task|predict_test|export|data_dir|tfds_dir|grid\..*)$")
+# What says how a run is watched rather than what it is: names of a series take
+# them last.
+_LAST_KEYS = re.compile(r"data\.rows$|(eval|checkpoint|metrics|mesh)\.")
+# Keys that readers look for first.
+_FIRST_KEYS = ("masking.rate", "model.insertion_layer", "model.decoder",
+               "masking.predict_rate", "model.layers", "model.width",
+               "optimizer.learning_rate", "train.batch_size")
+VANILLA_RATE = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+  """Runs, or fine-tuning workdirs, that differ in their seed alone.
+
+  Fields:
+    number: its place in the table, from 1.
+    label: what it is called in pictures.
+    values: {key: value} that tell it from the others.
+    runs: its members.
+  """
+
+  number: int
+  label: str
+  values: dict
+  runs: list
+
+  def scalar(self, of_run):
+    """Returns (mean, sample deviation, number) over the runs that know it."""
+    values = [v for v in map(of_run, self.runs) if math.isfinite(v)]
+    if not values:
+      return math.nan, math.nan, 0
+    return (float(np.mean(values)), grid_lib.deviation(values),
+            len(values))
+
+  @property
+  def is_finished(self):
+    """Whether all runs have come to their end."""
+    return all(run.is_finished for run in self.runs)
+
+  @property
+  def masks_at_input(self):
+    """Whether this is ordinary masked language modelling."""
+    return self.runs[0].config["model.insertion_layer"] == 0
+
+  @property
+  def is_vanilla(self):
+    """Whether this is the baseline: 15 % masks, at the input."""
+    return (self.masks_at_input
+            and self.runs[0].config["masking.rate"] == VANILLA_RATE)
+
+
+def group(runs, columns):
+  """Returns (series, keys that name them, all keys in which they differ).
+
+  Args:
+    runs: with `path` and a flat `config`.
+    columns: keys that are wanted as names, first.
+  """
+  configs = [{k: json.dumps(v) for k, v in run.config.items()
+              if not _FREE_KEYS.match(k) and k != "seed"} for run in runs]
+  keys = sorted(set().union(*configs), key=_rank)
+  differing = [k for k in keys if len({c.get(k) for c in configs}) > 1]
+  members = {}
+  for run, config in zip(runs, configs):
+    members.setdefault(tuple(config.get(k) for k in differing), []).append(run)
+  naming = _fewest(differing, list(members),
+                   [c for c in columns or _FIRST_KEYS[:2] if c in differing])
+  series = []
+  for place in sorted(members, key=lambda p: [
+      _order(dict(zip(differing, p))[k]) for k in naming + differing]):
+    first = members[place][0]
+    values = {k: first.config.get(k) for k in naming}
+    series.append(Series(
+        len(series) + 1, _label(values, first, len(members) == 1),
+        values, sorted(members[place], key=lambda r: (
+            str(r.config.get("seed")), r.path))))
+  return series, naming, differing
+
+
+def group_glue(glues, names):
+  """Returns the series of fine-tuning workdirs, in the order of `names`.
+
+  Those that are told to do the same, of runs that differ in their seed alone,
+  are one.
+
+  Args:
+    names: {real path of a pre-training run: its label}.
+  """
+  found, order = {}, list(dict.fromkeys(names.values()))
+  for s in group(glues, ())[0] if glues else ():
+    for member in s.runs:
+      values, label = dict(s.values), s.label
+      begun = names.get(member.begun_from)
+      if "init_from" in values and begun:
+        values["init_from"] = begun
+        label = ", ".join([begun] + [f"{short(k)} {show(v)}" for k, v in
+                                     values.items() if k != "init_from"])
+      if len(s.runs) > 1:
+        label += f" ({os.path.basename(os.path.abspath(member.path))})"
+      place = order.index(begun) if begun else len(order)
+      # What began from elsewhere is not known to differ in its seed alone.
+      key = place, label, None if begun else member.path
+      found.setdefault(key, (values, []))[1].append(member)
+  return [Series(i + 1, key[1], *found[key]) for i, key in enumerate(
+      sorted(found, key=lambda key: key[0]))]
+
+
+def _rank(key):
+  return (_FIRST_KEYS.index(key) if key in _FIRST_KEYS else len(_FIRST_KEYS),
+          bool(_LAST_KEYS.match(key)), key)
+
+
+def _order(text):
+  """Sorts JSON values: numbers by size, before the others."""
+  value = None if text is None else json.loads(text)
+  is_number = isinstance(value, (int, float))
+  return (not is_number, value if is_number else 0, text or "")
+
+
+def _fewest(keys, places, wanted):
+  """Returns `wanted` and then keys, each of which tells more places apart."""
+  chosen = list(wanted)
+  index = {key: i for i, key in enumerate(keys)}
+
+  def parts(chosen):
+    return len({tuple(p[index[k]] for k in chosen) for p in places})
+
+  for key in keys:
+    if parts(chosen + [key]) > parts(chosen):
+      chosen.append(key)
+  return chosen
+
+
+def _label(values, run, is_only):
+  if is_only:
+    return os.path.basename(os.path.abspath(run.path))
+  return ", ".join(f"{short(key)} {show(value)}"
+                   for key, value in values.items())
+
+
+def short(key):
+  """Returns a config key as words: its last part, with spaces."""
+  group_name, _, last = key.rpartition(".")
+  # These say nothing without their group.
+  if last in ("rate", "schedule", "length", "unit", "source"):
+    last = {"masking": "mask"}.get(group_name, group_name) + " " + last
+  return last.replace("_", " ")
+
+
+def show(value):
+  """Returns a config value for a label."""
+  if isinstance(value, bool) or value is None:
+    return str(value)
+  if isinstance(value, float):
+    return f"{value:g}"
+  text = str(value)
+  return text if len(text) <= 24 else "..." + text[-21:]
+
+
+def numbers(series):
+  """Returns {key: its value in each series} of naming keys that are numbers."""
+  columns = {key: [s.values[key] for s in series] for key in series[0].values}
+  return {key: values for key, values in columns.items()
+          if all(isinstance(v, (int, float)) for v in values)}
+
+
+def settled(series):
+  """Returns the series whose runs have all ended; all where none has."""
+  return [s for s in series if s.is_finished] or list(series)
+
+
+def curve(series, x_of_step, part, key):
+  """Returns (x, mean, low, high) over the runs of a series, each [P].
+
+  Where seeds have come to different steps, the mean is over those that have
+  come so far.
+
+  Args:
+    x_of_step: function of a run: what a step is in the units of x.
+    part: "train" or "evals".
+  """
+  curves = []
+  for run in series.runs:
+    columns = getattr(run, part)
+    if key in columns and len(columns["step"]):
+      is_known = np.isfinite(columns[key])
+      curves.append((columns["step"][is_known] * x_of_step(run),
+                     columns[key][is_known]))
+  curves = [c for c in curves if len(c[0]) and np.isfinite(c[0]).all()]
+  if not curves:
+    return (np.zeros(0),) * 4
+  x_P = max((c[0] for c in curves), key=lambda x: (x[-1], len(x)))
+  y_RxP = np.array([np.interp(x_P, x, y, right=np.nan) for x, y in curves])
+  # The longest curve knows every point, so there is no column of NaN alone.
+  return (x_P, np.nanmean(y_RxP, 0), np.nanmin(y_RxP, 0),
+          np.nanmax(y_RxP, 0))
+
+
+def grid(series, of_run, lower_is_better=True, kinds=None):
+  """Returns (rates_R, layers_I, value_RxI, count_RxI), of a heat map.
+
+  Mask rate x insertion layer; NaN where nothing was run. Where series in a
+  cell differ in other keys, the one with the best mean stands for it; NaN
+  where they cannot be compared.
+
+  Args:
+    of_run: function of a run: a number, NaN where unknown.
+    kinds: one a series, as of `report_alike.kinds`; None: all are alike.
+  """
+  cells = {}
+  kinds = dict(zip((s.number for s in series), kinds or [0] * len(series)))
+  for s in settled(series):
+    config = s.runs[0].config
+    mean, _, count = s.scalar(of_run)
+    if count:
+      cells.setdefault((config["masking.rate"],
+                        config["model.insertion_layer"]), []).append(
+                            (kinds[s.number], mean, count))
+  rates = sorted({rate for rate, _ in cells})
+  layers = sorted({layer for _, layer in cells})
+  value_RxI = np.full((len(rates), len(layers)), np.nan)
+  count_RxI = np.zeros((len(rates), len(layers)), int)
+  best = min if lower_is_better else max
+  for (rate, layer), cell in cells.items():
+    place = rates.index(rate), layers.index(layer)
+    if len({kind for kind, *_ in cell}) == 1:
+      _, value_RxI[place], count_RxI[place] = best(
+          cell, key=lambda found: found[1])
+  return rates, layers, value_RxI, count_RxI
+
+
+def depths(series):
+  """Returns {insertion layer: how it is called}: "4 of 6" where depths differ.
+
+  The number alone where all are as deep, or a cell holds several depths.
+  """
+  found = {}
+  for s in series:
+    config = s.runs[0].config
+    found.setdefault(config["model.insertion_layer"], set()).add(
+        config["model.layers"])
+  says_all = len(set.union(*found.values())) == 1 or any(
+      len(layers) > 1 for layers in found.values())
+  return {layer: str(layer) if says_all else f"{layer} of {layers.pop()}"
+          for layer, layers in found.items()}
+
+
+def final(key):
+  """Returns a function of a run: a number of its newest evaluation, or NaN."""
+  return lambda run: run.final.get(key, math.nan)
+
+
+def spent_flops(run):
+  """Returns the FLOPs up to the newest evaluation; NaN where unknown."""
+  return run.final.get("step", math.nan) * run.step_flops
+
+
+def equal_compute(series):
+  """Returns (key, values, groups) of a sweep whose runs cost the same.
+
+  To draw quality over: the key of few values that was swept, its values and
+  those of the other keys, one a series. None where runs cost more or less, or
+  no key of numbers differs.
+  """
+  flops = [f for f in (s.scalar(spent_flops)[0] for s in series)
+           if math.isfinite(f)]
+  if not flops or max(flops) > 1.02 * min(flops):
+    return None
+  swept = {key: values for key, values in numbers(series).items()
+           if len(set(values)) > 1}
+  if not swept:
+    return None
+  # The colour is that of most values, the first of equals.
+  key = min(reversed(swept), key=lambda k: len(set(swept[k])))
+  return key, swept[key], [
+      tuple(v for k, v in s.values.items() if k != key) for s in series]
+
+
+def frontier(points):
+  """Returns the indices of points that no other beats in cost and loss.
+
+  Args:
+    points: [(cost, loss)], finite.
+  """
+  best, chosen = math.inf, []
+  for index in sorted(range(len(points)), key=lambda i: points[i]):
+    if points[index][1] < best:
+      best = points[index][1]
+      chosen.append(index)
+  return chosen
+
+
+def glue_results(s):
+  """Returns {task: results of the cells of all members} of a GLUE series."""
+  found = {}
+  for task in glue.TASKS:
+    if cells := [cell for run in s.runs for cell in run.results.get(task, ())]:
+      found[task] = cells
+  return found
+
+
+def percent(cells):
+  """Returns (median, deviation) of the chosen scores; None without any."""
+  scores = [100 * r["score"] for r in grid_lib.choose(cells or ())]
+  return (statistics.median(scores), grid_lib.deviation(scores)
+          ) if scores else None

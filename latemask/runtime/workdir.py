@@ -1,0 +1,95 @@
+"""The config that a workdir belongs to: WORKDIR/config.json."""
+
+import json
+
+from etils import epath
+import flax.traverse_util
+import jax
+import ml_collections
+
+from latemask.config import since
+from latemask import errors
+from latemask.runtime import files
+
+
+def flatten(config):
+  """Returns a config, given as a dict, as {dotted key: JSON value}."""
+  return flax.traverse_util.flatten_dict(
+      json.loads(json.dumps(config)), sep=".")
+
+
+def compare_config(config, workdir, free_keys):
+  """Refuses a workdir that was begun with another config.
+
+  Args:
+    free_keys: pattern of the keys that may differ.
+
+  Raises:
+    InputError: others differ; the message names them.
+  """
+  begun = _begun(workdir)
+  if begun is None:
+    return
+  now = flatten(config.to_dict())
+  begun = since.fill(begun, now)
+  differing = [
+      f"{key} {begun.get(key)!r} (now {now.get(key)!r})"
+      for key in sorted(begun | now)
+      if begun.get(key) != now.get(key) and not free_keys.match(key)]
+  if differing:
+    raise errors.InputError(
+        f"{workdir} was begun with {', '.join(differing)}; give the same "
+        "config, or another --workdir")
+
+
+def keep_meaning(config, workdir):
+  """Returns the config with which a workdir goes on.
+
+  It is the one that was given, unless the workdir is older than a key whose
+  default does something else than was done before: then the run goes on as
+  it was begun, and says so.
+  """
+  begun = _begun(workdir)
+  if begun is None:
+    return config
+  kept = since.kept(begun, flatten(config.to_dict()))
+  if kept:
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(kept)
+    if jax.process_index() == 0:
+      print(f"{workdir} was begun before there was "
+            + " and ".join(f"{key} (as then: {value})"
+                           for key, value in kept.items()), flush=True)
+  return config
+
+
+def read_config(workdir):
+  """Returns the config of a run, with the keys that it is too old to have.
+
+  Raises:
+    InputError: there is no config.json, or it cannot be read.
+  """
+  begun = _begun(epath.Path(workdir))
+  if begun is None:
+    raise errors.InputError(f"{workdir} is no run: no config.json")
+  return ml_collections.ConfigDict(flax.traverse_util.unflatten_dict(
+      since.fill(begun, since.BEFORE), sep="."))
+
+
+def _begun(workdir):
+  """Returns the flat config in config.json; None where there is none."""
+  path = workdir / "config.json"
+  if not path.exists():
+    return None
+  try:
+    return flatten(json.loads(path.read_text()))
+  except json.JSONDecodeError as error:
+    raise errors.InputError(
+        f"{path} is not JSON ({error}); choose another --workdir") from error
+
+
+def write_config(config, workdir):
+  """Writes config.json on process 0, unless it is there."""
+  path = workdir / "config.json"
+  if jax.process_index() == 0 and not path.exists():
+    files.write_json(path, config.to_dict())

@@ -1,0 +1,340 @@
+"""The points of a sweep: what each of them is, costs and has come to.
+
+A sweep is a config file that also has sweep(config) and columns(); see
+configs/sweeps/. A point is one run, in a workdir of its own, with beside it
+  RUN.log      what it printed
+  RUN.done     its config and its rate, once it has come to its end
+  RUN.failed   its exit code and last line, where it ended otherwise
+A run is done if RUN.done names the config that is wanted now.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+import statistics
+
+from etils import epath
+import ml_collections
+
+from latemask.config import since
+from latemask.config import spec as spec_lib
+from latemask.data import prepare as prepare_lib
+from latemask.data.sources import table as sources_lib
+from latemask.data.sources import tfds as tfds_source
+from latemask import errors
+from latemask.finetune import run as finetune_run
+from latemask.runtime import files
+from latemask.runtime import markdown
+from latemask.runtime import workdir as workdir_lib
+from latemask.train import metrics
+from latemask.train import run as run_lib
+
+# Where things lie: another path to it makes no other run.
+_PLACES = re.compile(r"(data\.)?(dir|cache_dir|tfds_dir|data_dir|workers)"
+                     r"|init_from")
+# Of the group `data`, what packed rows do not depend on.
+_NOT_PACKED = ("dir", "cache_dir", "tfds_dir", "workers",
+               "max_bad_documents")
+_MAX_NAME = 180
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Point:
+  """A run of a sweep.
+
+  Fields:
+    name: what it is called in tables.
+    path: its workdir.
+    overrides: {dotted key: value}, what tells it from the others.
+    config: the run's.
+    flags: of latemask.main, the workdir's apart.
+    num_steps, flops: of the whole run; None of fine-tuning.
+  """
+
+  name: str
+  path: epath.Path
+  overrides: dict
+  config: ml_collections.ConfigDict
+  flags: tuple
+  num_steps: int | None = None
+  flops: int | None = None
+
+  def file(self, kind):
+    """Returns the path of a file beside the workdir: log, done, failed."""
+    return self.path.with_name(f"{self.path.name}.{kind}")
+
+  @functools.cached_property
+  def wanted(self):
+    """The config by which a run is known to be done."""
+    return {key: value for key, value in
+            workdir_lib.flatten(self.config.to_dict()).items()
+            if not _PLACES.fullmatch(key)}
+
+  @property
+  def done(self):
+    """What RUN.done says; None while the run is not done."""
+    path = self.file("done")
+    record = read_json(path) if path.exists() else {}
+    begun = record.get("config", {})
+    wanted = self.wanted | since.kept(begun, self.wanted)
+    return record if since.fill(begun, wanted) == wanted else None
+
+  @property
+  def state(self):
+    """done, failed (so it ended last), begun or new."""
+    if self.done:
+      return "done"
+    if self.file("failed").exists():
+      return "failed"
+    return "begun" if (self.path / "config.json").exists() else "new"
+
+
+def read(spec, out, init_from=()):
+  """Returns (points, columns) of a sweep.
+
+  Args:
+    spec: FILE[:SIZE][,KEY=VALUE...] of a sweep.
+    out: the folder that its runs lie in.
+    init_from: runs to fine-tune; of pre-training, none. None of fine-tuning:
+      those of `out` that are done.
+
+  Raises:
+    InputError: it is no sweep, or a point of it cannot be.
+  """
+  name = spec.split(",")[0]
+  path = name.partition(":")[0]
+  config, given = spec_lib.load(spec), spec_lib.load(name)
+  module = spec_lib.module(path)
+  for function in ("sweep", "columns"):
+    if not hasattr(module, function):
+      raise errors.InputError(
+          f"{path} has no {function}(); a sweep is one of configs/sweeps/")
+  columns = list(module.columns())
+  for key in columns:
+    if key not in workdir_lib.flatten(config.to_dict()):
+      raise errors.InputError(f"{path}: columns() has {key!r}, no config key")
+  is_finetuning = "task" in config
+  if init_from and not is_finetuning:
+    raise errors.InputError(
+        "--init_from is for fine-tuning; give train.init_from with --config")
+  points = []
+  for overrides in module.sweep(config):
+    changed = _copy(config)
+    spec_lib.override(changed, overrides, f"{path}: {overrides}")
+    if is_finetuning:
+      points += [_finetuning(run, overrides, changed) for run
+                 in init_from or _done_runs(epath.Path(out))]
+    else:
+      label = name_of(changed, overrides)
+      points.append(Point(
+          label, epath.Path(out) / label, overrides,
+          _with_rows(changed, out), ()))
+  if not points:
+    raise errors.InputError(f"{path}: sweep() yields no point")
+  points = [dataclasses.replace(point, flags=_flags(
+      name, point.config, given)) for point in points]
+  _refuse_twins(points, path)
+  return points, columns
+
+
+def _finetuning(run, overrides, config):
+  config = _copy(config)
+  with config.unlocked():
+    config.init_from = str(run)
+  place = "glue" + (f"_{name_of(config, overrides)}" if overrides else "")
+  run = epath.Path(run)
+  return Point(f"{run.name}/{place}", run / place,
+               overrides | {"init_from": str(run)}, config, ())
+
+
+def _done_runs(out):
+  """Returns the workdirs in a folder whose run a sweep saw done."""
+  found = sorted(str(path)[:-len(".done")] for path in out.glob("*.done"))
+  if not found:
+    raise errors.InputError(
+        f"{out} holds no finished run of a sweep; name some with --init_from")
+  return found
+
+
+def name_of(config, overrides):
+  """Returns overrides, sorted, as the name of a folder."""
+  flat = workdir_lib.flatten(config.to_dict())
+  text = "_".join(f"{key}={flat[key]}" for key in sorted(overrides))
+  safe = re.sub(r"[^\w.=+-]", "-", text, flags=re.ASCII)
+  if safe != text or len(safe) > _MAX_NAME:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    safe = f"{safe[:_MAX_NAME]}-{digest}"
+  return safe or "default"
+
+
+def _copy(config):
+  return config.copy_and_resolve_references()
+
+
+def _with_rows(config, out):
+  """Returns a config whose rows are shared with those that pack the same."""
+  if config.data.dir is None:
+    settings = {key: value for key, value in workdir_lib.flatten(
+        config.data.to_dict()).items() if key not in _NOT_PACKED
+                # Rows that were packed before there was a key keep their name.
+                and (f"data.{key}", value) not in since.BEFORE.items()}
+    if config.train.init_from:  # Its tokenizer may be that of the rows.
+      settings["init_from"] = config.train.init_from
+    fraction = {"eval_fraction": settings.pop("eval_fraction")}
+    directory = f"{out}/data/{_digest(settings)}"
+    # Rows that were packed before documents were held out go with any.
+    if not (prepare_lib.holds_out_rows(directory) or config.data.eval_source):
+      directory = f"{out}/data/{_digest(settings | fraction)}"
+    with config.unlocked():
+      config.data.dir = directory
+  return config
+
+
+def _digest(settings):
+  return hashlib.sha256(
+      json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _flags(name, config, given):
+  """Returns the flags that make of the file's config this one."""
+  before = workdir_lib.flatten(given.to_dict())
+  return (f"--config={name}", *_changes("", config.to_dict(), before))
+
+
+def _changes(prefix, group, before):
+  for key, value in group.items():
+    key = prefix + key
+    if isinstance(value, dict):
+      yield from _changes(f"{key}.", value, before)
+    elif json.loads(json.dumps(value)) != before[key]:
+      if value is None:
+        raise errors.InputError(
+            f"{key} is None, and the sweep's file has {before[key]!r}: no flag "
+            "can say so; change a copy of the file")
+      yield f"--config.{key}={value}"
+
+
+def _refuse_twins(points, path):
+  seen = {}
+  for point in points:
+    twin = seen.setdefault(json.dumps(point.wanted | {
+        "init_from": point.overrides.get("init_from")}), point)
+    if twin is not point:
+      raise errors.InputError(
+          f"{path}: {point.name} is the same run as {twin.name}")
+
+
+def check(points):
+  """Checks every run, and returns the points with steps and FLOPs.
+
+  Raises:
+    InputError: the first thing found that cannot be, with its run.
+  """
+  checked = []
+  for point in points:
+    try:
+      if "task" in point.config:
+        finetune_run.check(point.config)
+        files.check_writable(point.path)
+        checked.append(point)
+      else:
+        checked.append(_check(point))
+    except errors.InputError as error:
+      raise errors.InputError(f"{point.name}: {error}") from error
+  for config in rows(checked).values():
+    if not prepare_lib.load(config, config.data.dir):
+      _check_sources(config)
+  return checked
+
+
+def _check(point):
+  # Devices are the run's affair, and none is taken here.
+  config = _copy(point.config)
+  with config.unlocked():
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = None, 1, 1
+  config = workdir_lib.keep_meaning(config, point.path)
+  program, _ = run_lib.check(config, point.path)
+  num_steps = program.config.train.num_steps
+  return dataclasses.replace(
+      point, num_steps=num_steps, flops=num_steps * program.step_flops)
+
+
+def _check_sources(config):
+  for key, spec in sources_lib.named(config):
+    try:
+      sources_lib.open_source(spec, config, key, download=False)
+    except tfds_source.NotPrepared:
+      pass  # It will be downloaded, or prepared.
+
+
+def rows(points):
+  """Returns {data.dir: config} of the rows that points read."""
+  return {point.config.data.dir: point.config for point in points
+          if "data" in point.config}
+
+
+def table(points, rate, parallel):
+  """Returns the runs, what they cost and have come to, as Markdown.
+
+  Args:
+    rate: FLOP/s of a run; None where it is unknown.
+    parallel: runs at a time.
+  """
+  rows = [("run", "steps", "PFLOP", "time", "state")]
+  for point in points:
+    rows.append((
+        point.name, f"{point.num_steps:,}" if point.num_steps else "",
+        f"{point.flops / 1e15:,.4g}" if point.flops else "",
+        _time(point.flops / rate if rate and point.flops else None),
+        point.state))
+  todo = [point for point in points if not point.done]
+  total = sum(point.flops or 0 for point in todo)
+  rows.append((f"{len(todo)} of {len(points)} to do, {parallel} at a time",
+               "", f"{total / 1e15:,.4g}" if total else "",
+               _time(left_secs(todo, points, rate, parallel)), ""))
+  return markdown.table(rows)
+
+
+def left_secs(todo, points, rate, parallel):
+  """Returns the seconds that runs will take; None where unknown."""
+  if all(point.flops for point in todo):
+    return sum(p.flops for p in todo) / rate / parallel if rate else (
+        None if todo else 0.0)
+  secs = [point.done["secs"] for point in points if point.done]
+  return statistics.mean(secs) * len(todo) / parallel if secs else None
+
+
+def _time(secs):
+  return "unknown" if secs is None else metrics.duration(secs)
+
+
+def rate_of(points):
+  """Returns the FLOP/s of the runs that are done; None where none tells.
+
+  From start to end, compiling and evaluations included.
+  """
+  rates = [point.done["flops_per_sec"] for point in points if point.done]
+  rates = [rate for rate in rates if rate]
+  return statistics.median(rates) if rates else None
+
+
+def last_step(path):
+  """Returns the newest step in the metrics.jsonl of a run; 0 before."""
+  file = path / "metrics.jsonl"
+  lines = file.read_text().splitlines()[-2:] if file.exists() else ()
+  return max((_object(line).get("step", 0) for line in lines), default=0)
+
+
+def read_json(path):
+  """Returns the object in a file of ours; {} where it was cut off."""
+  return _object(path.read_text())
+
+
+def _object(text):
+  try:
+    found = json.loads(text)
+  except ValueError:
+    return {}
+  return found if isinstance(found, dict) else {}

@@ -1,0 +1,1 @@
+"""Pre-training: THE train step, THE loop, a run."""

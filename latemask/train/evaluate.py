@@ -1,0 +1,136 @@
+"""One pass over held-out rows with fixed masks: sums -> scalars.
+
+Masks depend on the row's place among the held-out ones, never on the step or,
+unless `eval.masks` is seeded, on the run: two evaluations differ by the
+parameters alone.
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.masking import selection
+from latemask.runtime import mesh as mesh_lib
+
+# Fewer held-out rows than that tell no run from another.
+FEW_ROWS = 100
+# Tokens of the training rows that the unigram entropy is counted on, at most.
+_SAMPLE_TOKENS = 1 << 21
+
+
+class Evaluator:
+  """Evaluates parameters at the training rate and at `eval.rates`."""
+
+  def __init__(self, program, loader):
+    """Prepares one eval step per mask rate.
+
+    Raises:
+      InputError: `eval.batch_size` or a rate cannot be.
+    """
+    config = program.config
+    self._batch_size = batch_size(config, program.mesh)
+    self._loader = loader
+    self._length = config.data.length
+    self._num_rows = min(config.eval.max_rows, loader.num_eval_rows)
+    self._sharding = program.batch_sharding
+    self._steps = {"eval": program.eval_step(program.plan)}
+    for rate in config.eval.rates:
+      plan = selection.make_plan(config, program.plan.vocab_size,
+                                 program.plan.word_start_V, rate)
+      self._steps[f"eval/rate_{rate:g}"] = program.eval_step(plan)
+
+  def run(self, params, stop=lambda: False, num_batches=None):
+    """Evaluates.
+
+    Args:
+      params: the model's parameters.
+      stop: polled between batches; True gives the evaluation up.
+      num_batches: at most so many; None: all rows that `eval.max_rows` allows.
+
+    Returns:
+      None when stopped, else per rate `.../loss` (nats a target),
+      `.../accuracy`, `.../targets` (how many) and `.../hidden_fraction` (of the
+      tokens that can be masked, the share that was selected); `eval/rows`; and
+      `eval/unigram_entropy` (nats), see `unigram_entropy`.
+    """
+    totals, under_way = dict.fromkeys(self._steps), None
+    num_rows = self._num_rows
+    if num_batches is not None:
+      num_rows = min(num_rows, num_batches * self._batch_size)
+    for rows_B, ids_BxL in self._loader.eval_batches(
+        self._sharding, self._batch_size, num_rows):
+      for name, step in self._steps.items():
+        sums, counts = step(params, rows_B, ids_BxL)
+        if totals[name]:
+          sums += totals[name][0]
+          counts = jax.tree.map(lambda a, b: a + b, counts, totals[name][1])
+        totals[name] = sums, counts
+      # No more than one batch ahead of the devices: who is told to stop would
+      # have to wait for all that is under way.
+      jax.block_until_ready(under_way)
+      under_way = tuple(totals.values())
+      if stop():
+        return None
+    scalars = {}
+    for name, (sums, counts) in jax.device_get(totals).items():
+      scalars |= {f"{name}/{k}": float(v) for k, v in sums.means.items()} | {
+          f"{name}/targets": float(sums.weight),
+          f"{name}/hidden_fraction": float(counts[0] / max(counts[1], 1))}
+    return scalars | {"eval/rows": float(num_rows),
+                      "eval/unigram_entropy": self._unigram_entropy}
+
+  @functools.cached_property
+  def _unigram_entropy(self):
+    return unigram_entropy(self._loader, max(
+        1, _SAMPLE_TOKENS // self._length))
+
+
+def unigram_entropy(loader, max_rows):
+  """Returns the entropy of the ordinary tokens of training rows, in nats.
+
+  The loss of the best model that sees no context. Counted on the first
+  `max_rows` rows of the training order, or all of them.
+
+  Raises:
+    InputError: one of the rows is damaged.
+  """
+  ids_NxL = loader.read([loader.train_row(index) for index in range(
+      min(max_rows, loader.num_train_rows))])
+  return entropy(np.bincount(ids_NxL[ids_NxL >= tokenizer_lib.NUM_SPECIALS]))
+
+
+def entropy(counts_V):
+  """Returns the entropy of what counts were drawn from, in nats.
+
+  That of the counts themselves is too low by (distinct ids - 1) / 2N in the
+  mean, which is added. Source: Miller, "Note on the bias of information
+  estimates" (1955).
+  """
+  counts = counts_V[counts_V > 0].astype(np.float64)
+  if not len(counts):
+    return 0.0
+  share = counts / counts.sum()
+  return float(-np.sum(share * np.log(share))
+               + (len(counts) - 1) / (2 * counts.sum()))
+
+
+def batch_size(config, mesh):
+  """Returns the rows of an evaluation batch: by default a micro-batch.
+
+  Raises:
+    InputError: it is not divisible by the shards of the mesh.
+  """
+  size = config.eval.batch_size or (
+      config.train.batch_size // config.train.accumulation)
+  shards = mesh_lib.num_batch_shards(mesh)
+  if size < 1 or size % shards:
+    raise errors.InputError(
+        f"eval.batch_size {size} is not divisible by the {shards} shards of "
+        "the mesh (mesh.data x mesh.fsdp)")
+  if config.eval.max_rows < 1:
+    raise errors.InputError(
+        f"eval.max_rows is {config.eval.max_rows}; it must be positive")
+  return size

@@ -1,0 +1,113 @@
+"""AdamW with decay and no-decay parameters, warm-up, decay and clipping."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from latemask import errors
+from latemask.runtime import mesh
+
+# First match wins; a parameter that no rule covers raises. Biases, norms and
+# the mask vector do not decay; embeddings do, as in RoBERTa.
+_DECAY_RULES = (
+    (r"(bias|scale|mask_vector)$", False),
+    (r"(kernel|embedding|positions)$", True),
+)
+
+
+def make_schedule(config):
+  """Returns the learning rate as a function of the step (0: the first).
+
+  Linear warm-up to `learning_rate`, then `schedule` down towards
+  `final_learning_rate`, which the step after the last one would have
+  (inverse_sqrt only never falls below it).
+
+  Raises:
+    InputError: an unknown schedule, or a warm-up longer than the run.
+  """
+  o, num_steps = config.optimizer, config.train.num_steps
+  if num_steps < 1:
+    raise errors.InputError(
+        f"train.num_steps is {num_steps}; it must be positive")
+  if not 0 <= o.warmup_steps < num_steps:
+    raise errors.InputError(
+        f"optimizer.warmup_steps is {o.warmup_steps}; it must be at least 0 "
+        f"and less than train.num_steps {num_steps}")
+  if o.learning_rate <= 0 or o.final_learning_rate < 0:
+    raise errors.InputError(
+        f"optimizer.learning_rate {o.learning_rate} must be positive, and "
+        f"optimizer.final_learning_rate {o.final_learning_rate} not negative")
+  decay = errors.choose(_DECAYS, o.schedule, "optimizer.schedule")
+
+  def learning_rate(step):
+    # No update is lost to a rate of 0: warm-up begins above it, and the last
+    # step lies one before the end of the decay.
+    step = jnp.asarray(step, jnp.float32)
+    warm = (step + 1) / max(o.warmup_steps, 1) * o.learning_rate
+    share = (step - o.warmup_steps) / (num_steps - o.warmup_steps)
+    return jnp.where(step < o.warmup_steps, warm,
+                     decay(o, jnp.clip(share, 0, 1), step))
+
+  return learning_rate
+
+
+def _linear(o, share, step):
+  del step
+  return o.learning_rate + share * (o.final_learning_rate - o.learning_rate)
+
+
+def _cosine(o, share, step):
+  del step
+  return o.final_learning_rate + 0.5 * (1 + jnp.cos(jnp.pi * share)) * (
+      o.learning_rate - o.final_learning_rate)
+
+
+def _inverse_sqrt(o, share, step):
+  del share
+  return jnp.maximum(o.final_learning_rate, o.learning_rate * jnp.sqrt(
+      max(o.warmup_steps, 1) / (step + 1)))
+
+
+_DECAYS = {"linear": _linear, "cosine": _cosine,
+           "inverse_sqrt": _inverse_sqrt}
+
+
+def make_optimizer(config, schedule=None):
+  """Returns the optax transformation; it takes the mean gradient.
+
+  Args:
+    schedule: None makes that of the config.
+
+  Raises:
+    InputError: see `make_schedule`; betas or a clip norm out of range.
+  """
+  o = config.optimizer
+  schedule = schedule or make_schedule(config)
+  if not (0 <= o.b1 < 1 and 0 <= o.b2 < 1 and o.eps > 0
+          and o.weight_decay >= 0):
+    raise errors.InputError(
+        f"optimizer: b1 {o.b1} and b2 {o.b2} must lie in [0, 1), eps {o.eps} "
+        f"be positive and weight_decay {o.weight_decay} not negative")
+  if o.clip_norm is not None and o.clip_norm <= 0:
+    raise errors.InputError(
+        f"optimizer.clip_norm is {o.clip_norm}; it must be positive, or None "
+        "for no clipping")
+  clip = (optax.identity() if o.clip_norm is None
+          else optax.clip_by_global_norm(o.clip_norm))
+  return optax.chain(
+      clip, optax.scale_by_adam(o.b1, o.b2, o.eps),
+      optax.add_decayed_weights(o.weight_decay, decay_mask),
+      optax.scale_by_learning_rate(schedule))
+
+
+def decay_mask(params):
+  """Returns a tree of bool: whether weight decay applies."""
+  def one(path, _):
+    name = mesh.path_name(path)
+    for rule, decays in _DECAY_RULES:
+      if re.search(rule, name):
+        return decays
+    raise ValueError(f"no rule of the optimizer covers {name}")
+  return jax.tree_util.tree_map_with_path(one, params)

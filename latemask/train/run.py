@@ -1,0 +1,282 @@
+"""Pre-training: build -> restore -> (eval, save, next, step)*.
+
+What a run promises, in order of precedence:
+  1. Nothing on disk changes before the whole config has been checked.
+  2. A workdir belongs to one config: another one is refused, by key.
+  3. A run goes on from the newest checkpoint of its workdir, else from
+     step 0. Rows and masks follow from (seed, step): nothing is replayed.
+  4. The loop (loop.py) saves no state from which no finite loss comes. A
+     rollback goes to the newest checkpoint; what fails again from there goes
+     one further back, which sets that checkpoint aside as STEP.failed, and
+     further back than the first one is the state before the first step.
+  5. SIGTERM and SIGINT save at the next step boundary (an evaluation is given
+     up) and end the run with 128 + the signal; a second one ends it at once,
+     and so does one that comes before the first step. Several processes stop
+     at the same step, the next but one at the latest.
+"""
+
+import dataclasses
+import re
+
+from etils import epath
+import jax
+
+from latemask.checkpoint import checkpoints as checkpoints_lib
+from latemask.data import loader as loader_lib
+from latemask.data import prepare as prepare_lib
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.hub import pretrained
+from latemask.masking import selection
+from latemask.runtime import distributed
+from latemask.runtime import files
+from latemask.runtime import signals as signals_lib
+from latemask.runtime import workdir as workdir_lib
+from latemask.train import evaluate
+from latemask.train import loop
+from latemask.train import metrics
+from latemask.train import step as step_lib
+
+# A run warns of more at its start.
+_MANY_EPOCHS = 40
+
+# What may change between two stretches of one run: where and on what it runs,
+# and what it tells. Everything else changes the result.
+FREE_KEYS = re.compile(
+    r"(mesh|metrics|checkpoint)\.|train\.(on_nonfinite|max_rollbacks)$"
+    r"|data\.(workers|dir|cache_dir|tfds_dir|max_bad_documents)$")
+
+_ON_NONFINITE = dict.fromkeys(("stop", "rollback"))
+
+
+def train(config, workdir):
+  """Pre-trains, from the newest checkpoint on if there is one.
+
+  Returns:
+    (final TrainState, scalars of the last evaluation).
+
+  Raises:
+    InputError: the config or what it names cannot be used.
+    NonFiniteError: the loss or gradient became NaN or infinite.
+    SaveError: neither checkpoints nor metrics can be written any more.
+    signals.Stopped: a signal asked for the end.
+  """
+  workdir = epath.Path(workdir)
+  config = workdir_lib.keep_meaning(config, workdir)
+  _, beginning = check(config, workdir)
+  packed = _prepare(config, workdir, beginning and beginning.tokenizer)
+  tokenizer = packed.tokenizer
+  program = step_lib.build(config, tokenizer.vocab_size,
+                           tokenizer.word_start_V(config.masking.word_starts))
+  loader = loader_lib.Loader(packed, config)
+  evaluator = evaluate.Evaluator(program, loader)
+  workdir_lib.write_config(config, workdir)
+  checkpoints = checkpoints_lib.Checkpoints(workdir, config, packed)
+
+  def begin():
+    return _begin(program, tokenizer, checkpoints, beginning)
+
+  progress = begin()
+  _introduce(program, loader, progress)
+  writer = metrics.Writer(workdir, _last_step(checkpoints))
+  rolled_back_to = set()
+  try:
+    with signals_lib.heard() as signals:
+      while True:
+        try:
+          return loop.run(program, loader, evaluator, checkpoints, writer,
+                          signals, progress, workdir)
+        except loop.NonFiniteError as error:
+          # Its frames hold the state's memory, which the next one needs.
+          cause = error.with_traceback(None)
+        if (config.train.on_nonfinite == "stop"
+            or progress.num_rollbacks >= config.train.max_rollbacks):
+          raise cause
+        metrics.say(f"{cause}: rolling back")
+        # What failed again from here has its cause before: further back.
+        if checkpoints.latest_step in rolled_back_to:
+          checkpoints.set_newest_aside("failed")
+        progress = _roll_back(config, cause.step, progress, begin(), writer,
+                              _last_step(checkpoints))
+        rolled_back_to.add(checkpoints.latest_step)
+  finally:
+    writer.close()
+    checkpoints.close()
+
+
+def _last_step(checkpoints):
+  """Returns the newest checkpoint's step; -1 where a run begins anew."""
+  step = checkpoints.latest_step
+  return -1 if step is None else step
+
+
+def _begin(program, tokenizer, checkpoints, beginning):
+  """Returns the newest checkpoint's `Progress`, or that of step 0."""
+  progress = checkpoints.restore(program.state_shapes)
+  if progress is None:
+    state = program.init_state()
+    if program.config.train.init_from:
+      # A run that went on from a checkpoint, and is rolled back to its very
+      # beginning, has not read it so far.
+      beginning = beginning or pretrained.load(program.config.train.init_from)
+      state = state.replace(params=pretrained.begin(
+          beginning, program.model.config, tokenizer, state.params))
+    progress = checkpoints_lib.Progress(
+        state, trained_length=beginning and pretrained.trained_length(
+            beginning, program.config))
+  return progress
+
+
+def _roll_back(config, failed_step, lost, good, writer, last_step):
+  """Returns the `Progress` after which the rows up to a failure are skipped.
+
+  Args:
+    failed_step: updates after which the loss was not finite.
+    lost, good: the `Progress` that the loop began with, and the one restored.
+    last_step: what stays on record.
+  """
+  step = int(good.state.step)
+  first = step + good.skipped_steps
+  stop = failed_step + lost.skipped_steps
+  batch_size = config.train.batch_size
+  progress = dataclasses.replace(
+      good, skipped_steps=stop - step, num_rollbacks=lost.num_rollbacks + 1)
+  writer.cut(last_step)
+  writer.write(step, {
+      "rollback": progress.num_rollbacks, "skipped_first_row":
+      first * batch_size, "skipped_rows": (stop - first) * batch_size})
+  metrics.say(
+      f"rollback {progress.num_rollbacks} of {config.train.max_rollbacks}: "
+      f"on from step {step:,}, without the rows {first * batch_size:,} to "
+      f"{stop * batch_size - 1:,} of the training order")
+  return progress
+
+
+def check(config, workdir):
+  """Checks all that can be checked before anything is written.
+
+  Returns:
+    (the `step.Program`, of the vocabulary that is asked for; what
+    `train.init_from` names, where a run begins with it, else None).
+
+  Raises:
+    InputError: the first thing found that cannot be.
+  """
+  for group, keys in (
+      ("eval", ("every_steps",)), ("metrics", ("every_steps",
+                                               "profile_steps")),
+      ("checkpoint", ("every_steps", "keep"))):
+    for key in keys:
+      if config[group][key] < 1:
+        raise errors.InputError(
+            f"{group}.{key} is {config[group][key]}; it must be positive")
+  errors.choose(_ON_NONFINITE, config.train.on_nonfinite,
+                "train.on_nonfinite")
+  for group, key in (("train", "max_rollbacks"),
+                     ("checkpoint", "max_failed_saves")):
+    if config[group][key] < 0:
+      raise errors.InputError(
+          f"{group}.{key} is {config[group][key]}; it must not be negative")
+  if not 0 <= config.seed < 1 << 32:
+    raise errors.InputError(
+        f"seed is {config.seed}; it must lie in 0 to 2**32 - 1")
+  prepare_lib.check(config)
+  workdir_lib.compare_config(config, epath.Path(workdir), FREE_KEYS)
+  files.check_writable(workdir)
+  beginning = None
+  if config.train.init_from and not checkpoints_lib.steps(workdir):
+    beginning = pretrained.load(config.train.init_from)
+  tokenizer = (tokenizer_lib.load(config.data.tokenizer)
+               if config.data.tokenizer else beginning and beginning.tokenizer)
+  # A tokenizer still to be trained may come out smaller, never larger.
+  vocab_size = tokenizer.vocab_size if tokenizer else config.data.vocab_size
+  word_start_V = tokenizer and tokenizer.word_start_V(
+      config.masking.word_starts)
+  program = step_lib.build(config, vocab_size, word_start_V)
+  num_steps = program.config.train.num_steps
+  first = config.metrics.profile_step
+  if first is not None and not 0 <= first < num_steps:
+    raise errors.InputError(
+        f"metrics.profile_step is {first}; it must lie in 0 to "
+        f"train.num_steps - 1 ({num_steps - 1}), or be None")
+  evaluate.batch_size(config, program.mesh)
+  for rate in config.eval.rates:
+    selection.make_plan(config, vocab_size, word_start_V, rate)
+  if beginning:
+    pretrained.check(beginning, program.model.config, tokenizer)
+  return program, beginning
+
+
+def _introduce(program, loader, progress):
+  start = int(progress.state.step)
+  c, config = program.model.config, program.config
+  count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
+  devices = jax.devices()
+  metrics.say(
+      f"{c.architecture}: {c.layers} layers, masks enter before layer "
+      f"{c.insertion_layer} ({c.decoder}); {count:,} parameters; "
+      f"{len(devices)} x {devices[0].device_kind} in {jax.process_count()} "
+      f"process(es), mesh {dict(program.mesh.shape)}")
+  num_steps, batch_size = config.train.num_steps, config.train.batch_size
+  epochs = num_steps * batch_size / loader.num_train_rows
+  length, plan = config.data.length, program.plan
+  selected = plan.selected_N[-1]
+  metrics.say(
+      f"rows of {length}: {selected} of {length} "
+      f"{'selected' if plan.num_corrupted else 'hidden'}, "
+      f"{selected / length / loader.maskable_share:.1%} of what can be; "
+      f"{plan.num_kept} kept, {plan.num_targets} predicted")
+  metrics.say(
+      f"{loader.num_train_rows:,} rows to train on, {loader.num_eval_rows:,} "
+      f"held out; {num_steps:,} steps of {batch_size:,} rows = {epochs:.1f} "
+      "epochs")
+  for line in _warnings(config, loader, epochs):
+    metrics.say(line)
+  metrics.say(f"going on from the checkpoint at step {start:,}" if start
+              else "beginning at step 0")
+  if progress.skipped_steps:
+    metrics.say(f"{progress.skipped_steps:,} batches are skipped, after "
+                f"{progress.num_rollbacks} rollbacks")
+  metrics.say("compiling: the first evaluation and the first step take long")
+
+
+def _warnings(config, loader, epochs):
+  """Yields what to know of the rows before anything is made of them."""
+  if loader.packed.split is None:
+    yield (f"{loader.packed.directory} was packed before documents were held "
+           "out: its held-out rows are read as then, and border on rows of "
+           "their own documents in training; pack it anew, as another "
+           "data.dir, to measure on documents that are not trained on")
+  num_rows = min(loader.num_eval_rows, config.eval.max_rows)
+  if num_rows < evaluate.FEW_ROWS:
+    yield (f"only {num_rows} held-out rows: what is measured on them is noise "
+           "for the most part; a larger data.eval_fraction, or data.eval_"
+           "source (with another data.dir), or eval.max_rows gives more")
+  if epochs > _MANY_EPOCHS:
+    yield (f"{epochs:,.1f} epochs: more than {_MANY_EPOCHS} times over the "
+           "same rows teach little; fewer train.num_steps or more text")
+
+
+def _prepare(config, workdir, tokenizer):
+  """Packs on process 0 while the others wait.
+
+  Args:
+    tokenizer: the one that the rows must have; None leaves it to the config.
+  """
+  directory = prepare_lib.directory_of(config, workdir)
+  refusal = None
+  if jax.process_index() == 0:
+    try:
+      packed = prepare_lib.prepare(config, directory, tokenizer=tokenizer)
+    except errors.InputError as error:
+      refusal = error
+  # A barrier that also tells the others whether there is anything to wait for.
+  if not distributed.everywhere(refusal is None):
+    raise refusal or errors.InputError("process 0 could not pack the rows")
+  if jax.process_index() > 0:
+    packed = prepare_lib.load(config, directory, tokenizer)
+    if packed is None:
+      raise errors.InputError(
+          f"process {jax.process_index()} sees no packed rows in {directory}; "
+          "data.dir must lie where all hosts see it")
+  return packed

@@ -1,0 +1,283 @@
+"""The state of training, the one train step, and the eval step.
+
+Everything that runs, compiles or measures a step (train, evaluate, bench,
+ahead-of-time compiles, tests) builds a `Program` here and nowhere else.
+"""
+
+import dataclasses
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from latemask import errors
+from latemask.masking import selection
+from latemask.model import encoder
+from latemask.model import flops
+from latemask.model import loss
+from latemask.runtime import mesh as mesh_lib
+from latemask.runtime import rng
+from latemask.train import optimizer as optimizer_lib
+
+# Streams of random numbers, folded into the key of the seed.
+_INIT, _MASK, _DROPOUT, _EVAL = range(4)
+# That of evaluation masks which are the same for every run.
+_EVAL_SEED = 0
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes. No random state: keys come from (seed, step).
+
+  Fields:
+    step: int32 scalar, updates done.
+    params: the model's parameters, float32.
+    opt_state: the optimizer's.
+  """
+
+  step: jax.Array
+  params: dict
+  opt_state: tuple
+
+
+@flax.struct.dataclass
+class StepMetrics:
+  """What a train step reports, float32 scalars on the device.
+
+  Fields:
+    sums: loss sums over all targets of the global batch.
+    grad_norm: of the mean gradient, before clipping.
+    learning_rate: that of the update.
+  """
+
+  sums: loss.Sums
+  grad_norm: jax.Array
+  learning_rate: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+  """A config made executable on a mesh.
+
+  Fields:
+    config: the run's config, with the number of steps that its budget allows.
+    mesh: devices as (data, fsdp, tensor).
+    model, plan, optimizer, schedule: its parts.
+  """
+
+  config: object
+  mesh: jax.sharding.Mesh
+  model: encoder.LateMaskModel
+  plan: selection.Plan
+  optimizer: optax.GradientTransformation
+  schedule: object
+
+  @property
+  def step_flops(self):
+    """FLOPs of a step, all rows."""
+    return _step_flops(self.config, self.model, self.plan)
+
+  @property
+  def batch_sharding(self):
+    """Sharding of ids_BxL."""
+    return mesh_lib.batch_sharding(self.mesh)
+
+  @functools.cached_property
+  def state_shapes(self):
+    """The state as ShapeDtypeStructs with shardings."""
+    shapes = jax.eval_shape(self._init)
+    return jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype,
+                                              sharding=where),
+        shapes, mesh_lib.tree_shardings(shapes, self.mesh))
+
+  @functools.cached_property
+  def state_shardings(self):
+    """The shardings of the state."""
+    return jax.tree.map(lambda s: s.sharding, self.state_shapes)
+
+  def init_state(self):
+    """Returns the state before the first step, born sharded."""
+    with jax.set_mesh(self.mesh):
+      return jax.jit(self._init, out_shardings=self.state_shardings)()
+
+  @functools.cached_property
+  def train_step(self):
+    """Jitted (state, ids_BxL) -> (state, StepMetrics); donates the state."""
+    return self._jit(
+        self._train_step, in_shardings=(
+            self.state_shardings, self.batch_sharding),
+        out_shardings=(self.state_shardings, None), donate_argnums=0)
+
+  def eval_step(self, plan):
+    """Returns a jitted (params, rows_B, ids_BxL) -> (Sums, counts).
+
+    The masks depend on the row alone (and on the run's seed where `eval.masks`
+    is seeded). counts is that of `masking.count`.
+    """
+    return self._jit(
+        functools.partial(self._eval_step, plan), in_shardings=(
+            self.state_shardings.params, self.batch_sharding,
+            self.batch_sharding))
+
+  def hidden(self, params, masked, key_drop=None, looked_up_BxKxD=None):
+    """Returns the head's hidden states of the targets, [B, T, D]."""
+    rngs = {} if key_drop is None else {"dropout": key_drop}
+    return self.model.apply(
+        {"params": params}, masked, key_drop is not None, looked_up_BxKxD,
+        rngs=rngs)
+
+  def loss_sums(self, params, masked):
+    """Returns the loss `Sums` of a masked batch, without dropout."""
+    return self._loss_sums(params, masked, None, None,
+                           loss.per_shard(params["embedding"]))
+
+  def gradient(self, params, masked, key_drop):
+    """Returns (gradient of the loss sum, `Sums`) of a masked batch."""
+    embedding_VxD = params["embedding"]
+
+    def loss_sum(params, looked_up_BxKxD, embedding_SxVxD):
+      sums = self._loss_sums(params, masked, key_drop, looked_up_BxKxD,
+                             embedding_SxVxD)
+      return sums.loss, sums
+
+    # The embedding is used twice, at either end; its gradient is put together
+    # by hand: in one buffer, and reduced over the devices once.
+    (grads, grad_BxKxD, grad_SxVxD), sums = jax.grad(
+        loss_sum, argnums=(0, 1, 2), has_aux=True)(
+            params, encoder.look_up(embedding_VxD, masked.kept_ids_BxK),
+            loss.per_shard(embedding_VxD))
+    return grads | {"embedding": loss.embedding_gradient(
+        grad_SxVxD, masked.kept_ids_BxK, grad_BxKxD)}, sums
+
+  def _loss_sums(self, params, masked, key_drop, looked_up_BxKxD,
+                 embedding_SxVxD):
+    c = self.model.config
+    return loss.head_loss(
+        self.hidden(params, masked, key_drop, looked_up_BxKxD),
+        embedding_SxVxD, params["output_bias"], masked.target_ids_BxT,
+        masked.target_weights_BxT, c.vocab_size, c.loss_chunk)
+
+  def _jit(self, function, **options):
+    jitted = jax.jit(function, **options)
+    return _InMesh(jitted, self.mesh)
+
+  def _key(self, stream, kind="threefry2x32"):
+    return rng.stream(self.config.seed, stream, kind)
+
+  def _init(self):
+    plan = self.plan
+    ids_BxL = jnp.zeros((1, plan.length), jnp.int32)
+    masked = selection.mask_batch(
+        plan, self._key(_MASK), jnp.zeros(1, jnp.int32), ids_BxL)
+    params = self.model.init(self._key(_INIT), masked)["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params,
+                      self.optimizer.init(params))
+
+  def _train_step(self, state, ids_BxL):
+    key_mask = jax.random.fold_in(self._key(_MASK), state.step)
+    key_drop = jax.random.fold_in(
+        self._key(_DROPOUT, self.config.train.dropout_rng), state.step)
+    ids_AxBxL, rows_AxB = (
+        self._micro_batches(x) for x in (ids_BxL, jnp.arange(len(ids_BxL))))
+
+    def gradient(rows_B, ids_BxL, key_drop):
+      masked = selection.mask_batch(self.plan, key_mask, rows_B, ids_BxL)
+      return self.gradient(state.params, masked, key_drop)
+
+    if len(ids_AxBxL) == 1:
+      grads, sums = gradient(rows_AxB[0], ids_AxBxL[0], key_drop)
+    else:
+      def accumulate(total, xs):
+        index, rows_B, ids_BxL = xs
+        new = gradient(rows_B, ids_BxL, jax.random.fold_in(key_drop, index))
+        return jax.tree.map(jnp.add, total, new), None
+      zero = jnp.zeros((), jnp.float32)
+      zeros = (jax.tree.map(jnp.zeros_like, state.params),
+               loss.Sums(zero, zero, zero))
+      (grads, sums), _ = jax.lax.scan(
+          accumulate, zeros,
+          (jnp.arange(len(ids_AxBxL)), rows_AxB, ids_AxBxL))
+
+    grads = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1), grads)
+    updates, opt_state = self.optimizer.update(
+        grads, state.opt_state, state.params)
+    metrics = StepMetrics(sums, optax.tree.norm(grads),
+                          self.schedule(state.step))
+    return TrainState(state.step + 1, optax.apply_updates(
+        state.params, updates), opt_state), metrics
+
+  def _micro_batches(self, x_Bx):
+    """[B, ...] -> [A, B / A, ...], each device keeping its own rows."""
+    count = self.config.train.accumulation
+    x = x_Bx.reshape(len(x_Bx) // count, count, *x_Bx.shape[1:])
+    return mesh_lib.constrain(
+        jnp.moveaxis(x, 1, 0), None, mesh_lib.BATCH_AXES)
+
+  def _eval_step(self, plan, params, rows_B, ids_BxL):
+    seed = (self.config.seed if self.config.eval.masks == "seeded"
+            else _EVAL_SEED)
+    masked = selection.mask_batch(
+        plan, rng.stream(seed, _EVAL), rows_B, ids_BxL)
+    return self.loss_sums(params, masked), selection.count(plan, ids_BxL)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InMesh:
+  """A jitted function that traces, lowers and runs under its mesh."""
+
+  jitted: object
+  mesh: jax.sharding.Mesh
+
+  def __call__(self, *args):
+    with jax.set_mesh(self.mesh):
+      return self.jitted(*args)
+
+  def lower(self, *args):
+    """Lowers for arguments or their shapes."""
+    with jax.set_mesh(self.mesh):
+      return self.jitted.lower(*args)
+
+
+def _step_flops(config, model, plan):
+  return config.train.batch_size * sum(
+      flops.train_step_flops(model.config, plan).values())
+
+
+def build(config, vocab_size=None, word_start_V=None, mesh=None):
+  """Makes a config executable; touches neither disk nor parameters.
+
+  Args:
+    vocab_size: that of the tokenizer; None takes the config's, for a program
+      that is measured rather than trained.
+    word_start_V: its table of word starts; needed for masking.unit "word".
+    mesh: None makes that of `config.mesh` over all devices.
+
+  Raises:
+    InputError: anything in the config that cannot be, with its key.
+  """
+  vocab_size = (
+      vocab_size or config.model.vocab_size or config.data.vocab_size)
+  mesh = mesh or mesh_lib.make_mesh(config)
+  model = encoder.make_model(config, vocab_size)
+  train = config.train
+  errors.choose(rng.KINDS, train.dropout_rng, "train.dropout_rng")
+  shards = mesh_lib.num_batch_shards(mesh)
+  if min(train.batch_size, train.accumulation) < 1 or (
+      train.batch_size % (shards * train.accumulation)):
+    raise errors.InputError(
+        f"train.batch_size {train.batch_size} is not divisible by the "
+        f"{shards} shards of the mesh (mesh.data x mesh.fsdp) times "
+        f"train.accumulation {train.accumulation}")
+  plan = selection.make_plan(config, vocab_size, word_start_V)
+  # Here, because nothing is known of a step before, and nothing asks for the
+  # number of steps, or the schedule, but of what is built here.
+  config = flops.within_budget(config, _step_flops(config, model, plan))
+  program = Program(
+      config=config, mesh=mesh, model=model, plan=plan,
+      optimizer=optimizer_lib.make_optimizer(config),
+      schedule=optimizer_lib.make_schedule(config))
+  program.state_shapes  # An axis that the mesh does not divide raises here.
+  return program

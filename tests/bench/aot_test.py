@@ -1,0 +1,152 @@
+"""The train step compiled for TPUs that are not there; needs libtpu."""
+
+import concurrent.futures
+import json
+import math
+import multiprocessing
+import subprocess
+import sys
+
+import pytest
+
+from configs import base
+from latemask.bench import aot
+from latemask.bench import hlo
+from latemask.model import flops
+from latemask.train import step as step_lib
+
+ROWS = 32
+
+
+@pytest.fixture(autouse=True)
+def no_flags(monkeypatch):
+  """libtpu reads them too, and ends a process over those of a CPU."""
+  monkeypatch.setenv("XLA_FLAGS", "")
+
+
+def _compile(config, topology, step="train", rows=ROWS):
+  """Returns (what the tool prints, compiled text, XLA's count of FLOPs).
+
+  In a process of its own: libtpu stays loaded, and has crashed a process that
+  went on to save checkpoints.
+  """
+  pytest.importorskip("libtpu")
+  with concurrent.futures.ProcessPoolExecutor(
+      1, multiprocessing.get_context("spawn")) as pool:
+    return pool.submit(_compile_here, config, topology, step, rows).result()
+
+
+def _compile_here(config, topology, step, rows):
+  program, compiled, secs = aot.compile_step(
+      config, aot.devices_of(topology), rows, step)
+  return (aot.describe(program, compiled, secs, step), compiled.as_text(),
+          compiled.cost_analysis()["flops"])
+
+
+def _assert_no_logits(program, text):
+  """No array holds the logits of all targets of a chip."""
+  c, targets = program.model.config, ROWS * program.plan.num_targets
+  for dtype, shape in hlo.shapes(text):
+    for vocab in (c.vocab_size, c.padded_vocab_size):
+      if vocab in shape:
+        assert math.prod(shape) // vocab < targets, (dtype, shape)
+
+
+def _tiny():
+  config = base.get_config("tiny")
+  # Wide enough that no other axis is as long as the vocabulary.
+  config.data.vocab_size = 1900
+  return config
+
+
+@pytest.mark.long
+def test_tiny_compiles():
+  found, text, xla_flops = _compile(_tiny(), "v5e:2x2")
+  program = step_lib.build(_tiny(), 1900)
+  _assert_no_logits(program, text)
+  with pytest.raises(AssertionError):
+    _assert_no_logits(program, f"f32[{ROWS},64,1920]")
+  json.dumps(found)
+  assert found["chip"] == "TPU v5 lite"
+  assert found["chips"] == 4
+  assert found["mesh"] == {"data": 4, "fsdp": 1, "tensor": 1}
+  assert found["rows_per_chip"] == ROWS
+  # Attention's products run twice; at this width they are a large share.
+  assert 1 <= found["flops_per_chip"] / found[
+      "closed_form_flops_per_chip"] < 1.1
+  # Loops counted once, XLA agrees, but for what is no product.
+  assert 1 < xla_flops / hlo.matmul_flops(text, count_loops=False) < 1.5
+  # Every gradient is reduced: kernels of layers as bfloat16, others whole.
+  params = program.state_shapes.params
+  size = 2 * sum(flops.parameters(params).values())
+  assert size <= found["collectives"]["all-reduce"]["bytes"] < 2.5 * size
+  assert found["hbm"]["total"] < found["hbm"]["capacity"]
+
+
+def test_eval_step_compiles_on_another_chip():
+  found, _, _ = _compile(_tiny(), "v4-8", "eval")
+  assert found["chip"] == "TPU v4"
+  assert found["chips"] == 4
+  # A third of a train step, less the gradient of the head's bias.
+  assert 0.99 < found["flops_per_chip"] / found[
+      "closed_form_flops_per_chip"] < 1.02
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size, changes, rows, temporaries_gib", [
+    # A gated MLP keeps 1,024 numbers more of each token: 1.095 GiB, where
+    # RoBERTa's layers take 1.01.
+    ("base", {}, 32, 1.10),
+    ("base", {"architecture": "roberta_prenorm", "mlp": 3072}, 32, 1.02),
+    ("large", {}, 64, None)], ids=["base", "base_of_roberta", "large"])
+def test_real_sizes_compile(size, changes, rows, temporaries_gib):
+  config = base.get_config(size)
+  config.model.update(changes)
+  found, text, _ = _compile(config, "v5e:2x2", rows=rows)
+  _assert_no_logits(step_lib.build(config, config.data.vocab_size), text)
+  assert 1 <= found["flops_per_chip"] / found[
+      "closed_form_flops_per_chip"] < 1.01
+  assert found["hbm"]["total"] < found["hbm"]["capacity"]
+  if temporaries_gib:
+    assert found["hbm"]["temporaries"] < temporaries_gib * 2**30
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--config", "configs/base.py:huge", "--topology", "v5e:2x2"],
+     "tiny, small, base, large"),
+    (["--config", "configs/none.py", "--topology", "v5e:2x2"],
+     "no config file"),
+    (["--config", "configs/base.py", "--topology", "v9-8"], "v4, v5p, v5e"),
+    (["--config", "configs/base.py", "--topology", "v5e-9"], "1, 4, 8, 16"),
+    (["--config", "configs/base.py", "--topology", "v5e:2x2",
+      "--rows_per_chip", "0"], "must be positive"),
+])
+def test_bad_commands(arguments, message):
+  done = subprocess.run(
+      [sys.executable, "-m", "latemask.bench.aot", *arguments],
+      capture_output=True, text=True)
+  assert done.returncode == 2
+  assert message in done.stderr.splitlines()[-1]
+  assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("topology", ["v5e:3x2", "v7", "nothing"])
+def test_unknown_topologies(topology):
+  pytest.importorskip("libtpu")
+  test_bad_commands(
+      ["--config", "configs/base.py", "--topology", topology], topology)
+
+
+def test_next_rows_finds_the_capacity():
+  """Fits below 200 rows: doubling, then the straight line, then neighbours."""
+  sizes, too_many, rows, tries = {}, None, 32, 0
+  while rows:
+    tries += 1
+    if rows <= 200:
+      sizes[rows] = 1000 + 10 * rows
+    else:
+      too_many = rows
+    rows = aot._next_rows(sizes, too_many, 3000)
+  assert max(sizes) == 200
+  assert too_many == 208
+  assert tries < 8

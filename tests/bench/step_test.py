@@ -1,0 +1,81 @@
+"""The bench at a size where it takes seconds."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from latemask.bench import step as bench_step
+
+TINY = "configs/base.py:tiny,model.dtype=float32"
+
+
+def _run(*arguments):
+  return subprocess.run(
+      [sys.executable, "-m", "latemask.bench.step", *arguments],
+      capture_output=True, text=True)
+
+
+def test_contenders_take_turns_and_pair_up():
+  class Contender:
+    rows, length, flops, details, compile_secs = 2, 8, 100, {}, 0.0
+
+    def __init__(self, name):
+      self.name = name
+
+    def step(self):
+      order.append(self.name)
+
+  order = []
+  contenders = [Contender("a"), Contender("b")]
+  secs = bench_step.measure(contenders, 3)
+  assert "".join(order) == "ab" + "ababab"
+  assert [len(s) for s in secs] == [3, 3]
+  # A machine twice as slow in round two changes no ratio.
+  first, second = bench_step.report(
+      contenders, [[1.0, 2.0, 1.0], [3.0, 6.0, 3.0]], peak_flops=1000)
+  assert first["ratio"] == 1
+  assert second["ratio"] == 3
+  assert second["step_secs"] == 3
+  assert second["step_secs_max"] == 6
+  assert second["tokens_per_sec"] == pytest.approx(16 / 3, rel=1e-3)
+  assert first["mfu"] == 0.1
+
+
+def test_real_steps_and_the_peer():
+  pytest.importorskip("transformers")
+  done = _run("--config", TINY, "--config", TINY + ",masking.rate=0.4",
+              "--rows", "8", "--repeats", "2", "--peer", "hf", "--eager")
+  assert done.returncode == 0, done.stderr
+  ours, other, peer = map(json.loads, done.stdout.splitlines())
+  assert ours["ratio"] == 1 and ours["repeats"] == 2
+  assert other["flops_ratio"] != 1
+  assert peer["torch_compile"] is False
+  assert all(line["tokens_per_sec"] > 0 for line in (ours, other, peer))
+
+
+def test_table_of_flops():
+  done = _run("--flops", "--config", "configs/base.py:base", "--config",
+              "configs/vanilla.py:base")
+  assert done.returncode == 0, done.stderr
+  header, _, ours, vanilla = done.stdout.splitlines()
+  assert "/ vanilla" in header
+  assert "| 12+2 " in ours
+  assert "| 1.000 " in vanilla
+  assert len({len(line) for line in done.stdout.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "at least one --config"),
+    (["--config", "configs/none.py"], "no config file"),
+    (["--config", TINY, "--rows", "0"], "--rows is 0"),
+    (["--config", TINY, "--repeats", "0"], "--repeats is 0"),
+    (["--config", TINY + ",model.heads=3"], "model.heads 3 does not divide"),
+    (["--config", TINY, "--length", "1024"], "longer than model.max_length"),
+])
+def test_bad_commands(arguments, message):
+  done = _run(*arguments)
+  assert done.returncode == 2
+  assert message in done.stderr.splitlines()[-1]
+  assert "Traceback" not in done.stderr

@@ -1,0 +1,399 @@
+"""Padding, learning, resuming, choosing, submitting; what is refused."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import glue as glue_config
+from latemask.checkpoint import checkpoints as checkpoints_lib
+from latemask.data import prepare as prepare_lib
+from latemask import errors
+from latemask.finetune import cell as cell_lib
+from latemask.finetune import grid as grid_lib
+from latemask.finetune import run as finetune_run
+from latemask.finetune.tasks import glue
+from latemask.hub import pretrained
+from latemask.model import cut
+from latemask.train import step as step_lib
+from tests import conftest
+
+pytestmark = pytest.mark.usefixtures("few_devices")
+
+ROOT = conftest.ROOT
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, packed_dir, corpus):
+  """A pre-training run before its first step."""
+  config = conftest.tiny_config(f"text:{corpus}/*.txt")
+  packed = prepare_lib.load(config, packed_dir)
+  program = step_lib.build(config, packed.tokenizer.vocab_size,
+                           packed.tokenizer.word_start_V(
+                               config.masking.word_starts))
+  workdir = tmp_path_factory.mktemp("run")
+  checkpoints = checkpoints_lib.Checkpoints(workdir, config, packed)
+  checkpoints.save(0, checkpoints_lib.Progress(program.init_state()))
+  checkpoints.close()
+  return workdir
+
+
+def _cola(num_rows, seed, wrong="0"):
+  """Rows that are acceptable exactly if they begin with `she`."""
+  rng = np.random.default_rng(seed)
+  return "".join(
+      f"x\t{'1' if good else wrong}\t\t{'she' if good else 'old'} "
+      f"{rng.choice(['time', 'had', 'on'])}\n"
+      for good in rng.integers(0, 2, num_rows))
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  """A folder with a CoLA and an STS-B that can be learned at once."""
+  folder = tmp_path_factory.mktemp("glue")
+  (folder / "CoLA").mkdir()
+  (folder / "CoLA" / "train.tsv").write_text(_cola(100, 0))
+  (folder / "CoLA" / "dev.tsv").write_text(_cola(37, 1))
+  (folder / "CoLA" / "test.tsv").write_text(
+      "index\tsentence\n0\tshe had\n1\told time\n2\tshe on\n")
+  (folder / "STS-B").mkdir()
+  rng = np.random.default_rng(0)
+  for split in ("train", "dev"):
+    (folder / "STS-B" / f"{split}.tsv").write_text(
+        "sentence1\tsentence2\tscore\n" + "".join(
+            f"he\t{('old', 'she')[s]}\t{5 * s}\n"
+            for s in rng.integers(0, 2, 60)))
+  return folder
+
+
+@pytest.fixture
+def config(run, data_dir):
+  """Two cells that learn the task."""
+  config = glue_config.get_config()
+  config.task = "cola"
+  config.init_from = str(run)
+  config.data_dir = str(data_dir)
+  config.dropout = 0.0
+  config.grid.learning_rates = (1e-2,)
+  config.grid.batch_sizes = (16,)
+  config.grid.seeds = (0, 1)
+  config.grid.num_epochs = 8
+  return config.lock()
+
+
+def _files(directory):
+  return {str(p): p.read_bytes() if p.is_file() else None
+          for p in pathlib.Path(directory).rglob("*")}
+
+
+def test_bfloat16_learns_too(config, tmp_path):
+  config.dtype = "bfloat16"
+  config.grid.seeds = (0,)
+  results = finetune_run.finetune(config, tmp_path)
+  assert results["cola"][0]["score"] > 0.9
+
+
+def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
+                                          data_dir):
+  trained = []
+  train = cell_lib.train
+  monkeypatch.setattr(
+      cell_lib, "train", lambda config, program, data, cell, *a, **k:
+      trained.append(cell) or train(config, program, data, cell, *a, **k))
+  results = finetune_run.finetune(config, tmp_path)
+  # Chance is 0.
+  assert all(r["score"] > 0.9 for r in results["cola"])
+  assert [cell.seed for cell in trained] == [0, 1]
+  losses = [e["loss"] for e in results["cola"][0]["epochs"]]
+  assert losses[-1] < 0.3 < 0.5 < losses[0] < 1.0
+  before = _files(tmp_path)
+
+  # The same command: nothing to do, the same table.
+  finetune_run.finetune(config, tmp_path)
+  assert len(trained) == 2 and _files(tmp_path) == before
+
+  # One cell lost and one asked for anew: these alone, the lost one the same.
+  lost = tmp_path / "cells" / "cola" / "lr0.01-batch16-seed1.json"
+  was = json.loads(lost.read_text())
+  lost.unlink()
+  config.grid.seeds = (0, 1, 2)
+  config.predict_test = config.export = True
+  finetune_run.finetune(config, tmp_path)
+  assert [cell.seed for cell in trained[2:4]] == [1, 2]
+  now = json.loads(lost.read_text())
+  assert [e["loss"] for e in now["epochs"]] == [
+      e["loss"] for e in was["epochs"]]
+  assert (now["metrics"], now["best_epoch"]) == (
+      was["metrics"], was["best_epoch"])
+
+  # The best one was trained anew for its predictions, once.
+  assert len(trained) == 5
+  exported = json.loads(
+      (tmp_path / "export" / "cola" / "config.json").read_text())
+  assert exported["id2label"] == {"0": "0", "1": "1"}
+  assert exported["architectures"][0].endswith("ForSequenceClassification")
+  assert (tmp_path / "test" / "CoLA.tsv").read_text().splitlines() == [
+      "index\tprediction", "0\t1", "1\t0", "2\t1"]
+  finetune_run.finetune(config, tmp_path)
+  assert len(trained) == 5
+
+  # Another config, or other data, is another workdir.
+  before = _files(tmp_path)
+  config.dropout = 0.1
+  with pytest.raises(errors.InputError, match=r"dropout 0.0 \(now 0.1\)"):
+    finetune_run.finetune(config, tmp_path)
+  config.dropout = 0.0
+  other = tmp_path.parent / f"{tmp_path.name}-glue" / "CoLA"
+  other.mkdir(parents=True)
+  for path in (data_dir / "CoLA").iterdir():
+    (other / path.name).write_bytes(path.read_bytes())
+  (other / "train.tsv").write_text(_cola(100, 7))
+  config.data_dir = str(other.parent)
+  with pytest.raises(errors.InputError, match="initial values or rows"):
+    finetune_run.finetune(config, tmp_path)
+  assert _files(tmp_path) == before
+
+
+def test_all_tasks_regression_and_scratch(config, tmp_path, capsys):
+  """The tasks without a folder are left out; fresh weights learn, too."""
+  config.task = "all"
+  config.from_scratch = True
+  config.keep_layers = 1
+  config.grid.seeds = (0,)
+  results = finetune_run.finetune(config, tmp_path)
+  assert list(results) == ["cola", "stsb"]
+  out = capsys.readouterr().out
+  assert "rte is left out" in out and "1 layer of width 16" in out
+  stsb, = results["stsb"]
+  assert min(stsb["metrics"].values()) > 0.9
+  # Squared error in points of 0 to 5: answering 0 gives 12.5.
+  assert stsb["epochs"][-1]["loss"] < 9 < stsb["epochs"][0]["loss"] < 14
+  table = (tmp_path / "results.md").read_text()
+  assert table in out
+  assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == [
+      "matthews", "pearson", "spearman", ""]
+
+
+def _program(config):
+  config.keep_layers = 2
+  model, encoder, tokenizer, length = finetune_run.load(config)
+  data, = finetune_run.read(config, encoder, tokenizer, length)
+  return finetune_run.make_program(
+      config, model, jax.tree.map(jax.numpy.asarray, encoder), 2), data
+
+
+@pytest.mark.parametrize("width, from_scratch, is_as_before", [
+    (768, False, True), (768, True, False), (16, False, False)])
+def test_cells_that_began_otherwise_are_others(
+    config, width, from_scratch, is_as_before):
+  """Against the digest of the time when all kernels began with 0.02."""
+  with config.unlocked():
+    config.from_scratch = from_scratch
+  encoder = {"embedding": np.zeros((8, width), np.float32)}
+  _, _, tokenizer, length = finetune_run.load(config)
+  data, = finetune_run.read(config, encoder, tokenizer, length)
+  before = hashlib.sha256(tokenizer.digest.encode())
+  before.update(encoder["embedding"])
+  for rows in (data.train, data.dev[""]):
+    for array in (*rows.ids, rows.labels_R):
+      before.update(array)
+  assert (data.digest == before.hexdigest()) == is_as_before
+
+
+def test_rows_are_as_long_as_those_of_training(config, tmp_path, capsys):
+  """32 of 64 positions, unless told otherwise."""
+  (tmp_path / "CoLA").mkdir()
+  for split in ("train", "dev"):
+    (tmp_path / "CoLA" / f"{split}.tsv").write_text(
+        "x\t1\t\t" + "she had " * 50 + "\n")
+  config.data_dir = str(tmp_path)
+  for max_length, found in ((None, 32), (64, 64), (20, 20)):
+    config.max_length = max_length
+    _, encoder, tokenizer, length = finetune_run.load(config)
+    data, = finetune_run.read(config, encoder, tokenizer, length)
+    assert data.train.lengths_R.max() == found
+    out = capsys.readouterr().out
+    assert ("trained on rows of at most 32: positions behind that are as they "
+            "were initialised" in out) == (found == 64)
+
+
+def test_padding_and_filler_rows_change_nothing(config):
+  program, data = _program(config)
+  params = program.init_state(np.uint32(0)).params
+  rows = np.arange(5)
+  expected = program.logits(params, glue.pad(data.train, rows, 5, [16]))
+  assert np.std(expected) > 1e-4
+  found = program.logits(params, glue.pad(data.train, rows, 8, [40]))[:5]
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  # A short batch trains as the same rows without filler.
+  losses = []
+  for batch_size in (5, 8):
+    state, loss = program.train_step(
+        program.init_state(np.uint32(0)),
+        glue.collate(data.train, rows, batch_size, [16]),
+        np.float32(1e-2), np.uint32(0))
+    losses.append((loss, state.params["head"]["out_kernel"]))
+  np.testing.assert_allclose(losses[0][0], losses[1][0], rtol=1e-5)
+  # Adam's first step is the rate times the gradient's sign, nearly.
+  np.testing.assert_allclose(losses[0][1], losses[1][1], atol=1e-5)
+
+
+def test_logits_are_those_of_the_whole_encoder(config):
+  """The last layer computes the state of <s> alone, and exactly that."""
+  program, data = _program(config)
+  params = program.init_state(np.uint32(0)).params
+  ids_BxS = glue.pad(data.train, np.arange(4), 4, [16])
+  hidden_BxSxD = cut.encode(
+      program.model, params["encoder"], ids_BxS)
+  expected = cut.ClassificationHead(program.model, 2).apply(
+      {"params": params["head"]}, hidden_BxSxD[:, 0])
+  np.testing.assert_allclose(
+      program.logits(params, ids_BxS), expected, atol=1e-6)
+
+
+def _result(rate, seed, score):
+  return {"learning_rate": rate, "batch_size": 16, "seed": seed,
+          "score": score, "metrics": {"accuracy": score}}
+
+
+def test_the_choice_is_the_median_over_seeds():
+  steady = [_result(1e-5, s, 0.7 + s / 100) for s in range(3)]
+  lucky = [_result(2e-5, s, v) for s, v in enumerate((0.99, 0.5, 0.4))]
+  lonely = [_result(3e-5, 0, 0.9)]
+  assert grid_lib.choose(lucky + steady + lonely) == steady
+  table = grid_lib.tabulate({"rte": lucky + steady + lonely})
+  rte, average = (
+      [c.strip() for c in line.split("|")[1:-1]]
+      for line in table.splitlines()[2:])
+  assert rte == ["rte", "accuracy", "71.00", "1.00", "72.00", "1e-05", "16",
+                 "3", "7"]
+  assert average[:5] == ["average", "", "71.00", "1.00", "72.00"]
+
+
+def test_a_cell_that_fails_is_named_and_has_no_score(
+    config, tmp_path, capsys):
+  """Two fail, and later two do not; what failed is not trained again."""
+  config.grid.learning_rates = (1e30,)
+  config.grid.num_epochs = 2
+  with pytest.raises(grid_lib.FailedError, match="all cells of cola"):
+    finetune_run.finetune(config, tmp_path)
+  paths = sorted((tmp_path / "cells" / "cola").iterdir())
+  for path in paths:
+    result = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert (result["score"], result["metrics"], result["best_epoch"]) == (
+        None, None, None)
+    assert len(result["epochs"]) == 1  # What follows is no number either.
+  assert "the cell has failed" in capsys.readouterr().out
+  table = (tmp_path / "results.md").read_text()
+  assert "| cola | failed |" in " ".join(table.split())
+  before = _files(tmp_path / "cells")
+  config.export = True
+  with pytest.raises(grid_lib.FailedError):
+    finetune_run.finetune(config, tmp_path)
+  assert _files(tmp_path / "cells") == before
+  assert not (tmp_path / "export").exists()
+
+  config.export = False
+  config.grid.learning_rates = (1e30, 1e-2)
+  results = finetune_run.finetune(config, tmp_path)["cola"]
+  assert len(results) == 4 and len(grid_lib.scored(results)) == 2
+  assert {r["learning_rate"] for r in grid_lib.choose(results)} == {0.01}
+  table = (tmp_path / "results.md").read_text()
+  assert "4, 2 failed" in table
+  assert "- cola, learning rate 1e+30, batch 16, seed 1: epoch 1" in table
+
+
+def test_cells_of_before_that_failed_have_no_score():
+  """They have that of logits that are no numbers, and a loss of None."""
+  good = _result(1e-5, 0, 0.6) | {"epochs": [{"loss": 0.4, "score": 0.6}]}
+  bad = _result(2e-5, 0, 0.7) | {"epochs": [
+      {"loss": 0.4, "score": 0.7}, {"loss": None, "score": 0.69}]}
+  assert grid_lib.choose([good, bad]) == [good]
+  assert grid_lib.failed_epoch(bad) == 2
+  assert grid_lib.choose([bad]) == []
+
+
+BAD = [
+    ({"task": "wnli"}, "task is 'wnli'; choose one of cola, sst2, mrpc"),
+    ({"task": "rte"}, "there is no folder .*RTE"),
+    ({"data_dir": "/nowhere", "task": "all"}, "data for none of the tasks"),
+    ({"init_from": "/nowhere"}, "/nowhere is no run"),
+    ({"init_from": ""}, "init_from is missing"),
+    ({"keep_layers": 5}, "keep_layers is 5; the model has 4 layers"),
+    ({"keep_layers": 0}, "keep_layers is 0"),
+    ({"max_length": 65}, "max_length is 65; it must lie in 6 to 64"),
+    ({"max_length": 5}, "max_length is 5"),
+    ({"dropout": 1.0}, "dropout is 1.0"),
+    ({"dtype": "float16"}, "float32, bfloat16"),
+    ({"optimizer.schedule": "flat"}, "linear, cosine"),
+    ({"optimizer.warmup_fraction": 1.0}, "warmup_fraction is 1.0"),
+    ({"optimizer.b1": 1.0}, "b1 1.0"),
+    ({"grid.learning_rates": (0.0,)}, "learning_rates has 0.0"),
+    ({"grid.batch_sizes": (0,)}, "batch_sizes has 0"),
+    ({"grid.seeds": ()}, "grid.seeds is .*at least one"),
+    ({"grid.seeds": (1, 1)}, "each once"),
+    ({"grid.seeds": (-1,)}, "seeds has -1"),
+    ({"grid.num_epochs": 0}, "grid.num_epochs is 0"),
+]
+
+
+@pytest.mark.parametrize("changes, message", BAD)
+def test_bad_configs_change_nothing(config, tmp_path, changes, message):
+  with config.unlocked():
+    config.update_from_flattened_dict(changes)
+  with pytest.raises(errors.InputError, match=message) as error:
+    finetune_run.finetune(config, tmp_path / "run")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_an_export_that_cannot_be_is_refused_before_the_training(
+    config, run, tmp_path, monkeypatch):
+  loaded = pretrained.load(run)
+  other = conftest.spm(conftest.make_text(40).splitlines(), model_type="bpe",
+                       vocab_size=loaded.tokenizer.vocab_size)
+  monkeypatch.setattr(pretrained, "load", lambda path: dataclasses.replace(
+      loaded, tokenizer=other))
+  config.export = True
+  with pytest.raises(errors.InputError, match="model_type is bpe"):
+    finetune_run.finetune(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_bad_labels_change_nothing(config, tmp_path):
+  folder = tmp_path / "glue" / "CoLA"
+  folder.mkdir(parents=True)
+  (folder / "train.tsv").write_text(_cola(9, 0, wrong="2"))
+  (folder / "dev.tsv").write_text(_cola(9, 0))
+  config.data_dir = str(folder.parent)
+  with pytest.raises(errors.InputError, match="'2' is none of 0, 1"):
+    finetune_run.finetune(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_long_text_is_cut_and_counted(config, tmp_path, capsys):
+  config.max_length = 6
+  config.grid.seeds = (0,)
+  config.grid.num_epochs = 1
+  finetune_run.finetune(config, tmp_path)
+  assert "cola, dev: warning: " in (out := capsys.readouterr().out)
+  assert "of 37 rows are cut to 6 tokens" in out
+
+
+def test_main_dispatches_by_the_key_task(tmp_path, run, data_dir):
+  done = subprocess.run(
+      [sys.executable, "-m", "latemask.main", "--config", "configs/glue.py",
+       "--config.task=qqp", f"--config.init_from={run}",
+       f"--config.data_dir={data_dir}", "--workdir", str(tmp_path / "run"),
+       "--config.grid.learning_rates=(3e-05,)",
+       "--config.grid.batch_sizes=(16,)", "--config.grid.seeds=(0,)"],
+      cwd=ROOT, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 2, done.stderr
+  assert "latemask: there is no folder" in done.stderr.splitlines()[-1]
+  assert not (tmp_path / "run").exists()

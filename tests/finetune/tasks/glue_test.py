@@ -1,0 +1,269 @@
+"""Official files of every task, metrics, pairs, cuts, batches, submissions."""
+
+import numpy as np
+import pytest
+
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+from latemask.finetune.tasks import glue
+from tests import conftest
+
+_STSB = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2"
+_MNLI = ("index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\t"
+         "sentence2_binary_parse\tsentence1_parse\tsentence2_parse\t"
+         "sentence1\tsentence2")
+_PARSES = "7\t31\t31n\ttravel\t(a)\t(b)\t(A)\t(B)"
+_QUOTE = 'He said " no'
+
+# task, split -> text of the official layout, texts, labels.
+FILES = [
+    ("cola", "train", f"gj04\t1\t\t{_QUOTE}\nbc01\t0\t*\tb b\n",
+     [[_QUOTE, "b b"]], [1, 0]),
+    ("cola", "dev", "gj04\t1\t\ta\n", [["a"]], [1]),
+    ("cola", "test", "index\tsentence\n0\ta\n1\tb\n", [["a", "b"]], None),
+    ("sst2", "train", "sentence\tlabel\na \t1\nb\t0\n", [["a ", "b"]], [1, 0]),
+    ("sst2", "test", "index\tsentence\n0\ta\n", [["a"]], None),
+    ("mrpc", "train", "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+     f"1\t10\t20\t{_QUOTE}\tb\r\n0\t11\t21\tc\td\r\n",
+     [[_QUOTE, "c"], ["b", "d"]], [1, 0]),
+    ("mrpc", "test", "\ufeffindex\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+     "0\t10\t20\ta\tb\n", [["a"], ["b"]], None),
+    ("stsb", "dev", f"{_STSB}\tsentence1\tsentence2\tscore\n"
+     "0\tg\tf\t2012\t0000\tnone\tnone\ta\tb\t3.750\n",
+     [["a"], ["b"]], [3.75]),
+    ("qqp", "train", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+     "9\t1\t2\ta?\tb?\t1\nbroken\n8\t1\t2\tc?\td?\t0\n",
+     [["a?", "c?"], ["b?", "d?"]], [1, 0]),
+    ("qqp", "test", "id\tquestion1\tquestion2\n0\ta\tb\n", [["a"], ["b"]],
+     None),
+    ("mnli", "train", f"{_MNLI}\tlabel1\tgold_label\n"
+     f"{_PARSES}\ta\tb\tneutral\tcontradiction\n", [["a"], ["b"]], [2]),
+    ("mnli", "dev_mismatched", f"{_MNLI}\t"
+     + "\t".join(f"label{i}" for i in range(1, 6)) + "\tgold_label\n"
+     + f"{_PARSES}\ta\tb" + "\tneutral" * 5 + "\tentailment\n",
+     [["a"], ["b"]], [0]),
+    ("mnli", "test_matched", f"{_MNLI}\n{_PARSES}\ta\tb\n", [["a"], ["b"]],
+     None),
+    ("qnli", "dev", "index\tquestion\tsentence\tlabel\n"
+     f"0\ta\t{_QUOTE}\tnot_entailment\n", [["a"], [_QUOTE]], [1]),
+    ("rte", "train", "index\tsentence1\tsentence2\tlabel\n"
+     "0\ta\tb\tentailment\n1\tc\td\tnot_entailment\n",
+     [["a", "c"], ["b", "d"]], [0, 1]),
+]
+
+
+def _write(folder, name, split, text):
+  path = folder / glue.TASKS[name].folder / f"{split}.tsv"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(text.encode())
+  return path
+
+
+@pytest.mark.parametrize("name, split, text, texts, labels", FILES)
+def test_official_files(tmp_path, name, split, text, texts, labels):
+  _write(tmp_path, name, split, text)
+  rows = glue.read(name, split, tmp_path, None)
+  assert list(rows.texts) == texts
+  assert rows.num_dropped == text.count("broken")
+  if labels is None:
+    assert rows.labels_R is None
+  else:
+    np.testing.assert_array_equal(rows.labels_R, labels)
+    assert rows.labels_R.dtype == (np.float32 if name == "stsb" else np.int32)
+
+
+@pytest.mark.parametrize("name, split, text, message", [
+    ("cola", "dev", "gj04\t2\t\ta\n", "line 1: the label '2' is none of 0, 1"),
+    ("cola", "dev", "gj04\t1\n", "line 1 has 2 cells"),
+    ("cola", "dev", "", "has no rows"),
+    ("sst2", "train", "text\tlabel\na\t1\n", "no column 'sentence'"),
+    ("sst2", "dev", "sentence\na\n", "no column 'label'"),
+    ("sst2", "dev", "sentence\tlabel\n", "has no rows"),
+    ("sst2", "test", "", "is empty"),
+    ("rte", "dev", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n",
+     "entailment, not_entailment"),
+    ("stsb", "dev", f"{_STSB}\tsentence1\tsentence2\tscore\n" + "0\t" * 9
+     + "5.5\n", "'5.5' is no number from 0 to 5"),
+    ("stsb", "dev", f"{_STSB}\tsentence1\tsentence2\tscore\n" + "0\t" * 9
+     + "nan\n", "'nan' is no number"),
+])
+def test_files_that_cannot_be(tmp_path, name, split, text, message):
+  _write(tmp_path, name, split, text)
+  with pytest.raises(errors.InputError, match=message) as error:
+    glue.read(name, split, tmp_path, None)
+  assert "\n" not in str(error.value)
+
+
+def test_files_that_are_not_there_or_not_text(tmp_path):
+  with pytest.raises(glue.NotThere, match="no folder .*CoLA"):
+    glue.read("cola", "dev", tmp_path, None)
+  _write(tmp_path, "cola", "train", "x\t1\t\ta\n").write_bytes(b"x\t1\t\t\xff")
+  with pytest.raises(errors.InputError, match="byte 5 is not UTF-8"):
+    glue.read("cola", "train", tmp_path, None)
+  with pytest.raises(errors.InputError, match="no file .*dev.tsv"):
+    glue.read("cola", "dev", tmp_path, None)
+
+
+def _logits(classes, num=2):
+  return np.eye(num, dtype=np.float32)[classes]
+
+
+def test_metrics():
+  """By hand: 3 true and 1 false positive, 1 false and 1 true negative."""
+  labels_R, found_R = np.array([1, 1, 1, 1, 0, 0]), [1, 1, 1, 0, 1, 0]
+  found = glue.score("mrpc", "", labels_R, _logits(found_R))
+  np.testing.assert_allclose(
+      [found["accuracy"], found["f1"]], [4 / 6, 2 * 3 / (2 * 3 + 1 + 1)])
+  # (TP TN - FP FN) / sqrt((TP+FP) (TP+FN) (TN+FP) (TN+FN))
+  np.testing.assert_allclose(
+      glue.score("cola", "", labels_R, _logits(found_R))["matthews"],
+      (3 * 1 - 1 * 1) / np.sqrt(4 * 4 * 2 * 2))
+  np.testing.assert_allclose(glue.score(
+      "mnli", "_mismatched", np.array([0, 1, 2]),
+      _logits([0, 1, 1], 3))["accuracy/mismatched"], 2 / 3)
+  scores_R = np.array([0.0, 1.0, 2.0, 4.0])
+  # Out of range is cut: 9 counts as 5.
+  found = glue.score("stsb", "", scores_R, np.float32([[0], [1], [3], [9]]))
+  np.testing.assert_allclose(
+      found["pearson"], np.corrcoef(scores_R, [0, 1, 3, 5])[0, 1], rtol=1e-6)
+  assert found["pearson"] < found["spearman"] == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_constant_prediction_scores_nothing():
+  labels_R = np.float32([0, 1, 2])
+  assert glue.score("stsb", "", labels_R, np.ones((3, 1), np.float32)) == {
+      "pearson": 0, "spearman": 0}
+  assert glue.score("cola", "", np.array([0, 1, 1]), _logits([1, 1, 1])) == {
+      "matthews": 0}
+  # What is no number predicts nothing, which is not the same.
+  for bad in (np.nan, np.inf):
+    logits_RxC = np.float32([[0, 1], [0, bad], [1, 0]])
+    for name, logits in (("cola", logits_RxC), ("stsb", logits_RxC[:, 1:])):
+      assert np.isnan(list(glue.score(
+          name, "", labels_R.astype(int) > 0, logits).values())).all()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+  return tokenizer_lib.train(conftest.make_text(200).splitlines(), 320)
+
+
+def test_pairs_and_cuts(tokenizer):
+  texts = ("the old time", "he")
+  first, second = (tokenizer.encode(t).tolist() for t in texts)
+  single = glue.encode(tokenizer, glue.Rows(([texts[0]],), None), 64)
+  assert single.ids[0].tolist() == [0, *first, 2]
+  pair = glue.encode(tokenizer, glue.Rows(tuple([t] for t in texts), None), 64)
+  assert pair.ids[0].tolist() == [0, *first, 2, 2, *second, 2]
+  assert (single.num_cut, pair.num_cut) == (0, 0)
+  # One token too long: the longer text loses it, on either side.
+  assert len(first) > len(second) + 1
+  length = len(pair.ids[0]) - 1
+  for order in (1, -1):
+    rows = glue.Rows(tuple([t] for t in texts[::order]), None)
+    cut = glue.encode(tokenizer, rows, length)
+    parts = [first[:-1], second][::order]
+    assert cut.ids[0].tolist() == [0, *parts[0], 2, 2, *parts[1], 2]
+    assert cut.num_cut == 1
+
+
+@pytest.mark.parametrize("lengths", [(9, 9), (20, 3), (3, 20), (6, 5)])
+@pytest.mark.parametrize("max_length", [6, 7, 14, 15, 40])
+def test_the_longer_text_is_cut_first(lengths, max_length):
+  """The same as taking tokens one by one from the longer text."""
+  kept = list(lengths)
+  while sum(kept) > max_length - 4:
+    kept[0 if kept[0] > kept[1] else 1] -= 1
+  found = glue._cut([np.arange(n) for n in lengths], max_length)
+  assert sum(map(len, found)) == sum(kept)
+  assert sorted(map(len, found)) == sorted(kept)
+  for text in found:
+    np.testing.assert_array_equal(text, np.arange(len(text)))
+
+
+def _encoded(num_rows, seed=0):
+  rng = np.random.default_rng(seed)
+  ids = [np.full(n, 7, np.int32) for n in rng.integers(3, 60, num_rows)]
+  return glue.Encoded(ids, np.array([len(i) for i in ids]),
+                      np.arange(num_rows, dtype=np.int32), 0)
+
+
+def test_an_epoch_is_every_row_once_and_each_epoch_another():
+  encoded = _encoded(1100)
+  lengths = glue.buckets(512, encoded.lengths_R.max())
+  epochs = [glue.shuffled(encoded.lengths_R, 16, 0, epoch)
+            for epoch in (0, 0, 1)]
+  for batches in epochs:
+    seen, padded = [], 0
+    for rows in batches:
+      ids_BxS, labels_B, weights_B = glue.collate(encoded, rows, 16, lengths)
+      assert ids_BxS.shape[0] == 16 and ids_BxS.shape[1] in lengths
+      np.testing.assert_array_equal(
+          np.sum(ids_BxS != tokenizer_lib.PAD, axis=1)[:len(rows)],
+          encoded.lengths_R[rows])
+      seen += labels_B[weights_B > 0].tolist()
+      padded += ids_BxS.size
+    assert sorted(seen) == list(range(1100))
+    # Sorted by length: padded to the longest allowed it would be 57 %.
+    assert padded < 1.25 * encoded.lengths_R.sum()
+  first, again, other = (np.concatenate(batches) for batches in epochs)
+  np.testing.assert_array_equal(first, again)
+  assert np.mean(first == other) < 0.1
+
+
+@pytest.mark.parametrize("longest", [5, 16, 17, 60, 300, 512])
+def test_buckets(longest):
+  lengths = glue.buckets(512, longest)
+  assert lengths == sorted(set(lengths))
+  assert lengths[-1] >= longest and all(s < longest for s in lengths[:-1])
+  assert glue.buckets(100, 100)[-1] == 100
+
+
+def test_submissions(tmp_path):
+  for name, part, file, logits_RxC, lines in (
+      ("cola", "", "CoLA", _logits([1, 0]), ["0\t1", "1\t0"]),
+      ("rte", "", "RTE", _logits([1, 0]), ["0\tnot_entailment",
+                                           "1\tentailment"]),
+      ("mnli", "_mismatched", "MNLI-mm", _logits([1], 3), ["0\tneutral"]),
+      ("mnli", "_matched", "MNLI-m", _logits([2], 3), ["0\tcontradiction"]),
+      ("stsb", "", "STS-B", np.float32([[-1], [2.5], [7]]),
+       ["0\t0.000", "1\t2.500", "2\t5.000"])):
+    path = glue.write_submission(name, part, logits_RxC, tmp_path)
+    assert path.name == f"{file}.tsv"
+    assert path.read_text().splitlines() == ["index\tprediction", *lines]
+
+
+def test_tfds_is_the_same(tmp_path):
+  tfds = pytest.importorskip("tensorflow_datasets")
+  import tensorflow as tf
+  rows = {"sentence": ["b b", "a"], "label": [0, 1], "idx": [1, 0]}
+  features = tfds.features.FeaturesDict({
+      "sentence": tfds.features.Text(),
+      "label": tfds.features.ClassLabel(num_classes=2),
+      "idx": tf.int32})
+  secret = rows | {"label": [-1, -1]}
+  tfds.dataset_builders.store_as_tfds_dataset(
+      name="glue", config="cola", version="2.0.0", features=features,
+      split_datasets={s: tf.data.Dataset.from_tensor_slices(
+          secret if s == "test" else rows) for s in ("validation", "test")},
+      data_dir=tmp_path, file_format="array_record", disable_shuffling=True)
+  found = glue.read("cola", "dev", None, str(tmp_path))
+  assert found.texts == (["a", "b b"],)
+  assert found.labels_R.tolist() == [1, 0]
+  assert glue.read("cola", "test", None, str(tmp_path)).labels_R is None
+
+
+def test_tfds_that_cannot_be_downloaded_names_the_alternative(
+    tmp_path, monkeypatch):
+  tfds = pytest.importorskip("tensorflow_datasets")
+
+  def offline(self, **options):
+    raise OSError("no network\nand more lines of it")
+  monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare",
+                      offline)
+  with pytest.raises(glue.NotThere, match=(
+      "tfds:glue/cola.* is not prepared and cannot be downloaded "
+      r"\(OSError: no network\); name the folder .* in data_dir")) as error:
+    glue.read("cola", "dev", None, str(tmp_path))
+  assert "\n" not in str(error.value)

@@ -1,0 +1,552 @@
+"""Sweeps: every point builds; every run is done, once, whatever is killed."""
+
+import hashlib
+import importlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import pytest
+
+from configs import base
+from configs import sweeps
+from latemask.config import since
+from latemask.config import spec as spec_lib
+from latemask.report import runs as runs_lib
+from latemask.runtime import claims as sweep_claims
+from latemask.sweep import points as points_lib
+from latemask.tools import sweep
+from latemask.train import step as step_lib
+from tests import conftest
+
+ROOT = conftest.ROOT
+NAMES = sorted(p.stem for p in (ROOT / "configs" / "sweeps").glob("[a-z]*.py"))
+TINY = '''
+from configs import base
+
+def get_config(size="tiny"):
+  config = base.get_config(size)
+  config.model.update(dict(
+      width=16, heads=2, mlp=32, dtype="float32", max_length=64))
+  config.data.update(dict(
+      source="text:{corpus}/*.txt", vocab_size=320, length=32, workers=1,
+      shards=1, eval_fraction=0.1))
+  config.train.batch_size = 8
+  config.train.num_steps = 12
+  config.optimizer.warmup_steps = 1
+  config.eval.rates = ()
+  config.metrics.every_steps = 1
+  return config
+
+def sweep(config):
+  yield from {points}
+
+def columns():
+  return ["seed"]
+'''
+GOOD = [{"seed": 1}, {"seed": 2}, {"seed": 3}]
+# All that can be checked ahead is in order; the devices are not as many.
+BAD = {"mesh.data": 7}
+BAD_NAME = "mesh.data=7"
+
+
+@pytest.fixture
+def write(tmp_path, corpus):
+  """Writes a sweep of some points; returns its path."""
+  def write(points):
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY.format(corpus=corpus, points=points))
+    return str(path)
+  return write
+
+
+def _main(monkeypatch, *arguments):
+  """Runs the command in this process; returns its exit code."""
+  monkeypatch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
+  with pytest.raises(SystemExit) as ended:
+    sweep.main()
+  return ended.value.code
+
+
+def _files(folder):
+  return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_older_sweeps_stay_done_and_keep_their_rows(write, tmp_path):
+  """A key that came later, with the value that means as before."""
+  point, = points_lib.read(write(GOOD[:1]), tmp_path / "out")[0]
+  older = {k: v for k, v in point.wanted.items() if k not in since.BEFORE}
+  assert older != point.wanted
+  point.path.parent.mkdir()
+  point.file("done").write_text(json.dumps({"config": older}))
+  assert point.done
+  packed = {k[5:]: v for k, v in older.items() if k.startswith("data.")
+            and k[5:] not in points_lib._NOT_PACKED}
+  digest = hashlib.sha256(json.dumps(packed, sort_keys=True).encode())
+  assert point.config.data.dir.endswith(f"/{digest.hexdigest()[:8]}")
+
+
+# ---- Configs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_point_builds(name, tmp_path):
+  """At the size that is its default, and on paths that are not there."""
+  spec = f"configs/sweeps/{name}.py"
+  is_finetuning = name == "glue"
+  if not is_finetuning:
+    spec += ",data.source=builtin"
+  points, columns = points_lib.read(
+      spec, tmp_path / "out", ["runs/a", "runs/b"] if is_finetuning else [])
+  assert len({p.path for p in points}) == len(points) > 1
+  # A second seed builds what the first does.
+  points = points_lib.check(
+      [p for p in points if p.overrides.get("seed", 1) == 1])
+  assert not list(tmp_path.iterdir())
+  for column in columns:
+    assert len({p.wanted[column] if column in p.wanted
+                else p.overrides[column] for p in points}) > 1, column
+  if is_finetuning:
+    assert [p.name for p in points] == ["a/glue", "b/glue"]
+    return
+  steps_flops = {p.name: p.flops for p in points}
+  # At equal compute, all but a step of the budget is spent.
+  budget = points[0].config.train.total_flops
+  assert (budget is None) == (name == "lr")
+  for point in points:
+    assert point.num_steps > (250 if name == "demo" else 1000)
+    if budget:
+      spent = steps_flops[point.name]
+      assert 0 <= budget - spent < spent / point.num_steps
+
+
+def test_budgets_are_those_of_base():
+  for size, budget in sweeps.TOTAL_FLOPS.items():
+    config = base.get_config(size)
+    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"),
+                         devices=jax.devices()[:1])
+    program = step_lib.build(config, config.data.vocab_size, mesh=mesh)
+    assert budget == pytest.approx(
+        program.step_flops * config.train.num_steps, rel=0.01)
+
+
+@pytest.mark.parametrize("size, places", [
+    ("base", [(12, 0), (12, 3), (12, 6), (12, 9), (14, 12)]),
+    ("small", [(6, 0), (6, 1), (6, 3), (6, 4), (8, 6)]),
+    ("tiny", [(2, 0), (2, 1), (4, 2)])])
+def test_mask_rate_x_insertion(size, places):
+  module = importlib.import_module("configs.sweeps.mask_rate_x_insertion")
+  points = list(module.sweep(module.get_config(size).lock()))
+  assert {(p["masking.rate"], p["model.layers"], p["model.insertion_layer"],
+           p["seed"]) for p in points} == {
+               (rate, *place, seed) for rate in (0.15, 0.3, 0.5, 0.7)
+               for place in places for seed in (1, 2)}
+  assert len(points) == 8 * len(places)
+
+
+def test_changes_reach_points_and_flags(tmp_path):
+  points, _ = points_lib.read(
+      "configs/sweeps/predict_rate.py:tiny,train.batch_size=32,"
+      "data.dir=/rows,eval.rates=()", tmp_path)
+  first, last = points[0], points[-1]
+  assert first.flags == (
+      "--config=configs/sweeps/predict_rate.py:tiny", "--config.data.dir=/rows",
+      "--config.eval.rates=()", "--config.seed=1",
+      "--config.train.batch_size=32")
+  assert last.flags[3] == "--config.masking.predict_rate=0.15"
+  assert last.config.train.total_flops == sweeps.TOTAL_FLOPS["tiny"]
+
+
+def test_rows_that_are_the_same_are_shared(write, tmp_path):
+  points, _ = points_lib.read(write([
+      {"data.max_bad_documents": 1}, {"data.max_bad_documents": 2},
+      {"data.length": 16}]), tmp_path / "out")
+  one, same, other = (point.config.data.dir for point in points)
+  assert one == same != other
+
+
+def test_names():
+  config = spec_lib.load(
+      "configs/base.py:tiny,data.source=text:/a b/ü*.txt")
+  name = points_lib.name_of
+  assert name(config, {"seed": 0, "masking.rate": 1}) == (
+      "masking.rate=0.5_seed=0")
+  assert name(config, {}) == "default"
+  odd = name(config, {"data.source": 0})
+  assert re.fullmatch(r"data.source=text--a-b---.txt-[0-9a-f]{8}", odd)
+  other = spec_lib.load("configs/base.py:tiny,data.source=text:/a/b/ü*.txt")
+  assert name(other, {"data.source": 0}) != odd
+  other.data.source = "x" * 500
+  assert len(name(other, {"data.source": 0})) < 200
+
+
+# ---- Claims
+
+
+def _age(path, secs=3600, boot="another"):
+  """Makes a claim that of another machine, silent for so long."""
+  record = json.loads(path.read_text()) | {"boot": boot}
+  path.write_text(json.dumps(record))
+  then = time.time() - secs
+  os.utime(path, (then, then))
+
+
+def test_claim_is_one(tmp_path):
+  run = tmp_path / "deep" / "run=1"
+  claim = sweep_claims.take(run, 60)
+  assert claim.number == 1
+  assert json.loads(claim.path.read_text())["pid"] == os.getpid()
+  assert str(os.getpid()) in sweep_claims.holder(run)
+  assert sweep_claims.take(run, 60) is None
+  assert sweep_claims.take(tmp_path / "deep" / "run=12", 60).number == 1
+  # Held here, so it is live, whatever the clock says.
+  os.utime(claim.path, (1, 1))
+  assert sweep_claims.take(run, 60) is None
+  claim.release()
+  assert sweep_claims.take(run, 60).number == 2
+
+
+def test_claim_of_a_dead_process_is_free(tmp_path):
+  code = ("import sys; from latemask.tools import sweep_claims as c; "
+          "c.take(sys.argv[1], 60)")
+  subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=True)
+  assert sweep_claims.take(tmp_path / "run", 60).number == 2
+
+
+def test_claim_of_another_machine(tmp_path):
+  run = tmp_path / "run"
+  claim = sweep_claims.take(run, 60)
+  _age(claim.path, 50)
+  assert sweep_claims.take(run, 60) is None
+  claim.beat()
+  _age(claim.path, 70)
+  taken = sweep_claims.take(run, 60)
+  assert taken.number == 2 and claim.is_lost and not taken.is_lost
+  # The one that slept neither beats nor frees what is another's now.
+  claim.beat()
+  claim.release()
+  assert claim.path.stat().st_mtime < time.time() - 60
+  assert sweep_claims.take(run, 60) is None
+
+
+def test_half_written_claim_is_live_for_a_while(tmp_path):
+  (tmp_path / "run.claim.1").touch()
+  assert sweep_claims.take(tmp_path / "run", 60) is None
+  os.utime(tmp_path / "run.claim.1", (5, 5))
+  assert sweep_claims.take(tmp_path / "run", 60).number == 2
+
+
+def test_claims_race(tmp_path):
+  """Of many that see the same stale claim, one takes it over; each time."""
+  run, found = tmp_path / "run", []
+  barrier = threading.Barrier(8)
+  def contend():
+    barrier.wait()
+    found.append(sweep_claims.take(run, 60))
+  for number in range(1, 15):
+    found.clear()
+    threads = [threading.Thread(target=contend, daemon=True)
+               for _ in range(8)]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+    claim, = filter(None, found)
+    assert claim.number == number
+    _age(claim.path)
+
+
+def test_heart_beats(tmp_path, monkeypatch):
+  monkeypatch.setattr(sweep_claims, "BEAT_SECS", 0.01)
+  claim = sweep_claims.take(tmp_path / "run", 60)
+  os.utime(claim.path, (5, 5))
+  with sweep_claims.Heart({claim}):
+    for _ in range(500):
+      if claim.path.stat().st_mtime > 5:
+        break
+      time.sleep(0.01)
+  assert claim.path.stat().st_mtime > 5
+
+
+# ---- The command, with runs that only pretend
+
+# Exit code by seed: 3 for 0; sleeps until a signal for 9.
+STUB = '''
+import os, signal, sys, time
+workdir = sys.argv[-1].split("=", 1)[1]
+seed = next(a.split("=")[1] for a in sys.argv if "seed=" in a and "-c" in a)
+os.makedirs(workdir, exist_ok=True)
+print("begun", seed, flush=True)
+if seed == "9":
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+  open(workdir + "/ready", "w")
+  time.sleep(60)
+print("the last line" if seed == "7" else "fine")
+sys.exit(3 if seed == "7" else 0)
+'''
+
+
+@pytest.fixture
+def stub(monkeypatch):
+  monkeypatch.setattr(sweep, "_MAIN", ("-c", STUB))
+  monkeypatch.setattr(sweep, "_POLL_SECS", 0.02)
+  monkeypatch.setattr(sweep, "_LOOK_SECS", 0.05)
+
+
+def _starts(out):
+  return {p.stem: p.read_text().count("--- start") for p in
+          out.glob("*.log")}
+
+
+def test_failed_runs_stop_no_other(write, tmp_path, monkeypatch, capsys, stub):
+  out = tmp_path / "out"
+  spec = write([{"seed": seed} for seed in (7, 1, 2)])
+  command = "--config", spec, "--out", out, "--parallel", 2
+  assert _main(monkeypatch, *command) == 1
+  told = capsys.readouterr()
+  assert "latemask: seed=7: exit code 3: the last line" in told.err
+  assert "1 of 3 runs failed" in told.err
+  assert re.search(r"\[3/3\] seed=\d: .*; 0:00 left", told.out)
+  assert _starts(out) == {"seed=7": 1, "seed=1": 1, "seed=2": 1}
+  assert len(list(out.glob("data/*/manifest.json"))) == 1
+  record = json.loads((out / "sweep.json").read_text())
+  assert record["columns"] == ["seed"]
+  assert record["points"]["seed=1"] == {"seed": 1}
+  assert runs_lib._columns(out / "sweep.json") == ["seed"]
+  # Again: what is done is left, what failed is tried.
+  assert _main(monkeypatch, *command) == 1
+  assert _starts(out) == {"seed=7": 2, "seed=1": 1, "seed=2": 1}
+  # More points: only they are run, and one that another machine sees fail
+  # meanwhile is not tried by this one.
+  spec = write([{"seed": seed} for seed in (7, 1, 2, 3)])
+  failed = out / "seed=7.failed"
+  then = time.time() + 60
+  os.utime(failed, (then, then))
+  assert _main(monkeypatch, *command) == 1
+  assert _starts(out) == {"seed=7": 2, "seed=1": 1, "seed=2": 1, "seed=3": 1}
+  # A key that changes the result is another run, and stale no more.
+  assert json.loads((out / "seed=1.done").read_text())["config"]["seed"] == 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signal_lets_runs_save(
+    write, tmp_path, monkeypatch, capsys, stub, signum):
+  out = tmp_path / "out"
+  def send():
+    while not (out / "seed=9" / "ready").exists():
+      time.sleep(0.01)
+    os.kill(os.getpid(), signum)
+  thread = threading.Thread(target=send)
+  thread.start()
+  code = _main(monkeypatch, "--config", write([{"seed": 9}, {"seed": 1}]),
+               "--out", out)
+  thread.join()
+  assert code == 128 + signum
+  assert not list(out.glob("*.done")) and not list(out.glob("*.failed"))
+  assert "seed=1" not in _starts(out)
+  assert "goes on" in capsys.readouterr().out
+  # Nothing is held any more.
+  assert sweep_claims.take(out / "seed=9", 60).number == 2
+
+
+def test_lost_claim_ends_the_run(write, tmp_path, monkeypatch, capsys, stub):
+  """Another machine took over while this one slept."""
+  out = tmp_path / "out"
+  def steal():
+    while not (out / "seed=9" / "ready").exists():
+      time.sleep(0.01)
+    (out / "seed=9.claim.2").touch()
+    while "took it over" not in capsys.readouterr().out:
+      time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+  thread = threading.Thread(target=steal)
+  thread.start()
+  code = _main(monkeypatch, "--config", write([{"seed": 9}]), "--out", out)
+  thread.join()
+  assert code == 143
+  assert _starts(out) == {"seed=9": 1}
+
+
+def test_finetuning_of_finished_runs(
+    write, tmp_path, monkeypatch, capsys, stub):
+  out = tmp_path / "out"
+  spec = write([{"seed": 7}, {"seed": 1}, {"seed": 2}])
+  assert _main(monkeypatch, "--config", spec, "--out", out) == 1
+  stubbed = STUB.replace('a.split("=")[1]', '"1"').replace('seed=" in', '-" in')
+  monkeypatch.setattr(sweep, "_MAIN", ("-c", stubbed))
+  command = ("--config", "configs/sweeps/glue.py,task=cola", "--out", out)
+  before = (out / "sweep.json").read_text()
+  for _ in range(2):
+    assert _main(monkeypatch, *command) == 0
+    for seed in (1, 2):
+      assert (out / f"seed={seed}" / "glue.log").read_text().count(
+          "--- start") == 1
+  assert not (out / "seed=7" / "glue.log").exists()
+  assert (out / "sweep.json").read_text() == before
+  # More to do is not done.
+  capsys.readouterr()
+  assert _main(monkeypatch, *command[:1], "configs/sweeps/glue.py",
+               *command[2:], "--dry_run") == 0
+  assert "2 of 2 to do" in capsys.readouterr().out
+
+
+# ---- What cannot be; what writes nothing
+
+
+def test_dry_run_writes_nothing(write, tmp_path, monkeypatch, capsys):
+  spec = write(GOOD)
+  before = _files(tmp_path)
+  assert _main(monkeypatch, "--config", spec, "--out", tmp_path / "out",
+               "--dry_run", "--flops_per_sec", "1e6", "--parallel", "2") == 0
+  assert _files(tmp_path) == before
+  lines = capsys.readouterr().out.splitlines()
+  assert len({len(line) for line in lines}) == 1
+  point = points_lib.check(points_lib.read(spec, tmp_path / "out")[0])[0]
+  assert re.match(r"\| seed=1 +\| 12 +\|", lines[2])
+  minutes, secs = divmod(round(point.flops / 1e6), 60)
+  assert f"{minutes}:{secs:02d} " in lines[2]
+  assert "3 of 3 to do, 2 at a time" in lines[-1]
+  minutes, secs = divmod(round(1.5 * point.flops / 1e6), 60)
+  assert f"{minutes}:{secs:02d} " in lines[-1]
+
+
+@pytest.mark.parametrize("points, changes, flags, message", [
+    ([{"sed": 1}], "", "", "sed"),
+    ([{"seed": "one"}], "", "", "seed"),
+    ([{"seed": 1}, {"seed": -1}], "", "", "seed=-1: seed is -1"),
+    ([{"masking.rate": 0.995}], "", "", "masking.rate=0.995: "),
+    ([{"seed": 1}, {"seed": 1}], "", "", "is the same run as"),
+    ([{"seed": 1}, {}], ",seed=1", "", "default is the same run as seed=1"),
+    ([], "", "", "yields no point"),
+    (GOOD, ",data.source=text:/nowhere/*", "", "/nowhere"),
+    (GOOD, ",train.total_flops=1.0", "", "one step takes"),
+    (GOOD, ",train.batch_size=None", "", "train.batch_size"),
+    (GOOD, "", "--parallel=0", "--parallel is 0"),
+    (GOOD, "", "--flops_per_sec=0", "--flops_per_sec is 0"),
+    (GOOD, "", "--stale_mins=0.5", "--stale_mins is 0.5"),
+    (GOOD, "", "--out=gs://bucket/x", "--no_claims"),
+    (GOOD, "", "--init_from=runs/a", "--init_from is for fine-tuning"),
+    (GOOD, "", "--out=/dev/null/x", "/dev/null"),
+    (GOOD, "", "--config=configs/base.py:tiny", "has no sweep()"),
+    (GOOD, "", "--config=configs/sweeps/glue.py", "no finished run"),
+    (GOOD, "", "--config=configs/sweeps/none.py", "no config file"),
+])
+def test_bad_input_changes_nothing(
+    write, tmp_path, monkeypatch, capsys, points, changes, flags, message):
+  spec = write(points) + changes
+  before = _files(tmp_path)
+  code = _main(monkeypatch, "--config", spec, "--out", tmp_path / "out",
+               *flags.split())
+  assert code == 2
+  line, = capsys.readouterr().err.splitlines()
+  assert line.startswith("latemask: ") and message in line
+  assert _files(tmp_path) == before
+
+
+def test_begun_with_another_config(write, tmp_path, monkeypatch, capsys):
+  (tmp_path / "out" / "seed=1").mkdir(parents=True)
+  (tmp_path / "out" / "seed=1" / "config.json").write_text('{"seed": 5}')
+  spec, before = write(GOOD), _files(tmp_path)
+  assert _main(monkeypatch, "--config", spec, "--out", tmp_path / "out") == 2
+  assert "seed=1: " in capsys.readouterr().err
+  assert _files(tmp_path) == before
+
+
+# ---- Real runs
+
+_NUM_STEPS = 900
+
+
+def _command(spec, out, log):
+  return subprocess.Popen(
+      [sys.executable, "-m", "latemask.tools.sweep", "--config", spec, "--out",
+       str(out)], cwd=ROOT, stdout=log.open("a"), stderr=subprocess.STDOUT)
+
+
+def _wait(condition, secs=120):
+  deadline = time.monotonic() + secs
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+
+
+def _is_training(out, pid):
+  """Whether a run of some sweep has taken steps."""
+  held = [p for p in out.glob("*.claim.*")
+          if f'"pid": {pid},' in p.read_text()]
+  logs = [p.with_name(re.sub(r"claim.\d+$", "log", p.name)) for p in held]
+  return any(p.exists() and re.search(
+      r"\nstep \d+/", p.read_text().split("--- start")[-1])
+             for p in logs)
+
+
+def _kill_and_finish(spec, out, good, rng, max_secs, two):
+  """Kills a sweep at random, and while it trains; one may run beside it."""
+  log = out.with_name("out.log")
+  spec += f",train.num_steps={_NUM_STEPS}"  # Time enough to be killed in.
+  beside = _command(spec, out, log) if two else None
+  for is_ready in (lambda pid: list(out.glob("*.claim.*")),
+                   lambda pid: _is_training(out, pid)):
+    killed = _command(spec, out, log)
+    _wait(lambda: is_ready(killed.pid) or killed.poll() is not None)
+    time.sleep(rng.uniform(0, max_secs))
+    max_secs = min(max_secs, 1)
+    killed.kill()
+    killed.wait()
+  last = _command(spec, out, log)
+  for process in filter(None, (beside, last)):
+    assert process.wait(1200) == 1, log.read_text()[-3000:]
+  told = log.read_text()
+  assert f"latemask: {BAD_NAME}: exit code 2: latemask: mesh" in told
+  assert "1 of" in told and "Traceback" not in told
+  for overrides in good:
+    name = f"checkpoint.keep={overrides['checkpoint.keep']}"
+    assert (out / f"{name}.done").exists()
+    assert (out / name / "checkpoints" / str(_NUM_STEPS)).is_dir()
+    # No step was taken twice, by whoever: a run that loses its sweep saves.
+    text = (out / f"{name}.log").read_text()
+    steps = [int(s) for s in re.findall(r"^step (\d+)/", text, re.M)]
+    assert steps == list(range(1, _NUM_STEPS + 1)), text
+    assert text.count("--- start") == len(list(out.glob(f"{name}.claim.*")))
+    run = runs_lib.read_run(out / name)
+    assert run.is_finished and run.num_damaged == 0
+  assert not (out / f"{BAD_NAME}.done").exists()
+
+
+@pytest.mark.long
+def test_killed_twice_beside_another(write, tmp_path):
+  # They differ in nothing that is compiled: what one has compiled the other
+  # finds, which a seed would not let it.
+  good = [{"checkpoint.keep": number} for number in (1, 2)]
+  _kill_and_finish(write(good + [BAD]), tmp_path / "out", good,
+                   random.Random(), 8, two=True)
+
+
+@pytest.mark.parametrize("places", [1, 2, 1000])
+def test_runs_at_a_time_share_the_cores_out(places):
+  cores = os.sched_getaffinity(0)
+  shares = []
+  for place in range(min(places, 3)):
+    with subprocess.Popen(
+        [sys.executable, "-c", sweep._SHIM, str(place), str(places),
+         sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+      shares.append(set(map(int, process.stdout.read().split())))
+  assert all(share and share <= cores for share in shares)
+  if places <= len(cores):
+    assert set().union(*shares) == cores
+    assert sum(map(len, shares)) == len(cores)
+
+
+@pytest.mark.long
+def test_twenty_runs_killed_twice(write, tmp_path):
+  good = [{"checkpoint.keep": number} for number in range(1, 21)]
+  _kill_and_finish(write(good + [BAD]), tmp_path / "out", good,
+                   random.Random(), 60, two=False)
