@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from tests import launch_tpu_vm_test
 from tests import conftest
+from tests import launch_tpu_vm_test
 
 ROOT = conftest.ROOT
 WHERE = ["--project", "p", "--zone", "z", "--names", "a,b"]

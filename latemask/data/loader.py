@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from latemask.data import order as order_lib
-from latemask.data import rows as rows_lib
+from latemask.data import packing
 from latemask.data import shards
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
@@ -51,7 +51,7 @@ class Loader:
         is damaged.
     """
     self._length = config.data.length
-    self._dtype = rows_lib.row_dtype(packed.tokenizer.vocab_size)
+    self._dtype = packing.row_dtype(packed.tokenizer.vocab_size)
     self._paths = packed.paths
     self._records = _open(packed, files.reading(
         packed.paths, packed.num_bytes, packed.digest,
@@ -104,7 +104,7 @@ class Loader:
     count = min(_SAMPLE_ROWS, self.num_train_rows)
     ids_NxL = self.read([
         self.train_row(i * self.num_train_rows // count) for i in range(count)])
-    return rows_lib.num_maskable(ids_NxL) / np.count_nonzero(
+    return packing.num_maskable(ids_NxL) / np.count_nonzero(
         ids_NxL != tokenizer_lib.PAD)
 
   def read(self, rows):

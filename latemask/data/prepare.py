@@ -20,7 +20,7 @@ import tqdm
 from latemask.config import since
 from latemask.data import held_out
 from latemask.data import packed_set
-from latemask.data import rows
+from latemask.data import packing
 from latemask.data import shards as shards_lib
 from latemask.data.sources import lines
 from latemask.data.sources import table as sources_lib
@@ -179,12 +179,12 @@ def check(config):
     InputError: a key of `config.data` that cannot be.
   """
   data = config.data
-  errors.choose(rows.PACKINGS, data.packing, "data.packing")
+  errors.choose(packing.PACKINGS, data.packing, "data.packing")
   errors.choose(text_lib.DOCUMENTS, data.documents, "data.documents")
-  if data.length < rows.MIN_PIECE_TOKENS + 2:
+  if data.length < packing.MIN_PIECE_TOKENS + 2:
     raise errors.InputError(
         f"data.length is {data.length}; rows need at least "
-        f"{rows.MIN_PIECE_TOKENS + 2} tokens")
+        f"{packing.MIN_PIECE_TOKENS + 2} tokens")
   for key in ("shards", "workers", "tokenizer_sample_bytes"):
     if data[key] is not None and data[key] < 1:
       raise errors.InputError(f"data.{key} is {data[key]}; it must be positive")
@@ -308,10 +308,10 @@ def _totals(config, shards, split):
   if not totals["rows"]:
     raise errors.InputError(
         f"data.source {config.data.source} holds no document of at least "
-        f"{rows.MIN_PIECE_TOKENS} tokens")
+        f"{packing.MIN_PIECE_TOKENS} tokens")
   if split:
     totals["parts"] = {
-        part: shards_lib.add([s["parts"][part] for s in shards], rows.COUNTS)
+        part: shards_lib.add([s["parts"][part] for s in shards], packing.COUNTS)
         for part in shards_lib.PARTS}
     held_out.check_rows(config, totals["rows"],
                         totals["parts"]["held_out"]["rows"])

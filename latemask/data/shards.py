@@ -18,7 +18,7 @@ from etils import epath
 import ml_collections
 
 from latemask.data import held_out
-from latemask.data import rows
+from latemask.data import packing
 from latemask.data.sources import table as sources_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.runtime import files
@@ -86,7 +86,7 @@ def pack(job, shard, progress=lambda num_bytes: None):
           job.num_shards, bad),
       "held_out": itertools.chain(aside, sources_lib.documents(
           job.eval_sources, shard, job.num_shards, bad))}
-  parts = {part: dict.fromkeys(rows.COUNTS, 0) for part in PARTS}
+  parts = {part: dict.fromkeys(packing.COUNTS, 0) for part in PARTS}
   with files.writing(path) as file:
     # One record a chunk, so that a row is read alone; not compressed, as
     # ids hardly compress and every row is read many times.
@@ -95,8 +95,8 @@ def pack(job, shard, progress=lambda num_bytes: None):
     with _no_cycles():
       for part, counts in parts.items():
         texts = (text for _, text in documents[part])
-        for row in rows.pack(texts, tokenizer, config.data.packing,
-                             config.data.length, counts, progress):
+        for row in packing.pack(texts, tokenizer, config.data.packing,
+                                config.data.length, counts, progress):
           writer.write(row)
     writer.close()
     result = add(parts.values(), COUNTS) | {

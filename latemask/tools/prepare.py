@@ -24,8 +24,8 @@ from etils import epath
 import numpy as np
 
 from latemask.config import spec as spec_lib
+from latemask.data import packing
 from latemask.data import prepare as prepare_lib
-from latemask.data import rows as rows_lib
 from latemask.data import shards
 from latemask.data.sources import table as sources_lib
 from latemask.data.sources import tfds as tfds_source
@@ -156,7 +156,7 @@ def dry_run(config, directory):
   if packed:
     return packed.manifest["totals"]
   tokenizer = _tokenizer(config, directory)
-  totals, found = dict.fromkeys((*rows_lib.COUNTS, "bad_documents"), 0), []
+  totals, found = dict.fromkeys((*packing.COUNTS, "bad_documents"), 0), []
   for key, spec in sources_lib.named(config):
     try:
       found.append((spec, sources_lib.open_source(
@@ -177,7 +177,7 @@ def dry_run(config, directory):
             f"{bad}")
     totals = {key: totals[key] + counts[key] for key in totals}
   num_shards = config.data.shards or sources_lib.default_shards(sources)
-  row_bytes = config.data.length * rows_lib.row_dtype(
+  row_bytes = config.data.length * packing.row_dtype(
       tokenizer.vocab_size).itemsize + _RECORD_BYTES
   blocks = -(-totals["rows"] * row_bytes // num_shards // _BLOCK_BYTES) + 1
   totals["bytes"] = num_shards * blocks * _BLOCK_BYTES
@@ -234,9 +234,9 @@ def _estimate(config, source, tokenizer):
   # One of many small shards: of files, blocks that lie evenly.
   parts = -(-source.size_bytes // _SAMPLE_BYTES) or 1
   bad = sources_lib.BadDocuments(float("inf"))
-  counts = dict.fromkeys(rows_lib.COUNTS, 0)
+  counts = dict.fromkeys(packing.COUNTS, 0)
   documents = (text for _, text in source.documents(parts // 2, parts, bad))
-  found = rows_lib.pack(
+  found = packing.pack(
       documents, tokenizer, config.data.packing, config.data.length, counts,
       progress=lambda num_bytes: None)
   for _ in found:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from latemask.data import held_out
+from latemask.data import packing
 from latemask.data import prepare as prepare_lib
-from latemask.data import rows as rows_lib
 from latemask.data import shards
 from latemask.data.sources import lines as lines_lib
 from latemask.data.sources import table as sources_lib
@@ -68,7 +68,7 @@ def test_documents_are_whole_between_special_tokens(config, tmp_path):
   pieces = iter([p[1:-1] for p in pieces])
   for ids in expected:
     found = np.zeros(0, int)
-    while len(ids) - len(found) >= rows_lib.MIN_PIECE_TOKENS:
+    while len(ids) - len(found) >= packing.MIN_PIECE_TOKENS:
       found = np.concatenate([found, next(pieces)])
     np.testing.assert_array_equal(found, ids[:len(found)])
   assert next(pieces, None) is None
@@ -283,8 +283,8 @@ def test_complete_set_is_loaded_without_its_sources(config, tmp_path, capsys):
 
 
 def test_large_vocabularies_take_four_bytes():
-  assert rows_lib.row_dtype(65_536).itemsize == 2
-  assert rows_lib.row_dtype(65_537).itemsize == 4
+  assert packing.row_dtype(65_536).itemsize == 2
+  assert packing.row_dtype(65_537).itemsize == 4
 
 
 @pytest.mark.parametrize("changes, message", [
