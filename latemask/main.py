@@ -101,7 +101,7 @@ def _refuse(message):
   sys.exit(2)
 
 
-def _parse(argv):
+def parse(argv):
   if {"-h", "--help", "-help"} & set(argv):
     print(__doc__)
     sys.exit(0)
@@ -114,4 +114,4 @@ def _parse(argv):
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=_parse)
+  app.run(main, flags_parser=parse)

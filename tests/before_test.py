@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from latemask.config import spec
 from latemask.data import prepare as prepare_lib
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import selection
 from latemask.report import effective_rank
-from latemask.runtime import workdir as workdir_lib
 from latemask.train import run
 from tests import conftest
 from tests.train import run_test
@@ -42,7 +42,7 @@ def _config(path):
   """Returns today's config of a run that was begun with that file's."""
   config = conftest.base.get_config("tiny")
   begun = json.loads(path.read_text())
-  for key, value in workdir_lib.flatten(begun).items():
+  for key, value in spec.flatten(begun).items():
     if value is not None:
       config.update_from_flattened_dict({
           key: tuple(value) if isinstance(value, list) else value})

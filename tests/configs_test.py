@@ -10,6 +10,7 @@ import pytest
 from configs import base
 from configs import modern
 from configs import paper
+from latemask.config import spec
 from latemask import errors
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import workdir
@@ -44,8 +45,8 @@ def test_config_builds(name, size):
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
   program = step_lib.build(config, config.data.vocab_size, mesh=mesh)
   assert program.state_shapes.step.shape == ()
-  base_keys = set(workdir.flatten(base.get_config().to_dict()))
-  assert set(workdir.flatten(config.to_dict())) == base_keys
+  base_keys = set(spec.flatten(base.get_config().to_dict()))
+  assert set(spec.flatten(config.to_dict())) == base_keys
 
 
 @pytest.mark.parametrize("name, size, kept, targets, layers, insertion", [
@@ -118,7 +119,7 @@ def test_every_key_is_read(name):
         read.add(node.attr)
       elif isinstance(node, ast.Constant) and isinstance(node.value, str):
         read.add(node.value)
-  unread = [key for key in workdir.flatten(_config(name, None).to_dict())
+  unread = [key for key in spec.flatten(_config(name, None).to_dict())
             if key.split(".")[-1] not in read
             and not key.startswith("mesh.")]
   assert not unread
@@ -137,7 +138,7 @@ def test_every_key_has_one_comment(name):
     while re.match(r"  \w+\.\w+ = ", lines[above]):
       above -= 1  # One comment may serve a few keys of a kind.
     assert lines[above].startswith("  # "), line
-  assert len(groups) == len(workdir.flatten(_config(name, None).to_dict()))
+  assert len(groups) == len(spec.flatten(_config(name, None).to_dict()))
 
 
 @pytest.mark.parametrize("name, heading", WHOLE.items())
@@ -145,4 +146,4 @@ def test_readme_lists_every_key(name, heading):
   readme = (ROOT / "README.md").read_text().split(f"{heading}\n")[1]
   rows = re.findall(r"^\| `([\w.]+)` \|", readme.split("\n#")[0],
                     re.MULTILINE)
-  assert rows == list(workdir.flatten(_config(name, None).to_dict()))
+  assert rows == list(spec.flatten(_config(name, None).to_dict()))

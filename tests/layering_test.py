@@ -2,7 +2,6 @@
 
 import ast
 import graphlib
-import pathlib
 import subprocess
 import sys
 

@@ -198,7 +198,7 @@ def main():
   real_save = checkpoints.Checkpoints.save
   checkpoints.Checkpoints.save = counted("save", save)
   evaluate.Evaluator.run = counted("eval", evaluate.Evaluator.run)
-  run._introduce = counted("compile", run._introduce)
+  run.introduce = counted("compile", run.introduce)
   tokenizer_lib.train = counted("tokenizer", tokenizer_lib.train)
   workers.run = counted("packing", workers.run)
   if phase in ("compile", "eval", *ONCE):
@@ -206,7 +206,7 @@ def main():
   elif phase == "save":
     count = 1 + count % 3
   begins("start", count)
-  main_lib.app.run(main_lib.main, flags_parser=main_lib._parse)
+  main_lib.app.run(main_lib.main, flags_parser=main_lib.parse)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ value unless another KEY= follows it.
 
 import ast
 import importlib.util
+import json
 import pathlib
 import re
 import sys
+
+import flax.traverse_util
 
 from latemask import errors
 
@@ -88,3 +91,9 @@ def module(path):
   except (AttributeError, ImportError, NameError, SyntaxError) as error:
     raise errors.InputError(f"{path} cannot be read: {error}") from error
   return loaded
+
+
+def flatten(config):
+  """Returns a config, given as a dict, as {dotted key: JSON value}."""
+  return flax.traverse_util.flatten_dict(
+      json.loads(json.dumps(config)), sep=".")

@@ -19,11 +19,11 @@ import numpy as np
 import tqdm
 
 from latemask.config import since
+from latemask.config import spec
 from latemask import errors
 from latemask.finetune import grid as grid_lib
 from latemask.finetune.tasks import glue
 from latemask.runtime import files as files_lib
-from latemask.runtime import workdir as workdir_lib
 
 MAX_POINTS = 500
 # Of the lines about training; "loss" tells one from the others.
@@ -255,7 +255,7 @@ def read_run(path):
   Raises:
     _Damaged: config.json or metrics.jsonl cannot be used.
   """
-  config = workdir_lib.flatten(_read_json(path / "config.json"))
+  config = spec.flatten(_read_json(path / "config.json"))
   for key in _NEEDED_KEYS:
     if key not in config:
       raise _Damaged(f"{path}/config.json has no {key}")
@@ -363,7 +363,7 @@ def read_glue(path, problems):
   Raises:
     _Damaged: config.json or all cells cannot be used.
   """
-  config = workdir_lib.flatten(_read_json(path / "config.json"))
+  config = spec.flatten(_read_json(path / "config.json"))
   if not isinstance(config.get("init_from"), str):
     raise _Damaged(f"{path}/config.json has no init_from")
   results = {}

@@ -8,14 +8,9 @@ import jax
 import ml_collections
 
 from latemask.config import since
+from latemask.config import spec
 from latemask import errors
 from latemask.runtime import files
-
-
-def flatten(config):
-  """Returns a config, given as a dict, as {dotted key: JSON value}."""
-  return flax.traverse_util.flatten_dict(
-      json.loads(json.dumps(config)), sep=".")
 
 
 def compare_config(config, workdir, free_keys):
@@ -30,7 +25,7 @@ def compare_config(config, workdir, free_keys):
   begun = _begun(workdir)
   if begun is None:
     return
-  now = flatten(config.to_dict())
+  now = spec.flatten(config.to_dict())
   begun = since.fill(begun, now)
   differing = [
       f"{key} {begun.get(key)!r} (now {now.get(key)!r})"
@@ -52,7 +47,7 @@ def keep_meaning(config, workdir):
   begun = _begun(workdir)
   if begun is None:
     return config
-  kept = since.kept(begun, flatten(config.to_dict()))
+  kept = since.kept(begun, spec.flatten(config.to_dict()))
   if kept:
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(kept)
@@ -82,7 +77,7 @@ def _begun(workdir):
   if not path.exists():
     return None
   try:
-    return flatten(json.loads(path.read_text()))
+    return spec.flatten(json.loads(path.read_text()))
   except json.JSONDecodeError as error:
     raise errors.InputError(
         f"{path} is not JSON ({error}); choose another --workdir") from error

@@ -69,7 +69,7 @@ class Point:
   def wanted(self):
     """The config by which a run is known to be done."""
     return {key: value for key, value in
-            workdir_lib.flatten(self.config.to_dict()).items()
+            spec_lib.flatten(self.config.to_dict()).items()
             if not _PLACES.fullmatch(key)}
 
   @property
@@ -113,7 +113,7 @@ def read(spec, out, init_from=()):
           f"{path} has no {function}(); a sweep is one of configs/sweeps/")
   columns = list(module.columns())
   for key in columns:
-    if key not in workdir_lib.flatten(config.to_dict()):
+    if key not in spec_lib.flatten(config.to_dict()):
       raise errors.InputError(f"{path}: columns() has {key!r}, no config key")
   is_finetuning = "task" in config
   if init_from and not is_finetuning:
@@ -160,7 +160,7 @@ def _done_runs(out):
 
 def name_of(config, overrides):
   """Returns overrides, sorted, as the name of a folder."""
-  flat = workdir_lib.flatten(config.to_dict())
+  flat = spec_lib.flatten(config.to_dict())
   text = "_".join(f"{key}={flat[key]}" for key in sorted(overrides))
   safe = re.sub(r"[^\w.=+-]", "-", text, flags=re.ASCII)
   if safe != text or len(safe) > _MAX_NAME:
@@ -176,7 +176,7 @@ def _copy(config):
 def _with_rows(config, out):
   """Returns a config whose rows are shared with those that pack the same."""
   if config.data.dir is None:
-    settings = {key: value for key, value in workdir_lib.flatten(
+    settings = {key: value for key, value in spec_lib.flatten(
         config.data.to_dict()).items() if key not in _NOT_PACKED
                 # Rows that were packed before there was a key keep their name.
                 and (f"data.{key}", value) not in since.BEFORE.items()}
@@ -199,7 +199,7 @@ def _digest(settings):
 
 def _flags(name, config, given):
   """Returns the flags that make of the file's config this one."""
-  before = workdir_lib.flatten(given.to_dict())
+  before = spec_lib.flatten(given.to_dict())
   return (f"--config={name}", *_changes("", config.to_dict(), before))
 
 

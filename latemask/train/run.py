@@ -77,7 +77,7 @@ def train(config, workdir):
     return _begin(program, tokenizer, checkpoints, beginning)
 
   progress = begin()
-  _introduce(program, loader, progress)
+  introduce(program, loader, progress)
   writer = metrics.Writer(workdir, _last_step(checkpoints))
   rolled_back_to = set()
   try:
@@ -207,7 +207,7 @@ def check(config, workdir):
   return program, beginning
 
 
-def _introduce(program, loader, progress):
+def introduce(program, loader, progress):
   start = int(progress.state.step)
   c, config = program.model.config, program.config
   count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
