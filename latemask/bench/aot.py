@@ -30,24 +30,11 @@ from latemask.bench import hlo
 from latemask.config import spec
 from latemask import errors
 from latemask.model import flops
+from latemask.runtime import chips
 from latemask.runtime import console
 from latemask.runtime import mesh as mesh_lib
 from latemask.train import step as step_lib
 
-# HBM of a chip in GiB, and what XLA lets a program have of it.
-_HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
-_RESERVED_GIB = 0.25
-
-# Slices by the names under which they are rented: generation, number ->
-# topology. The number counts cores for v4 and v5p, two a chip, else chips.
-_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8",
-         128: "8x16", 256: "16x16"}
-_CUBIC = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4",
-          256: "4x4x8", 512: "4x8x8"}
-_SLICES = {"v4": _CUBIC, "v5p": _CUBIC, "v5e": _FLAT, "v6e": _FLAT}
-# Two cores of a chip as one device, as jax sees them on the chip.
-_OPTIONS = {"v4": {"chip_config_name": "megacore"}, "v5e": {},
-            "v5p": {"chip_config_name": "megacore"}, "v6e": {}}
 _FIT_MULTIPLE = 8
 
 
@@ -64,13 +51,13 @@ def devices_of(topology):
   name = topology
   named = re.fullmatch(r"(v\w+)-(\d+)", topology)
   if named:
-    sizes = errors.choose(_SLICES, named[1], "--topology")
+    sizes = errors.choose(chips.SLICES, named[1], "--topology")
     name = f"{named[1]}:" + errors.choose(
         sizes, int(named[2]), f"--topology {named[1]}-")
   if importlib.util.find_spec("libtpu") is None:
     raise errors.InputError("libtpu is not installed: pip install libtpu")
   options = errors.choose(
-      _OPTIONS, name.partition(":")[0], f"--topology {topology}: generation")
+      chips.OPTIONS, name.partition(":")[0], f"--topology {topology}: generation")
   # Said to no TPU at all: no metadata server is asked, no host named, and no
   # lock taken that another process may hold.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -143,7 +130,7 @@ def describe(program, compiled, compile_secs, step="train"):
                      - memory.alias_size_in_bytes),
          "temporaries": memory.temp_size_in_bytes}
   hbm["total"] = sum(hbm.values())
-  hbm["capacity"] = capacity_bytes(kind)
+  hbm["capacity"] = chips.capacity_bytes(kind)
   text = compiled_text(compiled)
   closed = sum(flops.train_step_flops(
       program.model.config, program.plan).values())
@@ -172,12 +159,6 @@ def compiled_text(compiled):
     return None
 
 
-def capacity_bytes(kind):
-  """Returns the memory that a program may fill, of a chip by its kind."""
-  gib = errors.choose(_HBM_GIB, kind, "device kind")
-  return int((gib - _RESERVED_GIB) * 2**30)
-
-
 def largest_rows(config, devices, say):
   """Returns the largest multiple of 8 rows a chip that compiles into it.
 
@@ -193,7 +174,7 @@ def largest_rows(config, devices, say):
       sizes[rows] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     except DoesNotFit:
       too_many = rows
-    rows = _next_rows(sizes, too_many, capacity_bytes(devices[0].device_kind))
+    rows = _next_rows(sizes, too_many, chips.capacity_bytes(devices[0].device_kind))
   return max(sizes, default=0)
 
 

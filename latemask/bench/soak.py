@@ -32,7 +32,6 @@ from latemask.bench import faults
 from latemask.checkpoint import checkpoints as checkpoints_lib
 from latemask import errors
 from latemask.runtime import console
-from latemask.runtime import markdown
 from latemask.runtime import signals
 
 _TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
@@ -123,7 +122,7 @@ def tabulate(outcomes, minutes):
             isinstance(code, str), code))))))
   failed = [f"- {o[0]} ({o[4]}): {o[2] or 'the result differs'}\n"
             for o in outcomes if o[2] or not o[3]]
-  return markdown.table(rows) + "".join(failed), not failed
+  return console.table(rows) + "".join(failed), not failed
 
 
 def break_run(workdir, corpus, expected, kinds, rng, deadline):

@@ -36,8 +36,8 @@ from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
 from latemask.model import flops
 from latemask.model import products
+from latemask.runtime import chips
 from latemask.runtime import console
-from latemask.runtime import markdown
 from latemask.runtime import mesh as mesh_lib
 from latemask.train import step as step_lib
 
@@ -200,7 +200,7 @@ def _print_table(table):
       k: v / 1e9 if "flops" in k else v / 1e6 if k == "parameters" else v
       for k, v in row.items()}) for text in columns.values()]
           for row in table]
-  print(markdown.table([columns, *rows]), end="")
+  print(console.table([columns, *rows]), end="")
 
 
 def _parser():
@@ -244,7 +244,7 @@ def _run(args):
               contenders[0].program.model.config.vocab_size),
         not args.eager))
   peak = (measured_peak(contenders[0].details["dtype"]) if args.peak
-          else flops.peak_flops())
+          else chips.peak_flops())
   for line in report(contenders, measure(contenders, args.repeats), peak):
     print(json.dumps({"device": jax.devices()[0].device_kind,
                       "devices": jax.device_count()} | line), flush=True)

@@ -32,8 +32,8 @@ import orbax.checkpoint as ocp
 from latemask.config import since
 from latemask.data import order
 from latemask import errors
+from latemask.model import partition
 from latemask.runtime import distributed
-from latemask.runtime import mesh
 from latemask.runtime import rng
 
 
@@ -307,7 +307,7 @@ def digests(tree):
   """
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   sums_Nx2 = jax.device_get(_digest([leaf for _, leaf in leaves]))
-  return {mesh.path_name(path): f"{high:08x}{low:08x}"
+  return {partition.path_name(path): f"{high:08x}{low:08x}"
           for (path, _), (high, low) in zip(leaves, sums_Nx2)}
 
 

@@ -14,7 +14,8 @@ import tqdm
 
 from latemask.finetune import step as finetune_step
 from latemask.finetune.tasks import glue
-from latemask.train import metrics
+from latemask.runtime import console
+from latemask.runtime import distributed
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -107,12 +108,12 @@ def train(config, program, data, cell, clock=None, stop_after=None):
                    "secs": round(time.monotonic() - start_secs, 2)})
     if clock:
       left = clock.left(len(data.train))
-      metrics.say(
+      distributed.say(
           f"{data.name} {cell}: epoch {epoch + 1}/{data.num_epochs}  loss "
           f"{loss:.4f}  "
           + ("loss or logits are not finite: the cell has failed" if has_failed
              else "  ".join(f"{k} {100 * v:.2f}" for k, v in found.items()))
-          + f"  {epochs[-1]['secs']:.1f} s  {metrics.duration(left)} left")
+          + f"  {epochs[-1]['secs']:.1f} s  {console.duration(left)} left")
     if has_failed:
       if clock:
         clock.skip((num_epochs - 1 - epoch) * len(data.train))

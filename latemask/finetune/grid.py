@@ -9,7 +9,7 @@ has no score, whatever it had before that epoch.
 import statistics
 
 from latemask import errors
-from latemask.runtime import markdown
+from latemask.runtime import console
 
 
 class FailedError(errors.Ending):
@@ -93,7 +93,7 @@ def tabulate(results):
                        if all(scores) else "–"
                        for f in (statistics.median, deviation, max)),
       "", "", "", ""))
-  return markdown.table(rows) + (
+  return console.table(rows) + (
       "\nFailed, and without a score, since loss or logits were not finite:\n\n"
       + "".join(failed) if failed else "")
 

@@ -36,7 +36,6 @@ from latemask.model import cut
 from latemask.runtime import distributed
 from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
-from latemask.train import metrics
 
 # What may change between two stretches: what there is to do and where it is.
 _FREE_KEYS = re.compile(
@@ -77,7 +76,7 @@ def finetune(config, workdir):
         f"the processes see other weights, rows or results; {workdir} must "
         "lie where all hosts see it, and so must what the config names")
   workdir_lib.write_config(config, workdir)
-  metrics.say(
+  distributed.say(
       f"{model.architecture}: {model.layers} "
       f"layer{'s' * (model.layers > 1)} of width {model.width}; "
       f"{len(cells)} cells a task, to train: "
@@ -109,7 +108,7 @@ def finetune(config, workdir):
   table = grid_lib.tabulate(results)
   if jax.process_index() == 0:
     (workdir / "results.md").write_text(table)
-  metrics.say("\n" + table)
+  distributed.say("\n" + table)
   grid_lib.check(results)
   return results
 
@@ -185,9 +184,9 @@ def read(config, encoder, tokenizer, trained_length):
   """
   max_length = config.max_length or max(trained_length, glue.MIN_LENGTH)
   if max_length > trained_length:
-    metrics.say("warning: max_length asks for " + pretrained.beyond(
+    distributed.say("warning: max_length asks for " + pretrained.beyond(
         encoder, trained_length, max_length) + ", but for what fine-tuning "
-                "itself teaches")
+                    "itself teaches")
   names = list(glue.TASKS) if config.task == "all" else [config.task]
   weights = hashlib.sha256(tokenizer.digest.encode())
   for leaf in jax.tree.leaves(encoder):
@@ -204,7 +203,7 @@ def read(config, encoder, tokenizer, trained_length):
     except glue.NotThere as error:
       if config.task != "all":
         raise
-      metrics.say(f"{name} is left out: {error}")
+      distributed.say(f"{name} is left out: {error}")
   if not datas:
     raise errors.InputError(
         "there is data for none of the tasks; name the folder of the "
@@ -222,12 +221,12 @@ def _read_task(config, name, tokenizer, max_length, digest):
     rows = glue.read(name, split, config.data_dir, config.tfds_dir)
     encoded[split] = glue.encode(tokenizer, rows, max_length)
     if rows.num_dropped:
-      metrics.say(f"{name}, {split}: warning: {rows.num_dropped:,} broken "
-                  "lines are left out")
+      distributed.say(f"{name}, {split}: warning: {rows.num_dropped:,} broken "
+                      "lines are left out")
     if encoded[split].num_cut:
-      metrics.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} of "
-                  f"{len(rows):,} rows are cut to {max_length} tokens "
-                  "(max_length)")
+      distributed.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} of "
+                      f"{len(rows):,} rows are cut to {max_length} tokens "
+                      "(max_length)")
     if not split.startswith("test"):
       for array in (*encoded[split].ids, rows.labels_R):
         digest.update(array)
@@ -262,7 +261,7 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir):
   if record.exists() and json.loads(record.read_text()) == wanted:
     return
   cell = cell_lib.Cell(best["batch_size"], best["learning_rate"], best["seed"])
-  metrics.say(f"{data.name}: training {cell}, the best, anew")
+  distributed.say(f"{data.name}: training {cell}, the best, anew")
   again, params = cell_lib.train(
       config, program, data, cell, stop_after=best["best_epoch"])
   for part, encoded in data.test.items():
@@ -273,8 +272,8 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir):
           "test set")
     path = glue.write_submission(
         data.name, part, logits_RxC, workdir / "test")
-    metrics.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "
-                f"(in the grid {best['score']:.4f})")
+    distributed.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "
+                    f"(in the grid {best['score']:.4f})")
   if config.export:
     folder = workdir / "export" / data.name
     hub_folder.export(
@@ -282,7 +281,7 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir):
         class_head=params["head"], labels=data.task.labels,
         trained_length=max(trained_length, config.max_length or 0),
         overwrite=True)
-    metrics.say(f"wrote {folder}: {cell}")
+    distributed.say(f"wrote {folder}: {cell}")
   files.write_json(record, wanted)
 
 

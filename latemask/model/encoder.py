@@ -216,7 +216,7 @@ class LateMaskModel(nn.Module):
       vector = jnp.broadcast_to(vector, (*position_BxS.shape, c.width))
     else:
       table_LxD = mesh.constrain(self.positions_LxD, None, None)
-      vector = vector + stack.split_batch(table_LxD[position_BxS])
+      vector = vector + mesh.split_batch(table_LxD[position_BxS])
     return self.embedding_dropout(
         self.embedding_norm(vector.astype(c.layer.dtype)), train)
 
@@ -338,4 +338,4 @@ def look_up(embedding_VxD, ids_BxS):
   # Whole rows on every device of an fsdp group: a lookup in a table whose
   # rows are split would move the result about instead.
   table_VxD = mesh.constrain(embedding_VxD, "tensor", None)
-  return stack.split_batch(table_VxD[ids_BxS])
+  return mesh.split_batch(table_VxD[ids_BxS])

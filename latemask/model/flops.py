@@ -13,24 +13,6 @@ from latemask import errors
 from latemask.model import layers
 from latemask.model import loss
 
-# Dense bfloat16 FLOP/s of one device by jax's device_kind; vendors' data
-# sheets.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-
-def peak_flops():
-  """Returns the FLOP/s of all devices; None where the chip is not known."""
-  peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-  return peak and peak * jax.device_count()
-
 
 def train_step_flops(config, plan, pruned=True):
   """Returns {component: FLOPs of a row in one train step}.

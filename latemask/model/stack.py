@@ -69,9 +69,9 @@ class Stack(nn.Module):
 
     def step(hidden, xs):
       layer_params, index = xs
-      return split_batch(apply(layer_params, index, hidden, place)), None
+      return mesh.split_batch(apply(layer_params, index, hidden, place)), None
 
-    hidden_BxSxD = split_batch(hidden_BxSxD)
+    hidden_BxSxD = mesh.split_batch(hidden_BxSxD)
     index_N = self.first_layer + jnp.arange(self.num_layers)
     whole = self.num_layers - (target_BxT is not None)
     looped = whole if whole > c.unroll else 0
@@ -114,8 +114,3 @@ def _init_layer(config, layer, key):
 def take(hidden_BxSxD, index_BxT):
   """Returns the states of some of the tokens, [B, T, D]."""
   return jnp.take_along_axis(hidden_BxSxD, index_BxT[..., None], axis=1)
-
-
-def split_batch(hidden_BxSxD):
-  """Keeps the batch split over the mesh."""
-  return mesh.constrain(hidden_BxSxD, mesh.BATCH_AXES)

@@ -15,7 +15,7 @@ from latemask.report import effective_rank
 from latemask.report import figures as figures_lib
 from latemask.report import look as look_lib
 from latemask.report import series as series_lib
-from latemask.runtime import markdown
+from latemask.runtime import console
 
 # Every picture there may be: what stands side by side, in the page's order.
 _ROWS = (("frontier", "frontier_glue"), ("heat_map", "heat_map_glue"),
@@ -226,7 +226,7 @@ class Page:
           "{:.2f} ± {:.2f}".format(*scores[i]) if scores[i] else
           "failed" if self._glue_results[i].get(name) else "–"
           for name, scores in self._glue_rows)))
-    return markdown.table(rows)
+    return console.table(rows)
 
   def draw_rank(self, num_rows):
     """Measures and draws the effective ranks."""
@@ -260,7 +260,7 @@ class Page:
             number(r[name][layer], ".1f") for name in (
                 "unmasked", "masked", "slots", "both")),
                      f"{r['num_tokens']:,.0f}", f"{r['width']:.0f}"))
-    self._rank_table = markdown.table(rows)
+    self._rank_table = console.table(rows)
 
   def text(self):
     """Returns the page, in Markdown."""
@@ -360,7 +360,7 @@ class Page:
           number(s.scalar(lambda r: r.tokens_per_sec)[0], ",.0f"),
           number(100 * s.scalar(lambda r: r.mfu)[0], ".1f"),
           number(100 * s.scalar(lambda r: r.data_wait_fraction)[0], ".2f")))
-    return markdown.table(rows)
+    return console.table(rows)
 
 
 def _members(s):

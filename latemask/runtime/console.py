@@ -1,4 +1,4 @@
-"""What the command lines of the tools have in common."""
+"""What the commands of latemask/tools and bench share: parser and table."""
 
 import argparse
 
@@ -13,3 +13,21 @@ def parser(name, description, **options):
   return argparse.ArgumentParser(
       prog=f"python -m latemask.tools.{name}", description=description,
       formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+
+def table(rows):
+  """Returns rows of texts, the first its head, as the lines of a table."""
+  rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+  widths = [max(3, *map(len, column)) for column in zip(*rows)]
+  rows.insert(1, ["-" * width for width in widths])
+  return "".join("| " + " | ".join(
+      cell.ljust(width) for cell, width in zip(row, widths)) + " |\n"
+                 for row in rows)
+
+
+def duration(secs):
+  """Returns seconds as H:MM:SS or M:SS."""
+  minutes, secs = divmod(round(secs), 60)
+  hours, minutes = divmod(minutes, 60)
+  return (f"{hours}:{minutes:02d}:{secs:02d}" if hours
+          else f"{minutes}:{secs:02d}")

@@ -304,3 +304,9 @@ def _missing(team, hosts):
              for i in range(team.num_processes) if i not in hosts]
   return (f"{len(hosts)} of {team.num_processes} processes are here; missing: "
           + ", ".join(missing))
+
+
+def say(text):
+  """Prints a line of progress, on process 0 alone."""
+  if jax.process_index() == 0:
+    print(text, flush=True)

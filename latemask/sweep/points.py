@@ -25,10 +25,9 @@ from latemask.data.sources import table as sources_lib
 from latemask.data.sources import tfds as tfds_source
 from latemask import errors
 from latemask.finetune import run as finetune_run
+from latemask.runtime import console
 from latemask.runtime import files
-from latemask.runtime import markdown
 from latemask.runtime import workdir as workdir_lib
-from latemask.train import metrics
 from latemask.train import run as run_lib
 
 # Where things lie: another path to it makes no other run.
@@ -294,7 +293,7 @@ def table(points, rate, parallel):
   rows.append((f"{len(todo)} of {len(points)} to do, {parallel} at a time",
                "", f"{total / 1e15:,.4g}" if total else "",
                _time(left_secs(todo, points, rate, parallel)), ""))
-  return markdown.table(rows)
+  return console.table(rows)
 
 
 def left_secs(todo, points, rate, parallel):
@@ -307,7 +306,7 @@ def left_secs(todo, points, rate, parallel):
 
 
 def _time(secs):
-  return "unknown" if secs is None else metrics.duration(secs)
+  return "unknown" if secs is None else console.duration(secs)
 
 
 def rate_of(points):

@@ -45,7 +45,6 @@ from latemask.runtime import console
 from latemask.runtime import files
 from latemask.runtime import signals as signals_lib
 from latemask.sweep import points as points_lib
-from latemask.train import metrics
 
 _POLL_SECS = 0.2
 _LOOK_SECS = 3  # Between looks at what others do.
@@ -243,7 +242,7 @@ class Sweep:
           "flops_per_sec": process.flops_per_sec})
       point.file("failed").unlink(missing_ok=True)
       self._rate = points_lib.rate_of(self._points) or self._rate
-      said = f"done in {metrics.duration(process.secs)}"
+      said = f"done in {console.duration(process.secs)}"
     else:
       reason = f"exit code {code}: {process.last_line()}"
       files.write_json(point.file("failed"),
@@ -257,7 +256,7 @@ class Sweep:
         self._left, self._points, self._rate, self._args.parallel)
     total = len(self._points)
     print(f"[{total - len(self._left)}/{total}] {point.name}: {said}; "
-          f"{'unknown' if secs is None else metrics.duration(secs)} left",
+          f"{'unknown' if secs is None else console.duration(secs)} left",
           flush=True)
 
   def _drop(self, process):

@@ -19,7 +19,9 @@ import jax
 import numpy as np
 
 from latemask import errors
-from latemask.model import flops
+from latemask.runtime import chips
+from latemask.runtime import console
+from latemask.runtime import distributed
 from latemask.runtime import signals as signals_lib
 from latemask.train import metrics
 from latemask.train import plateau
@@ -64,7 +66,7 @@ def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
       start + progress.skipped_steps, num_steps + progress.skipped_steps)
   clock = metrics.Clock(
       config.train.batch_size * config.data.length, program.step_flops,
-      flops.peak_flops())
+      chips.peak_flops())
   pending = evaluation = evaluated = None
   saved = start if checkpoints.latest_step is not None else None
   for step in range(start, num_steps + 1):
@@ -81,9 +83,9 @@ def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
         is_new = not writer.has_eval(step)
         if is_new:
           writer.write(step, scalars)
-        metrics.say(_evaluation_line(step, scalars))
+        distributed.say(_evaluation_line(step, scalars))
         if is_new and (warning := plateau.warning(config, step, scalars)):
-          metrics.say(warning)
+          distributed.say(warning)
         _check_evaluation(step, scalars)
 
     # Save.
@@ -99,8 +101,8 @@ def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
       saved = step
     if stop:
       checkpoints.wait()
-      metrics.say(f"step {step:,}: saved on {signal.Signals(stop).name}; the "
-                  "same command goes on from here")
+      distributed.say(f"step {step:,}: saved on {signal.Signals(stop).name}; the "
+                      "same command goes on from here")
       raise signals_lib.Stopped(stop)
     if is_last:
       checkpoints.wait()
@@ -157,8 +159,8 @@ def _report(config, pending, clock, writer):
     if rates:
       left_secs = (num_steps - step) * rates["step_ms"] / 1000
       line += (f"  {rates['tokens_per_sec']:,.0f} tokens/s  "
-               f"{metrics.duration(left_secs)} left")
-    metrics.say(line)
+               f"{console.duration(left_secs)} left")
+    distributed.say(line)
   return None
 
 

@@ -182,20 +182,6 @@ class Clock:
     return rates
 
 
-def say(text):
-  """Prints a line of progress, on process 0 alone."""
-  if jax.process_index() == 0:
-    print(text, flush=True)
-
-
-def duration(secs):
-  """Returns seconds as H:MM:SS or M:SS."""
-  minutes, secs = divmod(round(secs), 60)
-  hours, minutes = divmod(minutes, 60)
-  return (f"{hours}:{minutes:02d}:{secs:02d}" if hours
-          else f"{minutes}:{secs:02d}")
-
-
 def _parse(line):
   """Returns the record of a line; None where a stop cut it off."""
   try:

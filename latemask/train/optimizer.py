@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from latemask import errors
-from latemask.runtime import mesh
+from latemask.model import partition
 
 # First match wins; a parameter that no rule covers raises. Biases, norms and
 # the mask vector do not decay; embeddings do, as in RoBERTa.
@@ -105,7 +105,7 @@ def make_optimizer(config, schedule=None):
 def decay_mask(params):
   """Returns a tree of bool: whether weight decay applies."""
   def one(path, _):
-    name = mesh.path_name(path)
+    name = partition.path_name(path)
     for rule, decays in _DECAY_RULES:
       if re.search(rule, name):
         return decays

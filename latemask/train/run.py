@@ -92,7 +92,7 @@ def train(config, workdir):
         if (config.train.on_nonfinite == "stop"
             or progress.num_rollbacks >= config.train.max_rollbacks):
           raise cause
-        metrics.say(f"{cause}: rolling back")
+        distributed.say(f"{cause}: rolling back")
         # What failed again from here has its cause before: further back.
         if checkpoints.latest_step in rolled_back_to:
           checkpoints.set_newest_aside("failed")
@@ -145,7 +145,7 @@ def _roll_back(config, failed_step, lost, good, writer, last_step):
   writer.write(step, {
       "rollback": progress.num_rollbacks, "skipped_first_row":
       first * batch_size, "skipped_rows": (stop - first) * batch_size})
-  metrics.say(
+  distributed.say(
       f"rollback {progress.num_rollbacks} of {config.train.max_rollbacks}: "
       f"on from step {step:,}, without the rows {first * batch_size:,} to "
       f"{stop * batch_size - 1:,} of the training order")
@@ -212,7 +212,7 @@ def introduce(program, loader, progress):
   c, config = program.model.config, program.config
   count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
   devices = jax.devices()
-  metrics.say(
+  distributed.say(
       f"{c.architecture}: {c.layers} layers, masks enter before layer "
       f"{c.insertion_layer} ({c.decoder}); {count:,} parameters; "
       f"{len(devices)} x {devices[0].device_kind} in {jax.process_count()} "
@@ -221,23 +221,23 @@ def introduce(program, loader, progress):
   epochs = num_steps * batch_size / loader.num_train_rows
   length, plan = config.data.length, program.plan
   selected = plan.selected_N[-1]
-  metrics.say(
+  distributed.say(
       f"rows of {length}: {selected} of {length} "
       f"{'selected' if plan.num_corrupted else 'hidden'}, "
       f"{selected / length / loader.maskable_share:.1%} of what can be; "
       f"{plan.num_kept} kept, {plan.num_targets} predicted")
-  metrics.say(
+  distributed.say(
       f"{loader.num_train_rows:,} rows to train on, {loader.num_eval_rows:,} "
       f"held out; {num_steps:,} steps of {batch_size:,} rows = {epochs:.1f} "
       "epochs")
   for line in _warnings(config, loader, epochs):
-    metrics.say(line)
-  metrics.say(f"going on from the checkpoint at step {start:,}" if start
-              else "beginning at step 0")
+    distributed.say(line)
+  distributed.say(f"going on from the checkpoint at step {start:,}" if start
+                  else "beginning at step 0")
   if progress.skipped_steps:
-    metrics.say(f"{progress.skipped_steps:,} batches are skipped, after "
-                f"{progress.num_rollbacks} rollbacks")
-  metrics.say("compiling: the first evaluation and the first step take long")
+    distributed.say(f"{progress.skipped_steps:,} batches are skipped, after "
+                    f"{progress.num_rollbacks} rollbacks")
+  distributed.say("compiling: the first evaluation and the first step take long")
 
 
 def _warnings(config, loader, epochs):

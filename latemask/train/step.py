@@ -17,6 +17,7 @@ from latemask.masking import selection
 from latemask.model import encoder
 from latemask.model import flops
 from latemask.model import loss
+from latemask.model import partition
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import rng
 from latemask.train import optimizer as optimizer_lib
@@ -91,7 +92,7 @@ class Program:
     return jax.tree.map(
         lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype,
                                               sharding=where),
-        shapes, mesh_lib.tree_shardings(shapes, self.mesh))
+        shapes, partition.tree_shardings(shapes, self.mesh))
 
   @functools.cached_property
   def state_shardings(self):

@@ -6,6 +6,7 @@ import pytest
 
 from latemask import errors
 from latemask.masking import selection
+from latemask.model import partition
 from latemask.runtime import mesh as mesh_lib
 from latemask.train import step as step_lib
 from tests import conftest
@@ -104,7 +105,7 @@ def test_hashed_dropout_is_the_same_on_every_mesh(tiny):
 def test_parameters_are_born_split(tiny):
   program = step_lib.build(tiny, VOCAB, mesh=_mesh(2, 2, 2))
   state = program.init_state()
-  flat = {mesh_lib.path_name(path): x for path, x in
+  flat = {partition.path_name(path): x for path, x in
           jax.tree_util.tree_leaves_with_path(state)}
   kernel = flat["params/early/layers/attention/qkv_kernel"]
   assert kernel.shape == (3, 16, 3, 2, 8)
@@ -156,7 +157,7 @@ def test_only_matrices_decay(tiny):
   updates, _ = program.optimizer.update(
       zeros, program.optimizer.init(params), params)
   for path, update in jax.tree_util.tree_leaves_with_path(updates):
-    name = mesh_lib.path_name(path)
+    name = partition.path_name(path)
     decays = name.endswith(("kernel", "embedding", "positions"))
     np.testing.assert_allclose(update, -0.05 if decays else 0, atol=1e-7,
                                err_msg=name)
