@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from latemask.config import spec
+from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask import errors
 from latemask.hub import pretrained
@@ -71,7 +72,7 @@ def test_a_run_goes_on_exactly(before, capsys):
 def test_rows_keep_their_split(before, capsys):
   """A shard of them that is packed again has the bytes that it had."""
   config = _config(before / "stopped" / "config.json")
-  packed = prepare_lib.load(config, "rows")
+  packed = packed_set.load(config, "rows")
   assert packed.split is None
   whole = {path: path.read_bytes() for path in (before / "rows").iterdir()}
   for path in (before / "rows").glob("rows-00000-*"):
@@ -81,10 +82,10 @@ def test_rows_keep_their_split(before, capsys):
   assert "held out" not in capsys.readouterr().out
   # Any fraction does, as it is that of the loader; other text does not.
   config.data.eval_fraction = 0.3
-  assert prepare_lib.load(config, "rows").digest == packed.digest
+  assert packed_set.load(config, "rows").digest == packed.digest
   config.data.eval_source = "builtin"
   with pytest.raises(errors.InputError, match="another eval_source"):
-    prepare_lib.load(config, "rows")
+    packed_set.load(config, "rows")
 
 
 def test_rank_reads_its_rows(before, monkeypatch):

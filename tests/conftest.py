@@ -27,6 +27,7 @@ import sentencepiece
 from configs import base
 from latemask.data import prepare as prepare_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 
@@ -198,7 +199,7 @@ def run(packed_dir, corpus, tmp_path_factory):
 
 def spm(lines, **options):
   """Returns a tokenizer as spm_train makes it, with our special tokens."""
-  model, names = io.BytesIO(), tokenizer_lib.SPECIALS
+  model, names = io.BytesIO(), specials.SPECIALS
   sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=iter(lines), model_writer=model,
       hard_vocab_limit=False, bos_id=0, pad_id=1, eos_id=2, unk_id=3,

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from latemask.config import spec
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.finetune import cell as cell_lib
 from latemask.finetune import run as finetune_run
@@ -95,7 +95,7 @@ class Peer:
 
   def _logits(self, model, ids_BxS):
     ids = self._torch.tensor(ids_BxS, dtype=self._torch.long)
-    return model(input_ids=ids, attention_mask=ids != tokenizer_lib.PAD).logits
+    return model(input_ids=ids, attention_mask=ids != specials.PAD).logits
 
   def _predict(self, model, encoded, lengths):
     model.eval()

@@ -32,7 +32,7 @@ import numpy as np
 import tqdm
 
 from latemask.config import spec as spec_lib
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.model import flops
 from latemask.model import products
@@ -91,9 +91,9 @@ def _config(spec, args):
 def _rows(num_rows, length, vocab_size):
   """Returns ids_BxL: each row a document of random words."""
   rng = np.random.default_rng(0)
-  ids_BxL = rng.integers(tokenizer_lib.NUM_SPECIALS, vocab_size,
+  ids_BxL = rng.integers(specials.NUM_SPECIALS, vocab_size,
                          (num_rows, length), dtype=np.int32)
-  ids_BxL[:, 0], ids_BxL[:, -1] = tokenizer_lib.BOS, tokenizer_lib.EOS
+  ids_BxL[:, 0], ids_BxL[:, -1] = specials.BOS, specials.EOS
   return ids_BxL
 
 

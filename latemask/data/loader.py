@@ -12,16 +12,19 @@ pass over all of them at the start.
 
 import bisect
 import itertools
+import tempfile
 
 from array_record.python import array_record_data_source
+from etils import epath
 import grain
 import jax
 import numpy as np
+import tqdm
 
 from latemask.data import order as order_lib
 from latemask.data import packing
 from latemask.data import shards
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.runtime import files
 
@@ -53,7 +56,7 @@ class Loader:
     self._length = config.data.length
     self._dtype = packing.row_dtype(packed.tokenizer.vocab_size)
     self._paths = packed.paths
-    self._records = _open(packed, files.reading(
+    self._records = _open(packed, reading(
         packed.paths, packed.num_bytes, packed.digest,
         config.data.cache_dir))
     self._stops = list(itertools.accumulate(packed.num_rows))
@@ -105,7 +108,7 @@ class Loader:
     ids_NxL = self.read([
         self.train_row(i * self.num_train_rows // count) for i in range(count)])
     return packing.num_maskable(ids_NxL) / np.count_nonzero(
-        ids_NxL != tokenizer_lib.PAD)
+        ids_NxL != specials.PAD)
 
   def read(self, rows):
     """Returns ids [len(rows), L], int32; a row of None is all padding.
@@ -113,7 +116,7 @@ class Loader:
     Raises:
       InputError: one is damaged; names the shard and the record in it.
     """
-    ids_NxL = np.full((len(rows), self._length), tokenizer_lib.PAD, np.int32)
+    ids_NxL = np.full((len(rows), self._length), specials.PAD, np.int32)
     real = [i for i, row in enumerate(rows) if row is not None]
     if real:
       records = self._read([rows[i] for i in real])
@@ -183,3 +186,30 @@ def _damaged(path, what, error):
 
 def _to_devices(sharding, part, shape):
   return jax.make_array_from_callback(shape, sharding, part)
+
+
+def reading(paths, sizes, name, cache_dir):
+  """Returns local paths of files, copying those that lie elsewhere.
+
+  Args:
+    sizes: their bytes; a copy of as many is not made again.
+    name: of the folder of copies; equal names are equal files.
+    cache_dir: where that folder lies; None for the system's temporary folder.
+  """
+  if not any(map(files.is_remote, paths)):
+    return list(paths)
+  folder = epath.Path(cache_dir or tempfile.gettempdir()) / (
+      f"latemask_rows_{name[:16]}")
+  files.make(folder)
+  copies = [folder / epath.Path(path).name for path in paths]
+  missing = [(path, copy, size) for path, copy, size in zip(
+      paths, copies, sizes)
+             if not copy.exists() or copy.stat().length != size]
+  with tqdm.tqdm(total=sum(size for *_, size in missing), unit="B",
+                 unit_scale=True, desc=f"copying rows to {folder}",
+                 disable=not missing) as bar:
+    for path, copy, size in missing:
+      with files.writing(copy) as part:
+        epath.Path(path).copy(part)
+      bar.update(size)
+  return [str(copy) for copy in copies]

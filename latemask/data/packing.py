@@ -11,7 +11,7 @@ from 65,536 ids on), a row is filled up with <pad>:
 
 import numpy as np
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 
 # Pieces shorter than this are dropped (and counted): with fewer tokens
 # between <s> and </s> there is nothing to learn, and rows of special tokens
@@ -46,7 +46,7 @@ def pack(documents, tokenizer, packing, length, counts, progress):
 
 def num_maskable(ids):
   """Returns how many ids are neither special nor padding."""
-  return int(np.count_nonzero(ids >= tokenizer_lib.NUM_SPECIALS))
+  return int(np.count_nonzero(ids >= specials.NUM_SPECIALS))
 
 
 def _encode(documents, tokenizer, dtype, counts, progress):
@@ -136,7 +136,7 @@ def _pack_stream(encoded, length, dtype, counts):
 def _special_bytes(dtype):
   """Returns <s>, <pad> and </s> as stored."""
   return [np.array(i, dtype).tobytes() for i in (
-      tokenizer_lib.BOS, tokenizer_lib.PAD, tokenizer_lib.EOS)]
+      specials.BOS, specials.PAD, specials.EOS)]
 
 
 PACKINGS = {"documents": _pack_documents, "stream": _pack_stream}

@@ -11,93 +11,21 @@ and the result does not depend on the number of workers. In order:
 """
 
 import functools
-import json
 import time
 
 from etils import epath
 import tqdm
 
-from latemask.config import since
 from latemask.data import held_out
 from latemask.data import packed_set
 from latemask.data import packing
 from latemask.data import shards as shards_lib
 from latemask.data.sources import lines
 from latemask.data.sources import table as sources_lib
-from latemask.data.sources import text as text_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
 from latemask.runtime import files
 from latemask.runtime import workers
-
-
-def directory_of(config, workdir):
-  """Returns where the packed rows of a run lie."""
-  return config.data.dir or epath.Path(workdir) / "data"
-
-
-def holds_out_rows(directory):
-  """Returns whether what lies there was packed before documents were held out.
-
-  `data.eval_fraction` is no setting of such a set.
-  """
-  begun = _begun(epath.Path(directory))
-  return begun is not None and "split" not in begun
-
-
-def load(config, directory, tokenizer=None):
-  """Returns the complete `packed.Packed` in `directory`, None where none is.
-
-  Args:
-    tokenizer: the one that the rows must have; None leaves it to the config.
-
-  Raises:
-    InputError: what lies there was packed with other settings; see `check`.
-  """
-  check(config)
-  directory = epath.Path(directory)
-  path = directory / "manifest.json"
-  if not path.exists():
-    return None
-  try:
-    manifest = json.loads(path.read_text())
-    found = manifest["settings"]
-  except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-    raise errors.InputError(
-        f"{path} is no manifest of packed data; delete the folder or choose "
-        "another data.dir") from error
-  wanted = _settings(config)
-  if config.data.tokenizer:
-    tokenizer = tokenizer_lib.load(config.data.tokenizer)
-  if tokenizer:
-    wanted["tokenizer"] = tokenizer.digest
-  elif not found["tokenizer_trained"] and not config.train.init_from:
-    wanted["tokenizer"] = "trained on the documents"
-  if config.train.init_from:
-    del wanted["vocab_size"]  # Whoever trained it, it is the right one.
-  found = _settings_before(config) | found
-  differing = [k for k in wanted if wanted[k] != found.get(k)]
-  if differing:
-    raise errors.InputError(
-        f"{directory} was packed with another " + " and another ".join(
-            f"{k} ({found.get(k)!s:.40}, not {wanted[k]!s:.40})"
-            for k in differing)
-        + "; choose another data.dir or delete the folder")
-  if not manifest["complete"]:
-    return None
-  for shard in manifest["shards"]:
-    file = directory / shard["file"]
-    if not file.exists() and not file.with_suffix(".json").exists():
-      return None  # Deleted on purpose, to be packed again.
-    if not file.exists() or file.stat().length != shard["bytes"]:
-      raise errors.InputError(
-          f"{file} is missing or cut off; {shards_lib.advice(file)}")
-  tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
-  if tokenizer.digest != found["tokenizer"]:
-    raise errors.InputError(
-        f"{directory}/tokenizer.model is not the tokenizer that the rows were "
-        "packed with; restore it or delete the folder")
-  return packed_set.Packed(str(directory), manifest, tokenizer)
 
 
 def prepare(config, directory, pack=None, tokenizer=None):
@@ -115,9 +43,9 @@ def prepare(config, directory, pack=None, tokenizer=None):
     InputError: see `load`, `sources.open_sources`, `tokenizer.load`; or more
       documents cannot be read than `data.max_bad_documents` allows.
   """
-  packed = load(config, directory, tokenizer)
+  packed = packed_set.load(config, directory, tokenizer)
   if packed:
-    if said := changes(config, packed):
+    if said := packed_set.changes(config, packed):
       print(f"{directory} was packed from other text: {said}; the rows stay "
             "as they are", flush=True)
     return packed
@@ -131,12 +59,12 @@ def prepare(config, directory, pack=None, tokenizer=None):
   print("".join(f"{note}\n" for source in everything
                 for note in source.notes), end="", flush=True)
   num_shards = config.data.shards or sources_lib.default_shards(everything)
-  begun = _begun(directory)
+  begun = packed_set.read_begun(directory)
   split = (begun.get("split") if begun
            else held_out.split(config, sources, eval_sources))
   tokenizer, trained = _tokenizer(
       config, held_out.trained(sources, split), directory, tokenizer)
-  settings = _settings(config) | {
+  settings = packed_set.settings(config) | {
       "tokenizer": tokenizer.digest, "tokenizer_trained": trained}
   manifest = _continue_or_begin(directory, config, begun, {
       "settings": settings, "complete": False, "num_shards": num_shards,
@@ -169,66 +97,7 @@ def prepare(config, directory, pack=None, tokenizer=None):
         f"{totals['bad_documents']:,} bad documents; "
         f"{done_tokens / max(pack_secs, 1e-9):,.0f} tokens/s, "
         f"{time.monotonic() - start_secs:.0f} s in all", flush=True)
-  return load(config, directory, tokenizer)
-
-
-def check(config):
-  """Checks what can be without reading anything.
-
-  Raises:
-    InputError: a key of `config.data` that cannot be.
-  """
-  data = config.data
-  errors.choose(packing.PACKINGS, data.packing, "data.packing")
-  errors.choose(text_lib.DOCUMENTS, data.documents, "data.documents")
-  if data.length < packing.MIN_PIECE_TOKENS + 2:
-    raise errors.InputError(
-        f"data.length is {data.length}; rows need at least "
-        f"{packing.MIN_PIECE_TOKENS + 2} tokens")
-  for key in ("shards", "workers", "tokenizer_sample_bytes"):
-    if data[key] is not None and data[key] < 1:
-      raise errors.InputError(f"data.{key} is {data[key]}; it must be positive")
-  if data.max_bad_documents < 0:
-    raise errors.InputError(
-        f"data.max_bad_documents is {data.max_bad_documents}; it must be 0 or "
-        "more")
-  if not 0 < data.eval_fraction < 1:
-    raise errors.InputError(
-        f"data.eval_fraction is {data.eval_fraction}; it must lie in (0, 1)")
-
-
-def changes(config, packed):
-  """Returns in words how text is other than what was packed; see `sources`."""
-  said = [sources_lib.changes(config, packed.manifest)]
-  if config.data.eval_source:
-    said.append(sources_lib.changes(
-        config, packed.manifest | {"sources": packed.manifest["eval_sources"]},
-        "data.eval_source"))
-  return ", ".join(filter(None, said))
-
-
-def _settings(config):
-  """What the rows depend on, but for the tokenizer."""
-  data = config.data
-  return {"source": data.source, "length": data.length,
-          "packing": data.packing, "documents": data.documents,
-          "text_fields": list(data.text_fields),
-          "vocab_size": None if data.tokenizer or config.train.init_from
-          else data.vocab_size,
-          "eval_source": data.eval_source or None,
-          "eval_fraction": None if data.eval_source else data.eval_fraction}
-
-
-def _settings_before(config):
-  """What settings that are older than a key mean.
-
-  Sets older than the split by documents go with any `data.eval_fraction`: it
-  is that of the loader.
-  """
-  wanted = _settings(config)
-  return {key: since.BEFORE[f"data.{key}"] for key in wanted
-          if f"data.{key}" in since.BEFORE} | {
-              "eval_fraction": wanted["eval_fraction"]}
+  return packed_set.load(config, directory, tokenizer)
 
 
 def _tokenizer(config, sources, directory, given):
@@ -261,12 +130,6 @@ def _tokenizer(config, sources, directory, given):
   return tokenizer, not (config.data.tokenizer or given)
 
 
-def _begun(directory):
-  """Returns the manifest of what is gone on with; None where none is."""
-  path = directory / "manifest.json"
-  return json.loads(path.read_text()) if path.exists() else None
-
-
 def _continue_or_begin(directory, config, begun, manifest):
   """Writes and returns the manifest of what begins, or goes on.
 
@@ -278,7 +141,7 @@ def _continue_or_begin(directory, config, begun, manifest):
     why = None
     if "files" not in begun and not begun["complete"]:
       why = "an earlier version parted lines otherwise"
-    elif (manifest["settings"] != _settings_before(config) | begun["settings"]
+    elif (manifest["settings"] != packed_set.settings_before(config) | begun["settings"]
           or any(manifest[k] != before[k] for k in (
               "num_shards", "sources", "eval_sources"))
           or not lines.are_same(before["files"], manifest["files"])):

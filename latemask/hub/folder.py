@@ -26,6 +26,7 @@ import safetensors.numpy
 
 from latemask.config import since
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import stock_config
 from latemask.hub import tokenizer as hub_tokenizer
@@ -98,7 +99,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     stock["tie_word_embeddings"] = False
     tensors |= _mlm_to_stock(config, params, tokenizer.vocab_size)
     tensors[_input_embedding(config.architecture, prefix)][
-        tokenizer_lib.MASK] = params["mask_vector"]
+        specials.MASK] = params["mask_vector"]
   if class_head is not None:
     head = flax.traverse_util.flatten_dict(class_head, sep="/")
     for path, weight in hf_weights.CLASS_HEADS[config.architecture].items():
@@ -285,7 +286,7 @@ def _from_stock(config, cut_config, tensors, prefix, folder):
     for path, weight in hf_weights.MLM_HEADS[config.architecture].items():
       params[path] = weight.from_stock(take, shapes[path])
     params["output_bias"] = _pad_rows(take(biases[0]), config)
-    params["mask_vector"] = params["embedding"][tokenizer_lib.MASK].copy()
+    params["mask_vector"] = params["embedding"][specials.MASK].copy()
     if embedding in tensors:  # Where it is tied it may be left out.
       params["embedding"] = _pad_rows(take(embedding), config)
   unused = sorted(n for n in unused if not n.startswith(_UNREAD))

@@ -1,12 +1,12 @@
 """config.json of a stock Hugging Face class <-> `model.ModelConfig`."""
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import weights as hf_weights
 from latemask.model import encoder
 
 # Stock RoBERTa's positions begin behind the id of <pad>.
-FIRST_POSITION = tokenizer_lib.PAD + 1
+FIRST_POSITION = specials.PAD + 1
 
 # Options of a stock class that make another function of it: of these what is
 # written here can be read, and of those the one value.
@@ -27,8 +27,8 @@ def stock_config(config):
       "vocab_size": config.vocab_size, "hidden_size": config.width,
       "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
       "intermediate_size": config.mlp, "dtype": "float32",
-      "bos_token_id": tokenizer_lib.BOS, "pad_token_id": tokenizer_lib.PAD,
-      "eos_token_id": tokenizer_lib.EOS}
+      "bos_token_id": specials.BOS, "pad_token_id": specials.PAD,
+      "eos_token_id": specials.EOS}
   if config.architecture == "modern":
     rope = {"rope_type": "default", "rope_theta": config.rotary_theta}
     return stock | {
@@ -42,7 +42,7 @@ def stock_config(config):
         "embedding_dropout": config.dropout, "mlp_dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "classifier_dropout": config.dropout,
-        "cls_token_id": tokenizer_lib.BOS, "sep_token_id": tokenizer_lib.EOS}
+        "cls_token_id": specials.BOS, "sep_token_id": specials.EOS}
   return stock | {
       "max_position_embeddings": config.max_length + FIRST_POSITION,
       "hidden_act": "gelu", "layer_norm_eps": config.norm_eps,

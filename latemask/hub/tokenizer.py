@@ -14,10 +14,11 @@ refused. Two things differ:
 import re
 
 from latemask.data.tokenizers import proto as proto_lib
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
+from latemask.data.tokenizers import word_starts
 from latemask import errors
 
-_SPACE = tokenizer_lib.SPACE
+_SPACE = word_starts.SPACE
 _YES_NO = {0: "false", 1: "true"}
 # Setting -> what it must be, and what its values are called.
 _EXACT = {
@@ -84,8 +85,8 @@ def tokenizer_json(tokenizer):
     InputError: see `check`.
   """
   check(tokenizer)
-  bos, eos = (tokenizer_lib.SPECIALS[i] for i in (
-      tokenizer_lib.BOS, tokenizer_lib.EOS))
+  bos, eos = (specials.SPECIALS[i] for i in (
+      specials.BOS, specials.EOS))
   special = lambda token: {"SpecialToken": {"id": token, "type_id": 0}}
   text = lambda name: {"Sequence": {"id": name, "type_id": 0}}
   model, breaks = _model(tokenizer)
@@ -94,7 +95,7 @@ def tokenizer_json(tokenizer):
       "added_tokens": [
           {"id": i, "content": token, "single_word": False, "lstrip": False,
            "rstrip": False, "normalized": False, "special": True}
-          for i, token in enumerate(tokenizer_lib.SPECIALS)],
+          for i, token in enumerate(specials.SPECIALS)],
       "normalizer": _normalizer(tokenizer),
       "pre_tokenizer": _pre_tokenizer(breaks),
       "post_processor": {
@@ -104,8 +105,8 @@ def tokenizer_json(tokenizer):
                    text("B"), special(eos)],
           "special_tokens": {
               token: {"id": token, "ids": [i], "tokens": [token]}
-              for token, i in ((bos, tokenizer_lib.BOS),
-                               (eos, tokenizer_lib.EOS))}},
+              for token, i in ((bos, specials.BOS),
+                               (eos, specials.EOS))}},
       "decoder": {"type": "Sequence", "decoders": [
           {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
           {"type": "ByteFallback"}, {"type": "Fuse"},
@@ -164,7 +165,7 @@ def _model(tokenizer):
   patterns = [f"{re.escape(pair[0])}(?={re.escape(pair[1])})"
               for pair in sorted(apart - {None})]
   return {
-      "type": "Unigram", "unk_id": tokenizer_lib.UNK, "byte_fallback": True,
+      "type": "Unigram", "unk_id": specials.UNK, "byte_fallback": True,
       "vocab": [[piece, cost if byte else score] for piece, byte, score
                 in zip(tokenizer.pieces, is_byte, scores)]}, patterns
 
@@ -172,7 +173,7 @@ def _model(tokenizer):
 def tokenizer_config(max_length):
   """Returns the content of tokenizer_config.json, as a dict."""
   names = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
-  tokens = dict(zip(names, tokenizer_lib.SPECIALS))
+  tokens = dict(zip(names, specials.SPECIALS))
   return {"tokenizer_class": "PreTrainedTokenizerFast",
           "cls_token": tokens["bos_token"], "sep_token": tokens["eos_token"],
           "model_max_length": max_length,

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
+from latemask.data.tokenizers import word_starts
 from latemask import errors
 
 # What evaluation masks depend on: the row alone, and then eval.rates hide
@@ -160,7 +161,7 @@ def make_plan(config, vocab_size, word_start_V=None, rate=None):
       raise errors.InputError(
           f"masking.{key} is {m[key]}; it is a share of the masked tokens, "
           "from 0 to 1")
-  errors.choose(tokenizer_lib.WORD_STARTS, m.word_starts, "masking.word_starts")
+  errors.choose(word_starts.WORD_STARTS, m.word_starts, "masking.word_starts")
   if m.random_rate + m.same_rate > 1:
     raise errors.InputError(
         f"masking.random_rate {m.random_rate} and masking.same_rate "
@@ -233,8 +234,8 @@ def unmasked(ids_BxL):
 def _documents(ids_L):
   """Returns each token's document in the row, from 1, and its place there."""
   index_L = jnp.arange(ids_L.shape[0])
-  start_L = ids_L == tokenizer_lib.BOS
-  segment_L = jnp.where(ids_L == tokenizer_lib.PAD, 0, jnp.cumsum(start_L))
+  start_L = ids_L == specials.BOS
+  segment_L = jnp.where(ids_L == specials.PAD, 0, jnp.cumsum(start_L))
   position_L = index_L - jax.lax.cummax(jnp.where(start_L, index_L, 0))
   return segment_L, jnp.where(segment_L > 0, position_L, 0)
 
@@ -259,7 +260,7 @@ def _mask_row(plan, key, ids_L):
   input_L = ids_L
   if plan.has_random:
     random_L = jax.random.randint(
-        key_random, ids_L.shape, tokenizer_lib.NUM_SPECIALS, plan.vocab_size)
+        key_random, ids_L.shape, specials.NUM_SPECIALS, plan.vocab_size)
     input_L = jnp.where(is_random_L, random_L.astype(ids_L.dtype), ids_L)
 
   # Partition, in order.
@@ -279,7 +280,7 @@ def _mask_row(plan, key, ids_L):
   corrupted_valid_C &= in_kept_L[corrupted_C] < plan.num_kept
   target_T = jnp.concatenate([slot_Q, corrupted_C])
   return Masked(
-      kept_ids_BxK=jnp.where(kept_valid_K, input_L[kept_K], tokenizer_lib.PAD),
+      kept_ids_BxK=jnp.where(kept_valid_K, input_L[kept_K], specials.PAD),
       kept_position_BxK=jnp.where(kept_valid_K, position_L[kept_K], 0),
       kept_segment_BxK=jnp.where(kept_valid_K, segment_L[kept_K], 0),
       slot_position_BxQ=jnp.where(slot_valid_Q, position_L[slot_Q], 0),
@@ -294,7 +295,7 @@ def _mask_row(plan, key, ids_L):
 
 def _tokens(ids_L):
   """Returns which are tokens of the text, and which of them can be masked."""
-  return ids_L != tokenizer_lib.PAD, ids_L >= tokenizer_lib.NUM_SPECIALS
+  return ids_L != specials.PAD, ids_L >= specials.NUM_SPECIALS
 
 
 def _num_selected(plan, is_token_L, selectable_L):
@@ -332,13 +333,13 @@ def _word_units(key, ids_L, plan):
   starts_V = jnp.asarray(plan.word_start_V)
   before_L = jnp.concatenate([jnp.zeros(1, ids_L.dtype), ids_L[:-1]])
   # What follows a special token starts a word, whatever it is.
-  return (starts_V[ids_L] | (ids_L < tokenizer_lib.NUM_SPECIALS)
-          | (before_L < tokenizer_lib.NUM_SPECIALS))
+  return (starts_V[ids_L] | (ids_L < specials.NUM_SPECIALS)
+          | (before_L < specials.NUM_SPECIALS))
 
 
 def _span_units(key, ids_L, plan):
   """Geometric lengths of mean `span_length` (SpanBERT), cut at the maximum."""
-  special_L = ids_L < tokenizer_lib.NUM_SPECIALS
+  special_L = ids_L < specials.NUM_SPECIALS
   before_L = jnp.concatenate([jnp.ones(1, bool), special_L[:-1]])
   start_L = special_L | before_L | (
       jax.random.uniform(key, ids_L.shape) < 1 / plan.span_length)

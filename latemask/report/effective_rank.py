@@ -30,8 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from latemask.data import loader as loader_lib
-from latemask.data import prepare as prepare_lib
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data import packed_set
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import selection
@@ -102,8 +102,8 @@ def held_out(workdir, config, num_rows):
   Raises:
     InputError: the run's rows are not where its config says.
   """
-  directory = prepare_lib.directory_of(config, workdir)
-  packed = prepare_lib.load(config, directory)
+  directory = packed_set.directory_of(config, workdir)
+  packed = packed_set.load(config, directory)
   if packed is None:
     raise errors.InputError(
         f"{directory} holds no packed rows, which the rank of {workdir} is "
@@ -138,12 +138,12 @@ def measure_rows(config, params, plan, ids_NxL):
     ids_BxL = ids_NxL[start:start + _BATCH_ROWS]
     short = _BATCH_ROWS - len(ids_BxL)  # One shape, one compile.
     ids_BxL = np.pad(ids_BxL, ((0, short), (0, 0)),
-                     constant_values=tokenizer_lib.PAD)
+                     constant_values=specials.PAD)
     rows_B = np.arange(start, start + _BATCH_ROWS, dtype=np.int32)
     masked = mask(rows_B, ids_BxL)
     place_BxL = np.asarray(masked.place_BxL)
     row_R, column_R = np.nonzero((place_BxL < plan.num_kept) & (
-        ids_BxL >= tokenizer_lib.NUM_SPECIALS))
+        ids_BxL >= specials.NUM_SPECIALS))
     kept_R = place_BxL[row_R, column_R]
     is_slot_BxQ = np.asarray(masked.slot_segment_BxQ) > 0
     whole, kept, slots = jax.device_get(states(params, masked, ids_BxL))

@@ -16,7 +16,6 @@ import tempfile
 import uuid
 
 from etils import epath
-import tqdm
 
 from latemask import errors
 from latemask.runtime import signals
@@ -173,30 +172,3 @@ def write_json(path, value, sort_keys=False):
   make(path.parent)
   with writing(path) as part:
     part.write_text(json.dumps(value, indent=1, sort_keys=sort_keys) + "\n")
-
-
-def reading(paths, sizes, name, cache_dir):
-  """Returns local paths of files, copying those that lie elsewhere.
-
-  Args:
-    sizes: their bytes; a copy of as many is not made again.
-    name: of the folder of copies; equal names are equal files.
-    cache_dir: where that folder lies; None for the system's temporary folder.
-  """
-  if not any(map(is_remote, paths)):
-    return list(paths)
-  folder = epath.Path(cache_dir or tempfile.gettempdir()) / (
-      f"latemask_rows_{name[:16]}")
-  make(folder)
-  copies = [folder / epath.Path(path).name for path in paths]
-  missing = [(path, copy, size) for path, copy, size in zip(
-      paths, copies, sizes)
-             if not copy.exists() or copy.stat().length != size]
-  with tqdm.tqdm(total=sum(size for *_, size in missing), unit="B",
-                 unit_scale=True, desc=f"copying rows to {folder}",
-                 disable=not missing) as bar:
-    for path, copy, size in missing:
-      with writing(copy) as part:
-        epath.Path(path).copy(part)
-      bar.update(size)
-  return [str(copy) for copy in copies]

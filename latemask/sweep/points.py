@@ -20,7 +20,7 @@ import ml_collections
 
 from latemask.config import since
 from latemask.config import spec as spec_lib
-from latemask.data import prepare as prepare_lib
+from latemask.data import packed_set
 from latemask.data.sources import table as sources_lib
 from latemask.data.sources import tfds as tfds_source
 from latemask import errors
@@ -184,7 +184,7 @@ def _with_rows(config, out):
     fraction = {"eval_fraction": settings.pop("eval_fraction")}
     directory = f"{out}/data/{_digest(settings)}"
     # Rows that were packed before documents were held out go with any.
-    if not (prepare_lib.holds_out_rows(directory) or config.data.eval_source):
+    if not (packed_set.holds_out_rows(directory) or config.data.eval_source):
       directory = f"{out}/data/{_digest(settings | fraction)}"
     with config.unlocked():
       config.data.dir = directory
@@ -243,7 +243,7 @@ def check(points):
     except errors.InputError as error:
       raise errors.InputError(f"{point.name}: {error}") from error
   for config in rows(checked).values():
-    if not prepare_lib.load(config, config.data.dir):
+    if not packed_set.load(config, config.data.dir):
       _check_sources(config)
   return checked
 

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
+from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import selection
@@ -28,7 +29,7 @@ from latemask.model import encoder
 from latemask.model import products
 from latemask.runtime import console
 
-_MASK = tokenizer_lib.SPECIALS[tokenizer_lib.MASK]
+_MASK = specials.SPECIALS[specials.MASK]
 # Lengths, and numbers of masks, are rounded up to these: few compiles.
 _LENGTH_MULTIPLE = 32
 _MASKS_MULTIPLE = 4
@@ -82,16 +83,16 @@ class Filler:
     """
     if _MASK not in text:
       raise errors.InputError(f"no {_MASK} in {text!r}")
-    ids = [tokenizer_lib.BOS, *self._tokenizer.encode_masked(text)]
+    ids = [specials.BOS, *self._tokenizer.encode_masked(text)]
     limit = self._limit
     if len(ids) + 1 > limit and not truncate:
       raise errors.InputError(
           f"a text of {len(ids) + 1} tokens is longer than {limit}, the rows "
           "that the model was trained on or --max_length; --truncate cuts it")
     ids = ids[:limit - 1]
-    if tokenizer_lib.MASK not in ids:
+    if specials.MASK not in ids:
       raise errors.InputError(f"truncation to {limit} tokens cut every {_MASK}")
-    return np.array(ids + [tokenizer_lib.EOS], np.int32)
+    return np.array(ids + [specials.EOS], np.int32)
 
   def fill(self, text, top=5, truncate=False):
     """Returns, for each mask, the `top` best [(word, probability)].
@@ -100,7 +101,7 @@ class Filler:
       InputError: see `ids`.
     """
     ids_S = self.ids(text, truncate)
-    masks_Q = np.flatnonzero(ids_S == tokenizer_lib.MASK)
+    masks_Q = np.flatnonzero(ids_S == specials.MASK)
     probabilities_QxV = self.probabilities(
         _masked(ids_S, masks_Q))[:len(masks_Q)]
     best_QxN = np.argsort(-probabilities_QxV, axis=1, kind="stable")[:, :top]
@@ -123,19 +124,19 @@ class Filler:
     is \u2423.
     """
     piece = self._tokenizer.pieces[index]
-    word = piece.replace(tokenizer_lib.SPACE, " ").strip()
+    word = piece.replace(word_starts.SPACE, " ").strip()
     if not word:
       return "\u2423"
     if self._tokenizer.spaces_are_behind:
-      return word if piece.endswith(tokenizer_lib.SPACE) else word + "##"
-    return word if piece.startswith(tokenizer_lib.SPACE) else "##" + word
+      return word if piece.endswith(word_starts.SPACE) else word + "##"
+    return word if piece.startswith(word_starts.SPACE) else "##" + word
 
 
 def _masked(ids_S, masks_Q):
   """Returns the `Masked` of one row whose masks are given."""
   length = -(-len(ids_S) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
   slots = -(-len(masks_Q) // _MASKS_MULTIPLE) * _MASKS_MULTIPLE
-  kept_K = np.flatnonzero(ids_S != tokenizer_lib.MASK)
+  kept_K = np.flatnonzero(ids_S != specials.MASK)
 
   def row(values, size, fill=0):
     return np.pad(values, (0, size - len(values)),
@@ -146,7 +147,7 @@ def _masked(ids_S, masks_Q):
   place_L[masks_Q] = length + np.arange(len(masks_Q))
   none_1x0 = np.zeros((1, 0), np.int32)
   return selection.Masked(
-      kept_ids_BxK=row(ids_S[kept_K], length, tokenizer_lib.PAD),
+      kept_ids_BxK=row(ids_S[kept_K], length, specials.PAD),
       kept_position_BxK=row(kept_K, length),
       kept_segment_BxK=row(np.ones(len(kept_K)), length),
       slot_position_BxQ=row(masks_Q, slots),

@@ -37,6 +37,7 @@ import time
 from etils import epath
 import jax
 
+from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask import errors
 from latemask.hub import pretrained
@@ -286,7 +287,7 @@ def _pack(points, args):
   todo = [point for point in points if not point.done]
   for directory, config in points_lib.rows(todo).items():
     told = False
-    while not prepare_lib.load(config, directory):
+    while not packed_set.load(config, directory):
       claim = None if args.no_claims else sweep_claims.take(
           directory, 60 * args.stale_mins)
       if claim or args.no_claims:

@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 
 from latemask.config import since
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import selection
@@ -106,8 +106,8 @@ def mask(rule, tokenizer, text, seed):
   Raises:
     InputError: it is too long to be drawn, or too short to be masked.
   """
-  ids_L = np.array([tokenizer_lib.BOS, *tokenizer.encode([text])[0],
-                    tokenizer_lib.EOS], np.int32)
+  ids_L = np.array([specials.BOS, *tokenizer.encode([text])[0],
+                    specials.EOS], np.int32)
   if len(ids_L) > _MAX_TOKENS:
     raise errors.InputError(
         f"a text of {len(ids_L)} tokens is too long to be drawn; give one of "

@@ -10,7 +10,7 @@ import functools
 import jax
 import numpy as np
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import selection
 from latemask.runtime import mesh as mesh_lib
@@ -99,7 +99,7 @@ def unigram_entropy(loader, max_rows):
   """
   ids_NxL = loader.read([loader.train_row(index) for index in range(
       min(max_rows, loader.num_train_rows))])
-  return entropy(np.bincount(ids_NxL[ids_NxL >= tokenizer_lib.NUM_SPECIALS]))
+  return entropy(np.bincount(ids_NxL[ids_NxL >= specials.NUM_SPECIALS]))
 
 
 def entropy(counts_V):

@@ -23,6 +23,7 @@ import jax
 
 from latemask.checkpoint import checkpoints as checkpoints_lib
 from latemask.data import loader as loader_lib
+from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
@@ -180,7 +181,7 @@ def check(config, workdir):
   if not 0 <= config.seed < 1 << 32:
     raise errors.InputError(
         f"seed is {config.seed}; it must lie in 0 to 2**32 - 1")
-  prepare_lib.check(config)
+  packed_set.check(config)
   workdir_lib.compare_config(config, epath.Path(workdir), FREE_KEYS)
   files.check_writable(workdir)
   beginning = None
@@ -263,7 +264,7 @@ def _prepare(config, workdir, tokenizer):
   Args:
     tokenizer: the one that the rows must have; None leaves it to the config.
   """
-  directory = prepare_lib.directory_of(config, workdir)
+  directory = packed_set.directory_of(config, workdir)
   refusal = None
   if jax.process_index() == 0:
     try:
@@ -274,7 +275,7 @@ def _prepare(config, workdir, tokenizer):
   if not distributed.everywhere(refusal is None):
     raise refusal or errors.InputError("process 0 could not pack the rows")
   if jax.process_index() > 0:
-    packed = prepare_lib.load(config, directory, tokenizer)
+    packed = packed_set.load(config, directory, tokenizer)
     if packed is None:
       raise errors.InputError(
           f"process {jax.process_index()} sees no packed rows in {directory}; "

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from latemask.data import beam as beam_lib
+from latemask.data import estimate
+from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask.data import shards
 from latemask.data.sources import lines as lines_lib
@@ -153,10 +156,10 @@ def test_after_a_refusal_no_worker_begins_another_shard(text, tmp_path):
   config = conftest.tiny_config(f"text:{text}")
   def begin(job):
     (tmp_path / "out" / "00002.refused").write_text("no")
-    prepare._pack_on_worker(0, job)
+    beam_lib._pack_on_worker(0, job)
     assert not list((tmp_path / "out").glob(_ROWS))
     (tmp_path / "out" / "00002.refused").unlink()
-    prepare._pack_on_worker(0, job)
+    beam_lib._pack_on_worker(0, job)
     assert len(list((tmp_path / "out").glob(_ROWS))) == 1
   with pytest.raises(errors.InputError, match="has 1 of 3 shards"):
     prepare_lib.prepare(config, tmp_path / "out", begin)
@@ -203,7 +206,7 @@ def test_shards_that_did_not_arrive(text, tmp_path):
   config = conftest.tiny_config(f"text:{text}")
   with pytest.raises(errors.InputError, match="has 0 of 3 shards after packi"):
     prepare_lib.prepare(config, tmp_path / "out", lambda job: None)
-  assert prepare_lib.load(config, tmp_path / "out") is None
+  assert packed_set.load(config, tmp_path / "out") is None
 
 
 def test_dry_run_is_right_about_a_small_set(text, tmp_path, capsys):
@@ -222,7 +225,7 @@ def test_dry_run_is_right_about_a_small_set(text, tmp_path, capsys):
   capsys.readouterr()
   config = conftest.tiny_config(f"text:{text}")
   config.data.shards = _SHARDS
-  found = prepare.dry_run(config, out)
+  found = estimate.dry_run(config, out)
   assert "with the tokenizer" in capsys.readouterr().out
   # Rows differ by those that are not full at the end of a shard, and there of
   # what is held out.
@@ -249,11 +252,11 @@ def test_what_is_left_out_is_said_ahead(text, tmp_path, capsys):
 
 
 def test_dry_run_scales_a_sample_up(text, tmp_path, monkeypatch):
-  monkeypatch.setattr(prepare, "_SAMPLE_BYTES", 10_000)
+  monkeypatch.setattr(estimate, "_SAMPLE_BYTES", 10_000)
   config = conftest.tiny_config(f"text:{text}")
   tokenizer_lib.train(text.read_text().splitlines(), 320).save(tmp_path / "t.model")
   config.data.tokenizer = str(tmp_path / "t.model")
-  found = prepare.dry_run(config, tmp_path / "out")
+  found = estimate.dry_run(config, tmp_path / "out")
   true = prepare_lib.prepare(config, tmp_path / "out").manifest["totals"]
   for key in ("documents", "tokens", "rows"):
     assert 0.8 < found[key] / true[key] < 1.25, key
@@ -265,7 +268,7 @@ def test_dry_run_counts_bad_documents_and_prepared_sets(
   with text.open("ab") as file:
     file.write(b"\xff\n" * 7)
   config = conftest.tiny_config(f"text:{text}")
-  assert prepare.dry_run(config, tmp_path / "o")["bad_documents"] == 7
+  assert estimate.dry_run(config, tmp_path / "o")["bad_documents"] == 7
   assert "about 7 bad documents (data.max_bad_documents is 0): " in (
       capsys.readouterr().out)
 
@@ -275,7 +278,7 @@ def test_dry_run_downloads_nothing(text, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", None)
   config = conftest.tiny_config(f"tfds:pg19,text:{text}")
   config.data.tfds_dir = str(tmp_path / "tfds")
-  assert prepare.dry_run(config, tmp_path / "out")["documents"] == 400
+  assert estimate.dry_run(config, tmp_path / "out")["documents"] == 400
   assert "tfds:pg19: not prepared yet" in capsys.readouterr().out
   assert not (tmp_path / "tfds").exists()
 

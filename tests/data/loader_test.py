@@ -194,7 +194,7 @@ def _flip(path, place):
 
 
 def _load(config):
-  packed = prepare_lib.load(config, config.data.dir)
+  packed = packed_set.load(config, config.data.dir)
   return loader_lib.Loader(packed, config), packed
 
 
@@ -244,7 +244,7 @@ def test_damaged_index_is_named(tiny_run, shard):
 
 def test_shard_of_another_set_is_named(tiny_run, shard):
   """Shards are filled up to 64 kB, so the sizes may be the same."""
-  packed = prepare_lib.load(tiny_run, tiny_run.data.dir)
+  packed = packed_set.load(tiny_run, tiny_run.data.dir)
   other = next(path for path, n in zip(packed.paths, packed.num_rows)
                if n != packed.num_rows[1])
   shard.write_bytes(pathlib.Path(other).read_bytes())

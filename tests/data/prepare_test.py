@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from latemask.data import held_out
+from latemask.data import packed_set
 from latemask.data import packing
 from latemask.data import prepare as prepare_lib
 from latemask.data import shards
 from latemask.data.sources import lines as lines_lib
 from latemask.data.sources import table as sources_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from tests import conftest
 
@@ -51,11 +53,11 @@ def test_documents_are_whole_between_special_tokens(config, tmp_path):
   packed = prepare_lib.prepare(config, tmp_path)
   rows = _rows(packed)
   assert rows.shape == (packed.manifest["totals"]["rows"], 32)
-  stream = rows[rows != tokenizer_lib.PAD]
-  pieces = np.split(stream, np.flatnonzero(stream == tokenizer_lib.BOS)[1:])
+  stream = rows[rows != specials.PAD]
+  pieces = np.split(stream, np.flatnonzero(stream == specials.BOS)[1:])
   for piece in pieces:
-    assert piece[0] == tokenizer_lib.BOS and piece[-1] == tokenizer_lib.EOS
-    assert np.all(piece[1:-1] >= tokenizer_lib.NUM_SPECIALS)
+    assert piece[0] == specials.BOS and piece[-1] == specials.EOS
+    assert np.all(piece[1:-1] >= specials.NUM_SPECIALS)
   text = np.concatenate([p[1:-1] for p in pieces])
   totals = packed.manifest["totals"]
   expected = _expected_pieces(config, packed)
@@ -76,30 +78,30 @@ def test_documents_are_whole_between_special_tokens(config, tmp_path):
   parts = totals["parts"]
   cut = len(rows) - parts["held_out"]["rows"]
   for part, found in (("training", rows[:cut]), ("held_out", rows[cut:])):
-    maskable = np.count_nonzero(found >= tokenizer_lib.NUM_SPECIALS)
+    maskable = np.count_nonzero(found >= specials.NUM_SPECIALS)
     assert parts[part]["maskable_tokens"] == maskable > 1000
-    assert parts[part]["tokens"] == np.count_nonzero(found != tokenizer_lib.PAD)
+    assert parts[part]["tokens"] == np.count_nonzero(found != specials.PAD)
   assert packed.maskable_share == parts["training"]["maskable_tokens"] / (
       parts["training"]["tokens"])
 
 
 def test_padding_is_rare(config, tmp_path):
   rows = _rows(prepare_lib.prepare(config, tmp_path))
-  assert np.mean(rows == tokenizer_lib.PAD) < 0.15
+  assert np.mean(rows == specials.PAD) < 0.15
 
 
 def test_stream_is_the_running_text(config, tmp_path):
   config.data.packing = "stream"
   packed = prepare_lib.prepare(config, tmp_path)
   rows = _rows(packed)
-  assert np.all(rows[:, 0] == tokenizer_lib.BOS)
-  assert np.all(rows[:, 1:] != tokenizer_lib.BOS)
-  full = rows[~np.any(rows == tokenizer_lib.PAD, axis=1)]
+  assert np.all(rows[:, 0] == specials.BOS)
+  assert np.all(rows[:, 1:] != specials.BOS)
+  full = rows[~np.any(rows == specials.PAD, axis=1)]
   assert len(rows) - len(full) <= 2 * config.data.shards
   ids = _expected_pieces(config, packed)[0]
   running = np.concatenate([r[1:-1] for r in rows])
   np.testing.assert_array_equal(running[:len(ids)], ids)
-  assert running[len(ids)] == tokenizer_lib.EOS
+  assert running[len(ids)] == specials.EOS
 
 
 def _words(packed):
@@ -112,7 +114,7 @@ def _words(packed):
     for side, part in zip(found, np.split(rows, [num_rows - num_eval])):
       side += part.tolist()
   return [set(" ".join(packed.tokenizer.processor.decode(
-      [[i for i in row if i >= tokenizer_lib.NUM_SPECIALS] for row in side]
+      [[i for i in row if i >= specials.NUM_SPECIALS] for row in side]
   )).split()) for side in found]
 
 
@@ -159,12 +161,12 @@ def test_other_text_is_held_out(config, tmp_path):
   assert not any("\u0436" in piece for piece in pieces)
   # The fraction is no setting then; text that changed is said of both.
   config.data.eval_fraction = 0.3
-  assert prepare_lib.load(config, tmp_path / "rows").digest == packed.digest
-  assert not prepare_lib.changes(config, packed)
+  assert packed_set.load(config, tmp_path / "rows").digest == packed.digest
+  assert not packed_set.changes(config, packed)
   for name in "ab":
     with (tmp_path / f"{name}.txt").open("a") as file:
       file.write("More.\n")
-  assert prepare_lib.changes(config, packed) == ", ".join(
+  assert packed_set.changes(config, packed) == ", ".join(
       f"1 changed ({tmp_path}/{name}.txt)" for name in "ab")
   config.data.eval_source = None
   with pytest.raises(errors.InputError, match="another eval_source"):
@@ -197,7 +199,7 @@ def test_a_set_without_a_part_is_refused(config, tmp_path, fraction, what):
     with pytest.raises(errors.InputError, match=(
         rf"eval_fraction {fraction} leaves no row {what}, of [\d,]+; name")):
       prepare_lib.prepare(config, tmp_path / "rows")
-    assert prepare_lib.load(config, tmp_path / "rows") is None
+    assert packed_set.load(config, tmp_path / "rows") is None
 
 
 def test_any_number_of_workers_and_a_stop_in_between(config, tmp_path):
@@ -261,12 +263,12 @@ def test_damaged_shards_are_named(config, tmp_path):
     raise KeyboardInterrupt
   with pytest.raises(KeyboardInterrupt):
     prepare_lib.prepare(config, tmp_path, stop)
-  assert prepare_lib.load(config, tmp_path) is None
+  assert packed_set.load(config, tmp_path) is None
   assert prepare_lib.prepare(config, tmp_path).digest == packed.digest
   assert _bytes(tmp_path) == before
   # Files that are not needed to train are not missed.
   shard.with_suffix(".json").unlink()
-  assert prepare_lib.load(config, tmp_path).digest == packed.digest
+  assert packed_set.load(config, tmp_path).digest == packed.digest
 
 
 def test_complete_set_is_loaded_without_its_sources(config, tmp_path, capsys):
@@ -343,7 +345,7 @@ def test_bad_documents_leave_no_manifest_that_looks_complete(config, tmp_path):
   for _ in range(2):
     with pytest.raises(errors.InputError, match="not UTF-8"):
       prepare_lib.prepare(config, tmp_path / "rows")
-    assert prepare_lib.load(config, tmp_path / "rows") is None
+    assert packed_set.load(config, tmp_path / "rows") is None
   bad.write_text(conftest.make_text(50))
   assert prepare_lib.prepare(config, tmp_path / "rows")
 
@@ -410,7 +412,7 @@ def test_bound_of_bad_documents_holds_over_all_shards(
       shards.pack(raised, shard)
   with pytest.raises(errors.InputError, match="a.txt: byte .*more than 3"):
     prepare_lib.prepare(config, tmp_path / "one", together)
-  assert prepare_lib.load(config, tmp_path / "one") is None
+  assert packed_set.load(config, tmp_path / "one") is None
   config.data.max_bad_documents = 4
   again = prepare_lib.prepare(config, tmp_path / "one")
   assert again.manifest["totals"] == whole["totals"]
@@ -449,7 +451,7 @@ def test_text_that_is_other_than_packed_is_said(config, tmp_path, capsys):
   old["settings"] = {k: v for k, v in manifest["settings"].items()
                      if k != "documents"}
   (out / "manifest.json").write_text(json.dumps(old))
-  before, packed = _bytes(out), prepare_lib.load(config, out)
+  before, packed = _bytes(out), packed_set.load(config, out)
   assert said() == line.replace(f"2 changed ({folder}/a.txt, ", "1 changed (")
   # An earlier version that was stopped parted lines otherwise.
   (out / "manifest.json").write_text(json.dumps(old | {"complete": False}))

@@ -13,7 +13,7 @@ import pytest
 
 from configs import glue as glue_config
 from latemask.checkpoint import checkpoints as checkpoints_lib
-from latemask.data import prepare as prepare_lib
+from latemask.data import packed_set
 from latemask import errors
 from latemask.finetune import cell as cell_lib
 from latemask.finetune import grid as grid_lib
@@ -33,7 +33,7 @@ ROOT = conftest.ROOT
 def run(tmp_path_factory, packed_dir, corpus):
   """A pre-training run before its first step."""
   config = conftest.tiny_config(f"text:{corpus}/*.txt")
-  packed = prepare_lib.load(config, packed_dir)
+  packed = packed_set.load(config, packed_dir)
   program = step_lib.build(config, packed.tokenizer.vocab_size,
                            packed.tokenizer.word_start_V(
                                config.masking.word_starts))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask.masking import selection
 from latemask.model import encoder
 from tests import conftest
@@ -79,7 +79,7 @@ def _roberta(state, pre_norm):
       "embedding": state[embeddings + "word_embeddings.weight"],
       "positions": positions,
       "mask_vector": state[embeddings + "word_embeddings.weight"][
-          tokenizer_lib.MASK],
+          specials.MASK],
       "embedding_norm": _norm(state, embeddings + "LayerNorm"),
       "late": {"layers": jax.tree.map(
           lambda *x: np.stack(x), *[layer(i) for i in range(LAYERS)])},
@@ -112,7 +112,7 @@ def _modern(state):
   return {
       "embedding": state["model.embeddings.tok_embeddings.weight"],
       "mask_vector": state["model.embeddings.tok_embeddings.weight"][
-          tokenizer_lib.MASK],
+          specials.MASK],
       "embedding_norm": {"scale": state["model.embeddings.norm.weight"]},
       "late": {"layers": jax.tree.map(
           lambda *x: np.stack(x), *[layer(i) for i in range(LAYERS)])},
@@ -160,11 +160,11 @@ def test_logits_of_stock_classes(tiny, architecture, seed):
   written = ids_BxL.copy()
   real_BxT = np.asarray(masked.target_weights_BxT) > 0
   for row in range(5):
-    written[row, masked.target_index_BxT[row][real_BxT[row]]] = tokenizer_lib.MASK
+    written[row, masked.target_index_BxT[row][real_BxT[row]]] = specials.MASK
   with torch.no_grad():
     expected_BxLxV = stock(
         input_ids=torch.tensor(written, dtype=torch.long),
-        attention_mask=torch.tensor(written != tokenizer_lib.PAD)).logits.numpy()
+        attention_mask=torch.tensor(written != specials.PAD)).logits.numpy()
   expected_BxTxV = np.take_along_axis(
       expected_BxLxV, np.asarray(masked.target_index_BxT)[..., None], axis=1)
   assert np.std(expected_BxTxV[real_BxT]) > 0.3

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
@@ -53,7 +54,7 @@ def tokenizer(packed_dir):
 def _rows(vocab_size):
   """Returns rows of one document, some padded."""
   ids_BxS = conftest.random_rows(8, LENGTH, vocab_size)[[1, 2, 3, 5, 6]]
-  assert (ids_BxS == tokenizer_lib.PAD).any(1).sum() in range(1, 5)
+  assert (ids_BxS == specials.PAD).any(1).sum() in range(1, 5)
   return ids_BxS
 
 
@@ -61,7 +62,7 @@ def _stock(model, ids_BxS):
   with torch.no_grad():
     return model.eval()(
         input_ids=torch.tensor(ids_BxS, dtype=torch.long),
-        attention_mask=torch.tensor(ids_BxS != tokenizer_lib.PAD))
+        attention_mask=torch.tensor(ids_BxS != specials.PAD))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -80,7 +81,7 @@ def test_hidden_states_of_stock_classes(
   assert cut_config.layers == (keep_layers or config.insertion_layer)
   hidden = np.asarray(jax.jit(lambda p: cut.encode(
       cut_config, p, jnp.asarray(ids_BxS)))(encoder))
-  real = ids_BxS != tokenizer_lib.PAD
+  real = ids_BxS != specials.PAD
   expected = _stock(model, ids_BxS).last_hidden_state.numpy()
   assert expected[real].std() > 0.1
   np.testing.assert_allclose(hidden[real], expected[real], atol=1e-4)
@@ -109,7 +110,7 @@ def test_mlm_logits_of_stock_classes(tiny, tokenizer, tmp_path, architecture):
   real = np.asarray(masked.target_weights_BxT) > 0
   written = ids_BxL.copy()
   for row in range(5):
-    written[row, masked.target_index_BxT[row][real[row]]] = tokenizer_lib.MASK
+    written[row, masked.target_index_BxT[row][real[row]]] = specials.MASK
   expected = np.take_along_axis(
       _stock(model, written).logits.numpy(),
       np.asarray(masked.target_index_BxT)[..., None], axis=1)
@@ -185,8 +186,8 @@ def test_tokenizer_of_the_folder(tiny, tokenizer, tmp_path):
   config, params = _pretrained(tiny, tokenizer, "roberta")
   hub_folder.export(config, params, tokenizer, tmp_path / "out")
   stock = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-  assert stock.mask_token_id == tokenizer_lib.MASK
-  assert stock.pad_token_id == tokenizer_lib.PAD
+  assert stock.mask_token_id == specials.MASK
+  assert stock.pad_token_id == specials.PAD
   for text in ("It is in <mask>.", "(<mask>)", "un<mask>able", "▁<mask> <0x0A>",
                "  the\t man <mask>"):
     assert stock(text)["input_ids"] == [0, *tokenizer.encode_masked(text), 2]

@@ -16,8 +16,9 @@ import pytest
 
 from latemask.checkpoint import checkpoints as checkpoints_lib
 from latemask.config import since
-from latemask.data import prepare as prepare_lib
+from latemask.data import packed_set
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
@@ -236,8 +237,8 @@ def test_the_trained_length_is_on_record(tiny_run, run, folder, tmp_path):
     tiny_run.data.length, tiny_run.model.max_length = length, max_length
     assert pretrained.trained_length(
         pretrained.load(workdir), tiny_run) == found
-  packed = prepare_lib.load(conftest.tiny_config(tiny_run.data.source),
-                            tiny_run.data.dir)
+  packed = packed_set.load(conftest.tiny_config(tiny_run.data.source),
+                           tiny_run.data.dir)
   checkpoints = checkpoints_lib.Checkpoints(tmp_path / "next", tiny_run, packed)
   checkpoints.save(4, checkpoints_lib.Progress(state, trained_length=48))
   checkpoints.wait()
@@ -290,7 +291,7 @@ def test_fill_mask_is_the_model_in_training(run):
   whole = list(map(int, loaded.tokenizer.encode(
       ["he was it the it of it"])[0]))
   it = int(loaded.tokenizer.encode(["it"])[0][0])
-  assert [i for i in ids if i != tokenizer_lib.MASK] == [0] + [
+  assert [i for i in ids if i != specials.MASK] == [0] + [
       i for n, i in enumerate(whole) if n not in [
           k for k, w in enumerate(whole) if w == it][:2]] + [2]
   # Padding to another length changes nothing.

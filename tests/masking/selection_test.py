@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import selection
 from tests import conftest
@@ -37,8 +37,8 @@ def test_exact_counts_and_reconstruction(tiny, unit, rate):
   word_start_V = np.arange(VOCAB) % 3 == 0
   plan, masked = _mask(tiny, ids_BxL, word_start_V=word_start_V)
   for row, ids_L in enumerate(ids_BxL):
-    num_tokens = np.sum(ids_L != tokenizer_lib.PAD)
-    selectable = ids_L >= tokenizer_lib.NUM_SPECIALS
+    num_tokens = np.sum(ids_L != specials.PAD)
+    selectable = ids_L >= specials.NUM_SPECIALS
     expected = min(round(rate * num_tokens), selectable.sum())
     hidden = _hidden(masked, row)
     assert len(hidden) == len(set(hidden)) == expected
@@ -51,11 +51,11 @@ def test_exact_counts_and_reconstruction(tiny, unit, rate):
     # Kept tokens and slots are the row, each once, in order.
     kept = masked.kept_ids_BxK[row][masked.kept_segment_BxK[row] > 0]
     rest = np.delete(ids_L, hidden)
-    np.testing.assert_array_equal(kept, rest[rest != tokenizer_lib.PAD])
+    np.testing.assert_array_equal(kept, rest[rest != specials.PAD])
     pair = np.concatenate([masked.kept_ids_BxK[row],
                            masked.target_ids_BxT[row]])
     place = masked.place_BxL[row]
-    real = ids_L != tokenizer_lib.PAD
+    real = ids_L != specials.PAD
     np.testing.assert_array_equal(pair[place[real]], ids_L[real])
     assert np.all(place[~real] == plan.num_kept + plan.num_slots)
 
@@ -67,9 +67,9 @@ def test_positions_and_segments_restart_with_each_document(tiny):
   for row, ids_L in enumerate(ids_BxL):
     segment, position, last = 0, 0, []
     for token in ids_L:
-      segment, position = ((segment + 1, 0) if token == tokenizer_lib.BOS
+      segment, position = ((segment + 1, 0) if token == specials.BOS
                            else (segment, position + 1))
-      last.append((0, 0) if token == tokenizer_lib.PAD else (segment, position))
+      last.append((0, 0) if token == specials.PAD else (segment, position))
     expected_segment, expected_position = np.array(last).T
     np.testing.assert_array_equal(full.kept_segment_BxK[row],
                                   expected_segment)
@@ -103,9 +103,9 @@ def test_at_most_one_word_is_cut(tiny):
   whole_words = 0
   for row, ids_L in enumerate(ids_BxL):
     hidden = set(_hidden(masked, row))
-    after_special = np.r_[True, ids_L[:-1] < tokenizer_lib.NUM_SPECIALS]
+    after_special = np.r_[True, ids_L[:-1] < specials.NUM_SPECIALS]
     starts = word_start_V[ids_L] | after_special | (
-        ids_L < tokenizer_lib.NUM_SPECIALS)
+        ids_L < specials.NUM_SPECIALS)
     words = np.split(np.arange(LENGTH), np.flatnonzero(starts)[1:])
     cut = [w for w in words if 0 < len(hidden & set(w)) < len(w)]
     assert len(cut) <= 1
@@ -118,7 +118,7 @@ def test_spans_are_long_and_bounded(tiny):
   tiny.masking.unit = "span"
   tiny.masking.rate = 0.15
   ids_BxL = np.full((64, 512), 7, np.int32)
-  ids_BxL[:, 0] = tokenizer_lib.BOS
+  ids_BxL[:, 0] = specials.BOS
   lengths = []
   for mean, longest in ((4.0, 10), (4.0, 2)):
     tiny.masking.span_length, tiny.masking.max_span_length = mean, longest
@@ -144,10 +144,10 @@ def test_noise_stays_in_the_encoder(tiny):
     weights = masked.target_weights_BxT[row][plan.num_slots:]
     truth = masked.target_ids_BxT[row][plan.num_slots:]
     now = masked.kept_ids_BxK[row][corrupted]
-    assert np.all(now[weights > 0] >= tokenizer_lib.NUM_SPECIALS)
+    assert np.all(now[weights > 0] >= specials.NUM_SPECIALS)
     same += np.sum((now == truth) * weights)
     changed += np.sum((now != truth) * weights)
-    whole = np.sum(ids_BxL[row] != tokenizer_lib.PAD)
+    whole = np.sum(ids_BxL[row] != specials.PAD)
     if whole == LENGTH:
       assert weights.sum() == 6
   assert changed > 1.5 * same > 0
@@ -171,7 +171,7 @@ def test_predict_rate_leaves_no_slot_for_the_others(tiny):
 
 def test_marginals_are_uniform(tiny):
   ids_BxL = np.full((4000, LENGTH), 9, np.int32)
-  ids_BxL[:, 0], ids_BxL[:, -1] = tokenizer_lib.BOS, tokenizer_lib.EOS
+  ids_BxL[:, 0], ids_BxL[:, -1] = specials.BOS, specials.EOS
   _, masked = _mask(tiny, ids_BxL)
   share_L = np.bincount(masked.target_index_BxT.ravel(),
                         minlength=LENGTH) / 4000
@@ -182,8 +182,8 @@ def test_marginals_are_uniform(tiny):
 
 def test_row_of_special_tokens_overflows_without_harm(tiny):
   tiny.masking.rate = 0.8
-  ids_BxL = np.full((1, LENGTH), tokenizer_lib.EOS, np.int32)
-  ids_BxL[0, 0], ids_BxL[0, 5] = tokenizer_lib.BOS, 9
+  ids_BxL = np.full((1, LENGTH), specials.EOS, np.int32)
+  ids_BxL[0, 0], ids_BxL[0, 5] = specials.BOS, 9
   plan, masked = _mask(tiny, ids_BxL)
   assert masked.target_weights_BxT.sum() == 1
   assert np.all(masked.kept_segment_BxK == 1)
@@ -194,8 +194,8 @@ def test_noise_beyond_the_kept_has_no_weight(tiny):
   # More special tokens than the encoder has room for push kept tokens out;
   # a target among them must not be scored at another token's state.
   tiny.masking.rate, tiny.masking.same_rate = 0.8, 0.1
-  ids_BxL = np.full((1, LENGTH), tokenizer_lib.EOS, np.int32)
-  ids_BxL[0, 0] = tokenizer_lib.BOS
+  ids_BxL = np.full((1, LENGTH), specials.EOS, np.int32)
+  ids_BxL[0, 0] = specials.BOS
   ids_BxL[0, -10:] = np.arange(10, 20)
   plan, masked = _mask(tiny, ids_BxL)
   weights = masked.target_weights_BxT[0, plan.num_slots:]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import selection
 from latemask.model import cut
@@ -162,7 +162,7 @@ def test_insertion_at_the_input_is_ordinary_masking(tiny, architecture):
   """Against the plain encoder over rows in which <mask> is written."""
   _configure(tiny, architecture, "append", 0, "self", "targets")
   model, params, ids_BxL, masked = _build(tiny)
-  params["mask_vector"] = params["embedding"][tokenizer_lib.MASK]
+  params["mask_vector"] = params["embedding"][specials.MASK]
   late = _targets(model, params, masked)
 
   rows = np.asarray(ids_BxL).copy()
@@ -170,7 +170,7 @@ def test_insertion_at_the_input_is_ordinary_masking(tiny, architecture):
   for row in range(ROWS):
     real = masked.target_weights_BxT[row] > 0
     index = masked.target_index_BxT[row]
-    rows[row, index[:num_slots][real[:num_slots]]] = tokenizer_lib.MASK
+    rows[row, index[:num_slots][real[:num_slots]]] = specials.MASK
     noise = masked.corrupted_BxC[row][real[num_slots:]]
     rows[row, index[num_slots:][real[num_slots:]]] = (
         masked.kept_ids_BxK[row][noise])

@@ -20,7 +20,7 @@ from configs import base
 from configs import glue as glue_config
 from latemask.checkpoint import checkpoints as checkpoints_lib
 from latemask.data import prepare as prepare_lib
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.finetune import grid as grid_lib
 from latemask.hub import pretrained
@@ -746,7 +746,7 @@ def test_rank_of_a_saved_model_equals_numpy(saved, found):
   states, late = jax.jit(lambda params, masked: _by_hand(
       loaded.config, params, masked))(loaded.params, masked)
   num_kept = plan.num_kept
-  is_real = np.asarray((masked.kept_ids_BxK >= tokenizer_lib.NUM_SPECIALS)
+  is_real = np.asarray((masked.kept_ids_BxK >= specials.NUM_SPECIALS)
                        & (masked.kept_segment_BxK > 0))
   is_slot = np.asarray(masked.slot_segment_BxQ > 0)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from latemask.data import loader
+from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask.data import shards
 from latemask import errors
@@ -39,7 +40,7 @@ def test_packed_there_and_read_here(bucket, corpus, tmp_path, packed_dir):
   assert names == sorted(p.name for p in packed_dir.iterdir())
   assert all((bucket / "rows" / n).read_bytes() == (packed_dir / n).read_bytes()
              for n in names)
-  here = prepare_lib.load(conftest.tiny_config(f"text:{corpus}/*.txt"), packed_dir)
+  here = packed_set.load(conftest.tiny_config(f"text:{corpus}/*.txt"), packed_dir)
   for _ in range(2):
     there = loader.Loader(packed, config)
     np.testing.assert_array_equal(
@@ -56,7 +57,7 @@ def test_packed_there_and_read_here(bucket, corpus, tmp_path, packed_dir):
 def test_what_is_local_is_not_copied(packed_dir, corpus, tmp_path):
   config = conftest.tiny_config(f"text:{corpus}/*.txt")
   config.data.cache_dir = str(tmp_path / "cache")
-  loader.Loader(prepare_lib.load(config, packed_dir), config)
+  loader.Loader(packed_set.load(config, packed_dir), config)
   assert not (tmp_path / "cache").exists()
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from latemask.data import loader as loader_lib
 from latemask.data import prepare as prepare_lib
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import selection
 from latemask.runtime import mesh as mesh_lib
@@ -47,16 +47,16 @@ def _check_record(scalars, loader):
   held = loader.read([loader.eval_row(i) for i in range(loader.num_eval_rows)])
   trained = loader.read([loader.train_row(i)
                          for i in range(loader.num_train_rows)])
-  num_targets = np.round(0.5 * np.sum(held != tokenizer_lib.PAD, axis=1)).sum()
+  num_targets = np.round(0.5 * np.sum(held != specials.PAD, axis=1)).sum()
   assert scalars["eval/rows"] == len(held)
   assert scalars["eval/targets"] == num_targets
   np.testing.assert_allclose(
       scalars["eval/hidden_fraction"],
-      num_targets / np.sum(held >= tokenizer_lib.NUM_SPECIALS), rtol=1e-6)
+      num_targets / np.sum(held >= specials.NUM_SPECIALS), rtol=1e-6)
   # Of the row a half, of what can be hidden more.
   assert 0.53 < scalars["eval/hidden_fraction"] < 0.6
   # Of the training text, whatever is held out or hidden.
-  ids = trained[trained >= tokenizer_lib.NUM_SPECIALS]
+  ids = trained[trained >= specials.NUM_SPECIALS]
   _, counts = np.unique(ids, return_counts=True)
   np.testing.assert_allclose(
       scalars["eval/unigram_entropy"],
@@ -86,7 +86,7 @@ def test_masks_of_runs_that_differ_in_seed_unit_and_noise(
         {}, np.arange(8, dtype=np.int32), ids_BxL)
     found.append(np.asarray(masked.target_index_BxT))
     assert plan.num_corrupted == (masks == "seeded" and len(found) == 3) * 2
-    num_ordinary = np.sum(ids_BxL >= tokenizer_lib.NUM_SPECIALS)
+    num_ordinary = np.sum(ids_BxL >= specials.NUM_SPECIALS)
     assert counts == (masked.target_weights_BxT.sum(), num_ordinary)
   same = [np.array_equal(index, found[0]) for index in found]
   assert same == [True] + [masks == "fixed"] * 2

@@ -23,13 +23,10 @@ import numpy as np
 import sentencepiece
 
 from latemask.data.tokenizers import proto as proto_lib
+from latemask.data.tokenizers import specials
+from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.runtime import files
-
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-BOS, PAD, EOS, UNK, MASK = range(len(SPECIALS))
-NUM_SPECIALS = len(SPECIALS)
-SPACE = "\u2581"
 
 # A unigram model adds its counts up by thread, so this is a constant: the
 # same text gives the same tokenizer on any machine.
@@ -39,35 +36,6 @@ _BYTE_PIECES = 256
 _CHARSMAP = "9\t20\nA\t20\nD\t20\n"
 # Sums are exact up to 2**24 of these parts, about 8,000 tokens.
 _SCORE_PARTS = 256
-
-
-# Scripts that write no spaces: first and last code points of their blocks.
-_NO_SPACES = (
-    (0x0E00, 0x0EFF),  # Thai, Lao.
-    (0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F),  # Myanmar.
-    (0x1780, 0x17FF), (0x19E0, 0x19FF),  # Khmer.
-    (0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3021, 0x3029), (0x3038, 0x303B),
-    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
-    (0x20000, 0x323AF),  # Han.
-    (0x3041, 0x309F),  # Hiragana.
-    (0x30A0, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F),  # Katakana.
-)
-# First bytes in UTF-8 of U+4000 to U+9FFF, nearly all of them Han. Those of
-# the other scripts stand before characters of many scripts.
-_HAN_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(0xE4, 0xEA))
-
-
-def _after_space(piece):
-  return piece.startswith("\u2581")
-
-
-def _after_space_or_alone(piece):
-  return _after_space(piece) or piece in _HAN_BYTES or any(
-      first <= ord(piece[0]) <= last for first, last in _NO_SPACES)
-
-
-# masking.word_starts -> whether a piece begins a word.
-WORD_STARTS = {"spaces": _after_space, "scripts": _after_space_or_alone}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +84,9 @@ class Tokenizer:
     Args:
       rule: a row of `WORD_STARTS`.
     """
-    begins = errors.choose(WORD_STARTS, rule, "masking.word_starts")
+    begins = errors.choose(word_starts.WORD_STARTS, rule, "masking.word_starts")
     word_start_V = np.array([begins(piece) for piece in self.pieces])
-    word_start_V[:NUM_SPECIALS] = True
+    word_start_V[:specials.NUM_SPECIALS] = True
     return word_start_V
 
   def encode(self, texts):
@@ -138,7 +106,7 @@ class Tokenizer:
       A list of ints without special tokens but <mask>.
     """
     stand_in = self._stand_in(text)
-    text = text.replace(SPECIALS[MASK], stand_in)
+    text = text.replace(specials.SPECIALS[specials.MASK], stand_in)
     names = [f"<0x{byte:02X}>" for byte in stand_in.encode()]
     ids, recent = [], []
     for index, piece in zip(self.processor.encode(text, return_type=int),
@@ -147,16 +115,16 @@ class Tokenizer:
       # Bytes of other characters never add up to this one.
       recent = [*recent, piece][-len(names):]
       if recent == names and self.processor.is_byte(index):
-        ids[-len(names):] = [MASK]
+        ids[-len(names):] = [specials.MASK]
       elif stand_in in piece:
         # Unknown, in one with what is unknown beside it.
         ids.pop()
         for place, part in enumerate(piece.split(stand_in)):
-          ids += [MASK] * (place > 0) + [UNK] * (part.strip(SPACE) != "")
+          ids += [specials.MASK] * (place > 0) + [specials.UNK] * (part.strip(word_starts.SPACE) != "")
     keeps_spaces = not self.settings["normalizer_spec.remove_extra_whitespaces"]
-    space, kept = self.processor.piece_to_id(SPACE), []
+    space, kept = self.processor.piece_to_id(word_starts.SPACE), []
     for index in reversed(ids) if self.spaces_are_behind else ids:
-      while index == MASK and kept and kept[-1] == space != UNK:
+      while index == specials.MASK and kept and kept[-1] == space != specials.UNK:
         kept.pop()
         if keeps_spaces:
           break
@@ -168,7 +136,7 @@ class Tokenizer:
     return next(
         char for char in map(chr, range(0x10FFFD, 0x100000, -1))
         if char not in text and char in self.processor.normalize(char)
-        and self.processor.piece_to_id(char) == UNK)
+        and self.processor.piece_to_id(char) == specials.UNK)
 
   def decode(self, ids):
     """Returns the text of a sequence of ids; special tokens vanish."""
@@ -194,15 +162,15 @@ def load(path):
         "leave the key out to train one on the run's own documents")
   tokenizer = Tokenizer(path.read_bytes())
   try:
-    found = tokenizer.processor.id_to_piece(list(range(NUM_SPECIALS)))
+    found = tokenizer.processor.id_to_piece(list(range(specials.NUM_SPECIALS)))
   except (RuntimeError, IndexError, OSError) as error:
     raise errors.InputError(
         f"data.tokenizer: {path} is no SentencePiece model with at least "
-        f"{NUM_SPECIALS} pieces ({str(error).splitlines()[0]})") from error
-  if tuple(found) != SPECIALS:
+        f"{specials.NUM_SPECIALS} pieces ({str(error).splitlines()[0]})") from error
+  if tuple(found) != specials.SPECIALS:
     raise errors.InputError(
         f"data.tokenizer: {path} has {' '.join(found)} at ids 0 to 4; they "
-        f"must be {' '.join(SPECIALS)}")
+        f"must be {' '.join(specials.SPECIALS)}")
   return tokenizer
 
 
@@ -221,7 +189,7 @@ def train(documents, vocab_size):
     InputError: the documents do not suffice to train a model of that size, or
       what `documents` itself raises.
   """
-  least = NUM_SPECIALS + _BYTE_PIECES + 1
+  least = specials.NUM_SPECIALS + _BYTE_PIECES + 1
   if vocab_size < least:
     raise errors.InputError(
         f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
@@ -239,10 +207,10 @@ def train(documents, vocab_size):
           hard_vocab_limit=False,
           byte_fallback=True,
           normalization_rule_tsv=charsmap.name,
-          bos_id=BOS, pad_id=PAD, eos_id=EOS, unk_id=UNK,
-          bos_piece=SPECIALS[BOS], pad_piece=SPECIALS[PAD],
-          eos_piece=SPECIALS[EOS], unk_piece=SPECIALS[UNK],
-          control_symbols=[SPECIALS[MASK]],
+          bos_id=specials.BOS, pad_id=specials.PAD, eos_id=specials.EOS, unk_id=specials.UNK,
+          bos_piece=specials.SPECIALS[specials.BOS], pad_piece=specials.SPECIALS[specials.PAD],
+          eos_piece=specials.SPECIALS[specials.EOS], unk_piece=specials.SPECIALS[specials.UNK],
+          control_symbols=[specials.SPECIALS[specials.MASK]],
           max_sentence_length=2 * _MAX_SENTENCE_BYTES,
           num_threads=_TRAIN_THREADS,
           minloglevel=2)
@@ -275,4 +243,3 @@ def _sentences(documents, refusals):
   except errors.InputError as error:
     refusals.append(error)
     raise
-

@@ -16,7 +16,7 @@ from scipy import stats
 from sklearn import metrics
 
 from latemask.data.sources import tfds as tfds_source
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.runtime import files
 
@@ -261,7 +261,7 @@ def _read_tfds(name, split, tfds_dir):
 def encode(tokenizer, rows, max_length):
   """Returns `Encoded`: of text that is too long, the longer one is cut."""
   columns = [tokenizer.encode(column) for column in rows.texts]
-  bos, eos = ([i] for i in (tokenizer_lib.BOS, tokenizer_lib.EOS))
+  bos, eos = ([i] for i in (specials.BOS, specials.EOS))
   ids, num_cut = [], 0
   for texts in zip(*columns):
     kept = _cut(texts, max_length)
@@ -334,7 +334,7 @@ def pad(encoded, rows, batch_size, lengths):
   """Returns ids_BxS, S the least of `lengths` that holds the longest row."""
   longest = encoded.lengths_R[rows].max()
   length = next(s for s in lengths if s >= longest)
-  ids_BxS = np.full((batch_size, length), tokenizer_lib.PAD, np.int32)
+  ids_BxS = np.full((batch_size, length), specials.PAD, np.int32)
   for place, row in enumerate(rows):
     ids_BxS[place, :encoded.lengths_R[row]] = encoded.ids[row]
   return ids_BxS

@@ -9,6 +9,8 @@ import pytest
 import sentencepiece
 
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
+from latemask.data.tokenizers import word_starts
 from latemask import errors
 from tests import conftest
 
@@ -24,14 +26,14 @@ def trained():
 
 def test_special_ids(trained):
   pieces = [trained.processor.id_to_piece(i) for i in range(5)]
-  assert tuple(pieces) == tokenizer_lib.SPECIALS
+  assert tuple(pieces) == specials.SPECIALS
   assert trained.vocab_size <= 400
 
 
 def test_every_string_survives_and_specials_are_never_produced(trained):
   for line in LINES:
     ids, = trained.encode([line])
-    assert np.all(ids >= tokenizer_lib.NUM_SPECIALS), line
+    assert np.all(ids >= specials.NUM_SPECIALS), line
     assert trained.decode(ids) == " ".join(
         line.replace("\t", " ").replace("\n", " ").split(" ")).strip(
         ) or "  " in line
@@ -41,7 +43,7 @@ def test_every_string_survives_and_specials_are_never_produced(trained):
 
 def test_word_starts(trained):
   ids, = trained.encode(["over there when"])
-  for rule in tokenizer_lib.WORD_STARTS:
+  for rule in word_starts.WORD_STARTS:
     word_start_V = trained.word_start_V(rule)
     assert word_start_V[ids].sum() == 3 and word_start_V[ids[0]]
     assert np.all(word_start_V[:5])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.finetune.tasks import glue
 from tests import conftest
@@ -200,7 +201,7 @@ def test_an_epoch_is_every_row_once_and_each_epoch_another():
       ids_BxS, labels_B, weights_B = glue.collate(encoded, rows, 16, lengths)
       assert ids_BxS.shape[0] == 16 and ids_BxS.shape[1] in lengths
       np.testing.assert_array_equal(
-          np.sum(ids_BxS != tokenizer_lib.PAD, axis=1)[:len(rows)],
+          np.sum(ids_BxS != specials.PAD, axis=1)[:len(rows)],
           encoded.lengths_R[rows])
       seen += labels_B[weights_B > 0].tolist()
       padded += ids_BxS.size

@@ -1,0 +1,140 @@
+"""What preparing would give, estimated from a sample (prepare --dry_run).
+
+Nothing is written and nothing is downloaded.
+"""
+
+import dataclasses
+
+from etils import epath
+import numpy as np
+
+from latemask.data import packed_set
+from latemask.data import packing
+from latemask.data import shards
+from latemask.data.sources import table as sources_lib
+from latemask.data.sources import tfds as tfds_source
+from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask import errors
+
+# Text that an estimate is made from, at least, for each source.
+_SAMPLE_BYTES = 4 << 20
+_BYTES_A_TOKEN = 4
+# ArrayRecord: chunk header and index entry of a record; blocks of a file.
+_RECORD_BYTES = 43 + 9
+_BLOCK_BYTES = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Guess:
+  """Stands for a tokenizer that is still to be trained."""
+
+  vocab_size: int
+
+  def encode(self, texts):
+    """Returns as many ids as there may be, all the same."""
+    return [np.zeros(-(-len(text.encode()) // _BYTES_A_TOKEN), np.int32)
+            for text in texts]
+
+
+def dry_run(config, directory):
+  """Prints what `packing.prepare` would do, and writes nothing.
+
+  Returns:
+    The estimated counts, keys of `rows.COUNTS`, bad_documents and bytes.
+
+  Raises:
+    InputError: see `packing.load` and `sources.open_source`; or the set was
+      packed from other text.
+  """
+  directory = epath.Path(directory)
+  packed = complete(config, directory)
+  if packed:
+    return packed.manifest["totals"]
+  tokenizer = _tokenizer(config, directory)
+  totals, found = dict.fromkeys((*packing.COUNTS, "bad_documents"), 0), []
+  for key, spec in sources_lib.named(config):
+    try:
+      found.append((spec, sources_lib.open_source(
+          spec, config, key, download=False)))
+    except tfds_source.NotPrepared:
+      print(f"{spec}: not prepared yet, so its size is not known; left out "
+            "below, and downloaded first unless this is a dry run")
+  sources = sources_lib.once([source for _, source in found])
+  for (spec, _), source in zip(found, sources):
+    for note in source.notes:
+      print(note)
+    counts, bad = _estimate(config, source, tokenizer)
+    print(f"{spec}: {source.size_bytes:,} bytes, about "
+          f"{counts['documents']:,} documents, {counts['tokens']:,} tokens")
+    if bad:
+      print(f"  about {counts['bad_documents']:,} bad documents "
+            f"(data.max_bad_documents is {config.data.max_bad_documents}): "
+            f"{bad}")
+    totals = {key: totals[key] + counts[key] for key in totals}
+  num_shards = config.data.shards or sources_lib.default_shards(sources)
+  row_bytes = config.data.length * packing.row_dtype(
+      tokenizer.vocab_size).itemsize + _RECORD_BYTES
+  blocks = -(-totals["rows"] * row_bytes // num_shards // _BLOCK_BYTES) + 1
+  totals["bytes"] = num_shards * blocks * _BLOCK_BYTES
+  done = len(shards.done(directory, num_shards))
+  print(f"in all about {totals['tokens']:,} tokens in {totals['rows']:,} rows "
+        f"of {config.data.length}: {totals['bytes']:,} bytes in {num_shards:,} "
+        f"shards, of which {done:,} are packed; nothing was written")
+  return totals
+
+
+def complete(config, directory):
+  """Returns the complete set in a folder, and says so; None if none is there.
+
+  Raises:
+    InputError: see `packing.load`; or it was packed from other text.
+  """
+  packed = packed_set.load(config, directory)
+  if packed:
+    changes = packed_set.changes(config, packed)
+    if changes:
+      raise errors.InputError(
+          f"{directory} was packed from other text: {changes}; delete the "
+          "folder or choose another --out")
+    print(f"{directory} is complete: {packed.manifest['totals']['rows']:,} "
+          "rows; nothing is to be done")
+  return packed
+
+
+def _tokenizer(config, directory):
+  """Returns the tokenizer, or what stands for it; says which."""
+  path = config.data.tokenizer or directory / "tokenizer.model"
+  if config.data.tokenizer or path.exists():
+    print(f"estimated from a sample, with the tokenizer {path}")
+    return tokenizer_lib.load(path)
+  if given := given_tokenizer(config):
+    print("estimated from a sample, with the tokenizer of train.init_from")
+    return given
+  print(f"estimated from a sample, at {_BYTES_A_TOKEN} bytes a token: a "
+        f"tokenizer of {config.data.vocab_size:,} pieces is trained first, on "
+        f"{config.data.tokenizer_sample_bytes:,} bytes")
+  return _Guess(config.data.vocab_size)
+
+
+def given_tokenizer(config):
+  """Returns that of `train.init_from`, which needs JAX to be read."""
+  if not config.train.init_from or config.data.tokenizer:
+    return None
+  from latemask.hub import pretrained
+  return pretrained.tokenizer_of_rows(config)
+
+
+def _estimate(config, source, tokenizer):
+  """Returns (counts of a source, what is wrong with a bad document)."""
+  # One of many small shards: of files, blocks that lie evenly.
+  parts = -(-source.size_bytes // _SAMPLE_BYTES) or 1
+  bad = sources_lib.BadDocuments(float("inf"))
+  counts = dict.fromkeys(packing.COUNTS, 0)
+  documents = (text for _, text in source.documents(parts // 2, parts, bad))
+  found = packing.pack(
+      documents, tokenizer, config.data.packing, config.data.length, counts,
+      progress=lambda num_bytes: None)
+  for _ in found:
+    pass
+  counts["bad_documents"] = bad.count
+  return {key: parts * value for key, value in counts.items()}, bad.first
