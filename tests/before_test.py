@@ -20,7 +20,7 @@ from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask import errors
 from latemask.hub import pretrained
-from latemask.masking import selection
+from latemask.masking import masked as masked_lib
 from latemask.report import effective_rank
 from latemask.train import run
 from tests import conftest
@@ -112,7 +112,7 @@ def test_another_run_begins_with_it(before):
     program, beginning = run.check(config, before / "next")
     fresh = jax.tree.map(jnp.zeros_like, jax.eval_shape(
         program.model.init, jax.random.key(0),
-        selection.unmasked(jnp.zeros((1, 8), jnp.int32)))["params"])
+        masked_lib.unmasked(jnp.zeros((1, 8), jnp.int32)))["params"])
     begun = pretrained.begin(beginning, program.model.config,
                              beginning.tokenizer, fresh)
     jax.tree.map(np.testing.assert_array_equal, begun, beginning.params)

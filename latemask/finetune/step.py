@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 from latemask.finetune.tasks import glue
-from latemask.masking import selection
+from latemask.masking import masked as masked_lib
+from latemask.model import architecture
 from latemask.model import cut
 from latemask.model import encoder as encoder_lib
 from latemask.runtime import rng
@@ -74,7 +75,7 @@ class Program:
     optimizer: for learning rate 1.
   """
 
-  model: encoder_lib.ModelConfig
+  model: architecture.ModelConfig
   encoder: dict
   from_scratch: bool
   num_outputs: int
@@ -86,7 +87,7 @@ class Program:
     if self.from_scratch:
       fresh = encoder_lib.LateMaskModel(self.model).init(
           rng.stream(seed, _ENCODER),
-          selection.unmasked(jnp.zeros((1, 1), jnp.int32)),
+          masked_lib.unmasked(jnp.zeros((1, 1), jnp.int32)),
           method="encode")["params"]
       encoder = {name: fresh[name] for name in encoder}
     # Copied, since a step takes its state away.

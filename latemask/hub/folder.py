@@ -31,10 +31,10 @@ from latemask import errors
 from latemask.hub import stock_config
 from latemask.hub import tokenizer as hub_tokenizer
 from latemask.hub import weights as hf_weights
-from latemask.masking import selection
+from latemask.masking import masked as masked_lib
+from latemask.model import architecture as architecture_lib
 from latemask.model import cut
 from latemask.model import encoder as encoder_lib
-from latemask.model import layers
 from latemask.runtime import files as files_lib
 
 # What an export writes.
@@ -167,7 +167,7 @@ def load(folder):
   if (folder / "latemask.json").is_file():
     about = _read_json(folder / "latemask.json")
     since.check_format(about, folder / "latemask.json")
-    config = encoder_lib.config_of(about["model"], folder / "latemask.json")
+    config = architecture_lib.config_of(about["model"], folder / "latemask.json")
     layers_here = about["encoder_layers"]
   else:
     config = stock_config.config_of_stock(stock, folder)
@@ -220,7 +220,7 @@ def _encoder_to_stock(config, encoder, prefix):
 
 def _has_no_place(config, path, index):
   """ModernBERT has no norm before its first attention."""
-  first_norm = layers.ARCHITECTURES[config.architecture].first_norm
+  first_norm = architecture_lib.ARCHITECTURES[config.architecture].first_norm
   return not first_norm and not index and path.startswith("attention_norm")
 
 
@@ -313,7 +313,7 @@ def _shapes(config):
   """Returns {path: shape} of a model's parameters."""
   ids = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(lambda: encoder_lib.LateMaskModel(config).init(
-      jax.random.key(0), selection.unmasked(ids)))["params"]
+      jax.random.key(0), masked_lib.unmasked(ids)))["params"]
   return {k: v.shape for k, v in flax.traverse_util.flatten_dict(
       shapes, sep="/").items()}
 

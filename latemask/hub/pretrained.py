@@ -15,7 +15,7 @@ from latemask.checkpoint import checkpoints
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
 from latemask.hub import folder as hub_folder
-from latemask.model import encoder
+from latemask.model import architecture
 
 
 # Fields of `model.ModelConfig` that must be the same for a run to begin with
@@ -53,7 +53,7 @@ class Pretrained:
   """
 
   path: str
-  config: encoder.ModelConfig
+  config: architecture.ModelConfig
   params: dict
   tokenizer: tokenizer_lib.Tokenizer
   masking: dict | None
@@ -87,7 +87,7 @@ def _load_checkpoint(path):
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
   return Pretrained(
-      str(path), encoder.config_of(fields, path), params, tokenizer,
+      str(path), architecture.config_of(fields, path), params, tokenizer,
       config["masking"], trained_length)
 
 

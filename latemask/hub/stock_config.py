@@ -3,7 +3,7 @@
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import weights as hf_weights
-from latemask.model import encoder
+from latemask.model import architecture as architecture_lib
 
 # Stock RoBERTa's positions begin behind the id of <pad>.
 FIRST_POSITION = specials.PAD + 1
@@ -68,7 +68,7 @@ def config_of_stock(stock, folder):
         + ", ".join(row[0] for row in hf_weights.CLASSES.values()))
   modern = architecture == "modern"
   try:
-    config = encoder.ModelConfig(
+    config = architecture_lib.ModelConfig(
         architecture=architecture, width=stock["hidden_size"],
         heads=stock["num_attention_heads"], mlp=stock["intermediate_size"],
         layers=stock["num_hidden_layers"], insertion_layer=0,

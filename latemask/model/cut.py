@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from latemask import errors
-from latemask.masking import selection
+from latemask.masking import masked as masked_lib
+from latemask.model import architecture
 from latemask.model import encoder as encoder_lib
-from latemask.model import layers
+from latemask.model import parts as parts_lib
 from latemask.model import products
 
 # What pre-training alone needs.
@@ -73,22 +74,22 @@ def encode(config, encoder, ids_BxS, key_drop=None, target_BxT=None):
             "output_bias": jnp.zeros(config.padded_vocab_size)}
   rngs = {} if key_drop is None else {"dropout": key_drop}
   return encoder_lib.LateMaskModel(config).apply(
-      {"params": encoder | unread}, selection.unmasked(ids_BxS),
+      {"params": encoder | unread}, masked_lib.unmasked(ids_BxS),
       key_drop is not None, target_BxT, rngs=rngs, method="encode")
 
 
 class ClassificationHead(nn.Module):
   """From the state of <s> to a number per label."""
 
-  config: encoder_lib.ModelConfig
+  config: architecture.ModelConfig
   num_labels: int
 
   @nn.compact
   def __call__(self, first_BxD, train=False):
     """Returns logits, float32 [B, labels]."""
     c = self.config
-    dropout = layers.Dropout(c.dropout)
-    init = layers.kernel_init(c.width)
+    dropout = parts_lib.Dropout(c.dropout)
+    init = parts_lib.kernel_init(c.width)
     if c.layer.architecture.rotary:
       inside_BxD = encoder_lib.Head(c, name="head")(first_BxD[:, None])[:, 0]
     else:

@@ -63,33 +63,6 @@ def chunk_targets(num_targets, chunk):
   return -(-num_targets // num_chunks)
 
 
-def per_shard(embedding_VxD):
-  """Returns the embedding with an axis of batch shards, [S, V, D].
-
-  Each device holds its own copy, as before; but the gradient has the axis
-  too, so it can be added up on each device, the head's and the lookup's, and
-  be reduced once.
-  """
-  shards = mesh.num_batch_shards()
-  return mesh.constrain(
-      jnp.broadcast_to(embedding_VxD, (shards, *embedding_VxD.shape)),
-      mesh.BATCH_AXES, "tensor", None)
-
-
-def embedding_gradient(grad_SxVxD, ids_BxK, grad_BxKxD):
-  """Returns the gradient of the embedding, [V, D].
-
-  Args:
-    grad_SxVxD: what came through the head.
-    ids_BxK, grad_BxKxD: the tokens that were looked up, and what came through
-      them.
-  """
-  shards, _, width = grad_SxVxD.shape
-  return jnp.sum(jax.vmap(lambda grad, ids, g: grad.at[ids].add(g))(
-      grad_SxVxD, ids_BxK.reshape(shards, -1),
-      grad_BxKxD.reshape(shards, -1, width)), axis=0)
-
-
 def _chunks(x_BxTx, chunk, shards):
   """[B, T, ...] -> [chunks, shards, rows of a shard x chunk, ...].
 

@@ -7,7 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from latemask.model import attention
 from latemask.model import layers
+from latemask.model import parts
 from latemask.runtime import mesh
 
 # What of a layer is recomputed in the backward pass.
@@ -84,7 +86,7 @@ class Stack(nn.Module):
     if target_BxT is None:
       return hidden_BxSxD
     last_params, index = single[-1]
-    return apply(last_params, index, take(hidden_BxSxD, target_BxT),
+    return apply(last_params, index, parts.take(hidden_BxSxD, target_BxT),
                  place.take(target_BxT), hidden_BxSxD)
 
 
@@ -106,11 +108,6 @@ def _init_layer(config, layer, key):
   """Returns the parameters of one layer."""
   hidden = jnp.zeros((1, 1, config.width), config.layer.dtype)
   one = jnp.ones((1, 1), jnp.int32)
-  place = layers.place(layer.config, one, one, config.rotary_theta)
+  place = attention.place(layer.config, one, one, config.rotary_theta)
   return layer.init(
       key, hidden, place, memory_BxKxD=hidden, memory_place=place)["params"]
-
-
-def take(hidden_BxSxD, index_BxT):
-  """Returns the states of some of the tokens, [B, T, D]."""
-  return jnp.take_along_axis(hidden_BxSxD, index_BxT[..., None], axis=1)

@@ -34,6 +34,8 @@ from latemask.data import packed_set
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import pretrained
+from latemask.masking import masked as masked_lib
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import encoder
 from latemask.model import layers
@@ -92,7 +94,7 @@ def measure(workdir, num_rows):
   config = workdir_lib.read_config(workdir)
   config.eval.masks = "fixed"  # Single tokens, without noise.
   ids_NxL = held_out(workdir, config, num_rows)
-  plan = selection.make_plan(config, loaded.tokenizer.vocab_size, rate=_RATE)
+  plan = plan_lib.make_plan(config, loaded.tokenizer.vocab_size, rate=_RATE)
   return measure_rows(loaded.config, loaded.params, plan, ids_NxL)
 
 
@@ -128,7 +130,7 @@ def measure_rows(config, params, plan, ids_NxL):
 
   @jax.jit
   def states(params, masked, ids_BxL):
-    whole, _ = hidden_states(config, params, selection.unmasked(ids_BxL))
+    whole, _ = hidden_states(config, params, masked_lib.unmasked(ids_BxL))
     return whole, *hidden_states(config, params, masked)
 
   params = jax.tree.map(jnp.asarray, params)

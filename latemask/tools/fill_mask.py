@@ -24,7 +24,7 @@ from latemask.data.tokenizers import specials
 from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.hub import pretrained
-from latemask.masking import selection
+from latemask.masking import masked as masked_lib
 from latemask.model import encoder
 from latemask.model import products
 from latemask.runtime import console
@@ -146,7 +146,7 @@ def _masked(ids_S, masks_Q):
   place_L[kept_K] = np.arange(len(kept_K))
   place_L[masks_Q] = length + np.arange(len(masks_Q))
   none_1x0 = np.zeros((1, 0), np.int32)
-  return selection.Masked(
+  return masked_lib.Masked(
       kept_ids_BxK=row(ids_S[kept_K], length, specials.PAD),
       kept_position_BxK=row(kept_K, length),
       kept_segment_BxK=row(np.ones(len(kept_K)), length),

@@ -26,6 +26,7 @@ from latemask.config import since
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import pretrained
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.report import look as look_lib
 from latemask.runtime import console
@@ -116,7 +117,7 @@ def mask(rule, tokenizer, text, seed):
       rule or _HALF).items()}, since.BEFORE)
   config = ml_collections.ConfigDict(flax.traverse_util.unflatten_dict(
       rule | {"data.length": len(ids_L)}, sep="."))
-  plan = selection.make_plan(
+  plan = plan_lib.make_plan(
       config, tokenizer.vocab_size,
       tokenizer.word_start_V(config.masking.word_starts))
   return ids_L, jax.device_get(selection.mask_batch(

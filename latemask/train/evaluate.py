@@ -12,7 +12,7 @@ import numpy as np
 
 from latemask.data.tokenizers import specials
 from latemask import errors
-from latemask.masking import selection
+from latemask.masking import plan as plan_lib
 from latemask.runtime import mesh as mesh_lib
 
 # Fewer held-out rows than that tell no run from another.
@@ -38,8 +38,8 @@ class Evaluator:
     self._sharding = program.batch_sharding
     self._steps = {"eval": program.eval_step(program.plan)}
     for rate in config.eval.rates:
-      plan = selection.make_plan(config, program.plan.vocab_size,
-                                 program.plan.word_start_V, rate)
+      plan = plan_lib.make_plan(config, program.plan.vocab_size,
+                                program.plan.word_start_V, rate)
       self._steps[f"eval/rate_{rate:g}"] = program.eval_step(plan)
 
   def run(self, params, stop=lambda: False, num_batches=None):

@@ -28,7 +28,7 @@ from latemask.data import prepare as prepare_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
 from latemask.hub import pretrained
-from latemask.masking import selection
+from latemask.masking import plan as plan_lib
 from latemask.runtime import distributed
 from latemask.runtime import files
 from latemask.runtime import signals as signals_lib
@@ -202,7 +202,7 @@ def check(config, workdir):
         f"train.num_steps - 1 ({num_steps - 1}), or be None")
   evaluate.batch_size(config, program.mesh)
   for rate in config.eval.rates:
-    selection.make_plan(config, vocab_size, word_start_V, rate)
+    plan_lib.make_plan(config, vocab_size, word_start_V, rate)
   if beginning:
     pretrained.check(beginning, program.model.config, tokenizer)
   return program, beginning

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import optax
 
 from latemask import errors
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import encoder
 from latemask.model import flops
 from latemask.model import loss
 from latemask.model import partition
+from latemask.model import tied_embedding
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import rng
 from latemask.train import optimizer as optimizer_lib
@@ -71,7 +73,7 @@ class Program:
   config: object
   mesh: jax.sharding.Mesh
   model: encoder.LateMaskModel
-  plan: selection.Plan
+  plan: plan_lib.Plan
   optimizer: optax.GradientTransformation
   schedule: object
 
@@ -133,7 +135,7 @@ class Program:
   def loss_sums(self, params, masked):
     """Returns the loss `Sums` of a masked batch, without dropout."""
     return self._loss_sums(params, masked, None, None,
-                           loss.per_shard(params["embedding"]))
+                           tied_embedding.per_shard(params["embedding"]))
 
   def gradient(self, params, masked, key_drop):
     """Returns (gradient of the loss sum, `Sums`) of a masked batch."""
@@ -148,9 +150,9 @@ class Program:
     # by hand: in one buffer, and reduced over the devices once.
     (grads, grad_BxKxD, grad_SxVxD), sums = jax.grad(
         loss_sum, argnums=(0, 1, 2), has_aux=True)(
-            params, encoder.look_up(embedding_VxD, masked.kept_ids_BxK),
-            loss.per_shard(embedding_VxD))
-    return grads | {"embedding": loss.embedding_gradient(
+            params, tied_embedding.look_up(embedding_VxD, masked.kept_ids_BxK),
+            tied_embedding.per_shard(embedding_VxD))
+    return grads | {"embedding": tied_embedding.embedding_gradient(
         grad_SxVxD, masked.kept_ids_BxK, grad_BxKxD)}, sums
 
   def _loss_sums(self, params, masked, key_drop, looked_up_BxKxD,
@@ -272,7 +274,7 @@ def build(config, vocab_size=None, word_start_V=None, mesh=None):
         f"train.batch_size {train.batch_size} is not divisible by the "
         f"{shards} shards of the mesh (mesh.data x mesh.fsdp) times "
         f"train.accumulation {train.accumulation}")
-  plan = selection.make_plan(config, vocab_size, word_start_V)
+  plan = plan_lib.make_plan(config, vocab_size, word_start_V)
   # Here, because nothing is known of a step before, and nothing asks for the
   # number of steps, or the schedule, but of what is built here.
   config = flops.within_budget(config, _step_flops(config, model, plan))

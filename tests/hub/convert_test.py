@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from latemask.data.tokenizers import specials
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
+from latemask.model import architecture as architecture_lib
 from latemask.model import encoder
 from tests import conftest
 
@@ -136,7 +138,7 @@ def test_logits_of_stock_classes(tiny, architecture, seed):
   stock = _stock(architecture, seed)
   state = {k: v.numpy() for k, v in stock.state_dict().items()}
   params = _PARAMS[architecture](state)
-  padding = encoder.VOCAB_MULTIPLE * 3 - VOCAB
+  padding = architecture_lib.VOCAB_MULTIPLE * 3 - VOCAB
   params["embedding"] = np.pad(params["embedding"], ((0, padding), (0, 0)))
   params["output_bias"] = np.pad(params["output_bias"], (0, padding))
   tiny.model.update(dict(
@@ -146,7 +148,7 @@ def test_logits_of_stock_classes(tiny, architecture, seed):
 
   # Rows of one document, some padded: stock classes know no others.
   ids_BxL = conftest.random_rows(8, LENGTH)[[1, 2, 3, 5, 6]]
-  plan = selection.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, VOCAB)
   masked = jax.jit(lambda: selection.mask_batch(
       plan, jax.random.key(seed), jnp.arange(5), jnp.asarray(ids_BxL)))()
   shapes = jax.eval_shape(

@@ -17,6 +17,8 @@ from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
+from latemask.masking import masked as masked_lib
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import cut
 from latemask.model import encoder as encoder_lib
@@ -38,9 +40,9 @@ def _pretrained(tiny, tokenizer, architecture, seed=0, **keys):
   ids = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(lambda: model.init(
       jax.random.key(0), selection.mask_batch(
-          selection.make_plan(tiny, tokenizer.vocab_size), jax.random.key(0),
+          plan_lib.make_plan(tiny, tokenizer.vocab_size), jax.random.key(0),
           jnp.zeros(1, jnp.int32), jnp.zeros((1, LENGTH), jnp.int32))
-      if tiny.model.insertion_layer else selection.unmasked(ids)))["params"]
+      if tiny.model.insertion_layer else masked_lib.unmasked(ids)))["params"]
   rng = np.random.default_rng(seed)
   return model.config, jax.tree.map(
       lambda s: 0.2 * rng.standard_normal(s.shape).astype(np.float32), shapes)
@@ -100,7 +102,7 @@ def test_mlm_logits_of_stock_classes(tiny, tokenizer, tmp_path, architecture):
       "missing_keys", "unexpected_keys", "mismatched_keys"))
   ids_BxL = _rows(config.vocab_size)
   tiny.data.length = LENGTH
-  plan = selection.make_plan(tiny, config.vocab_size)
+  plan = plan_lib.make_plan(tiny, config.vocab_size)
   masked = jax.jit(lambda: selection.mask_batch(
       plan, jax.random.key(1), jnp.arange(5), jnp.asarray(ids_BxL)))()
   hidden_BxTxD = jax.jit(lambda p: encoder_lib.LateMaskModel(config).apply(

@@ -22,6 +22,7 @@ from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
+from latemask.model import architecture as architecture_lib
 from latemask.model import encoder
 from latemask.tools import fill_mask
 from latemask.train import run as run_lib
@@ -173,7 +174,7 @@ def _rows_of(workdir):
 
 
 def test_every_field_that_changes_the_function_is_compared():
-  fields = {f.name for f in dataclasses.fields(encoder.ModelConfig)}
+  fields = {f.name for f in dataclasses.fields(architecture_lib.ModelConfig)}
   compared, free = set(pretrained._COMPARED), set(pretrained.FREE_FIELDS)
   assert compared | free == fields and not compared & free
 
@@ -184,12 +185,12 @@ def test_what_is_older_than_a_key(run, monkeypatch):
   fields = dataclasses.asdict(config)
   old = {k: v for k, v in fields.items() if k != "remat"}
   with pytest.raises(errors.InputError, match="here says nothing of model.r"):
-    encoder.config_of(old, "here")
+    architecture_lib.config_of(old, "here")
   monkeypatch.setitem(since.BEFORE, "model.remat", "layer")
-  assert encoder.config_of(old, "here") == dataclasses.replace(
+  assert architecture_lib.config_of(old, "here") == dataclasses.replace(
       config, remat="layer")
   with pytest.raises(errors.InputError, match="model.new.* later version"):
-    encoder.config_of(fields | {"new": 1}, "here")
+    architecture_lib.config_of(fields | {"new": 1}, "here")
   with pytest.raises(errors.InputError, match="format 2"):
     since.check_format({"format": 2}, "here")
 

@@ -7,6 +7,8 @@ import pytest
 
 from latemask.data.tokenizers import specials
 from latemask import errors
+from latemask.masking import masked as masked_lib
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from tests import conftest
 
@@ -15,7 +17,7 @@ LENGTH = 32
 
 
 def _mask(config, ids_BxL, seed=0, rows_B=None, word_start_V=None, rate=None):
-  plan = selection.make_plan(config, VOCAB, word_start_V, rate)
+  plan = plan_lib.make_plan(config, VOCAB, word_start_V, rate)
   rows_B = np.arange(len(ids_BxL)) if rows_B is None else rows_B
   masked = jax.jit(lambda key, rows, ids: selection.mask_batch(
       plan, key, rows, ids))(jax.random.key(seed), rows_B, ids_BxL)
@@ -63,7 +65,7 @@ def test_exact_counts_and_reconstruction(tiny, unit, rate):
 def test_positions_and_segments_restart_with_each_document(tiny):
   ids_BxL = conftest.random_rows(8, LENGTH)
   _, masked = _mask(tiny, ids_BxL)
-  full = selection.unmasked(jnp.asarray(ids_BxL))
+  full = masked_lib.unmasked(jnp.asarray(ids_BxL))
   for row, ids_L in enumerate(ids_BxL):
     segment, position, last = 0, 0, []
     for token in ids_L:
@@ -210,7 +212,7 @@ def test_static_shapes_hold_rows_of_any_length(tiny, rate):
   tiny.masking.rate = rate
   for noise in (0.0, 0.1, 0.25):
     tiny.masking.random_rate = tiny.masking.same_rate = noise
-    plan = selection.make_plan(tiny, VOCAB)
+    plan = plan_lib.make_plan(tiny, VOCAB)
     for length, selected in enumerate(plan.selected_N):
       slots, *noisy = np.diff(plan.bounds_MxN[selected], prepend=0)[:3]
       assert slots <= plan.num_slots
@@ -230,4 +232,4 @@ def test_static_shapes_hold_rows_of_any_length(tiny, rate):
 def test_bad_plans(tiny, changes, message):
   tiny.masking.update(changes)
   with pytest.raises(errors.InputError, match=message):
-    selection.make_plan(tiny, VOCAB)
+    plan_lib.make_plan(tiny, VOCAB)

@@ -11,11 +11,15 @@ import pytest
 
 from latemask.data.tokenizers import specials
 from latemask import errors
+from latemask.masking import masked as masked_lib
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import cut
 from latemask.model import encoder
 from latemask.model import layers
 from latemask.model import loss
+from latemask.model import parts as parts_lib
+from latemask.model import tied_embedding
 from tests import conftest
 
 VOCAB, LENGTH, ROWS = 320, 32, 8
@@ -45,7 +49,7 @@ def _build(config, seed=0):
   could go wrong unseen.
   """
   model = encoder.make_model(config, VOCAB)
-  plan = selection.make_plan(config, VOCAB)
+  plan = plan_lib.make_plan(config, VOCAB)
   ids_BxL = jnp.asarray(conftest.random_rows(ROWS, LENGTH))
   masked = jax.jit(lambda: selection.mask_batch(
       plan, jax.random.key(seed), jnp.arange(ROWS), ids_BxL))()
@@ -104,7 +108,7 @@ def test_every_parameter_is_used_and_no_hidden_id_leaks(tiny, options):
   tiny.masking.random_rate = 0.0  # Random ids come from the upper half too.
   tiny.masking.same_rate = 0.0
   model, params, ids_BxL, masked = _build(tiny)
-  plan = selection.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, VOCAB)
   hidden = np.zeros((ROWS, LENGTH), bool)
   for row in range(ROWS):
     index = masked.target_index_BxT[row]
@@ -176,7 +180,7 @@ def test_insertion_at_the_input_is_ordinary_masking(tiny, architecture):
         masked.kept_ids_BxK[row][noise])
   @jax.jit
   def plain(params):
-    hidden = model.apply({"params": params}, selection.unmasked(rows),
+    hidden = model.apply({"params": params}, masked_lib.unmasked(rows),
                          method="encode")
     return model.apply({"params": params}, hidden, method="predict")
   expected = np.take_along_axis(
@@ -189,7 +193,7 @@ def test_insertion_at_the_input_is_ordinary_masking(tiny, architecture):
 def test_nothing_hidden_is_the_fine_tuning_forward(tiny):
   """Kept tokens of a row without slots: the same encoder, bit for bit."""
   model, params, ids_BxL, _ = _build(tiny)
-  whole = selection.unmasked(ids_BxL)
+  whole = masked_lib.unmasked(ids_BxL)
   kept = jnp.array([0, 1, 2, 5, 7, 11])
   part = whole.replace(
       kept_ids_BxK=ids_BxL[:, kept],
@@ -216,7 +220,7 @@ def test_foreign_documents_and_padding_change_nothing(tiny, options):
   _configure(tiny, *options)
   tiny.masking.random_rate = 0.0
   model, params, _, _ = _build(tiny)
-  plan = selection.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, VOCAB)
   rng = np.random.default_rng(3)
   ids_BxL = rng.integers(5, VOCAB, (4, LENGTH)).astype(np.int32)
   ids_BxL[:, 0], ids_BxL[:, 19], ids_BxL[:, 20] = 0, 2, 0
@@ -311,7 +315,7 @@ def test_loss_at_the_start_is_that_of_chance(tiny):
   params = jax.jit(model.init)(jax.random.key(0), masked)["params"]
   sums = loss.head_loss(
       model.apply({"params": params}, masked),
-      loss.per_shard(params["embedding"]), params["output_bias"],
+      tied_embedding.per_shard(params["embedding"]), params["output_bias"],
       masked.target_ids_BxT,
       masked.target_weights_BxT, VOCAB, 4)
   assert abs(float(sums.means["loss"]) - np.log(VOCAB)) < 0.1
@@ -323,7 +327,7 @@ def test_initial_values(tiny, architecture):
   _configure(tiny, architecture, "append", 2, "cross", "all")
   tiny.model.update(dict(width=192, heads=3, mlp=300))
   model = encoder.make_model(tiny, VOCAB)
-  plan = selection.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, VOCAB)
 
   @jax.jit
   def init(key):
@@ -355,7 +359,7 @@ def test_initial_values(tiny, architecture):
 def test_kernels_of_base():
   """At BERT's width only the outputs of MLPs differ from BERT's 0.02."""
   for fan_in, deviation in ((768, 0.02), (2048, 0.0122), (3072, 0.01)):
-    kernel = layers.kernel_init(fan_in)(jax.random.key(0), (256, 256))
+    kernel = parts_lib.kernel_init(fan_in)(jax.random.key(0), (256, 256))
     assert abs(kernel.std() / deviation - 1) < 0.03
 
 
@@ -363,7 +367,7 @@ def test_kernels_of_base():
 def test_every_combination_traces(tiny, options):
   _configure(tiny, *options)
   model = encoder.make_model(tiny, VOCAB)
-  plan = selection.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, VOCAB)
   masked = jax.eval_shape(
       lambda: selection.mask_batch(plan, jax.random.key(0), jnp.arange(2),
                                    jnp.zeros((2, LENGTH), jnp.int32)))

@@ -5,25 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from latemask.model import layers
+from latemask.model import parts
 from latemask.runtime import rng
 
 
 def test_gelu_is_exact():
   x = jnp.linspace(-8, 8, 2001)
   np.testing.assert_allclose(
-      layers.gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+      parts.gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
   np.testing.assert_allclose(
-      jax.vmap(jax.grad(layers.gelu))(x),
+      jax.vmap(jax.grad(parts.gelu))(x),
       jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x),
       atol=1e-6)
-  assert layers.gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+  assert parts.gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("kind", rng.KINDS)
 def test_dropout(kind):
   x = jnp.ones((64, 256))
-  drop = layers.Dropout(0.25)
+  drop = parts.Dropout(0.25)
   key = jax.random.key(0, impl=rng.KINDS[kind])
   out = drop.apply({}, x, True, rngs={"dropout": key})
   # A share of 0.25, give or take five standard deviations; others scaled up.

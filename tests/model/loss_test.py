@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from latemask.model import loss
+from latemask.model import tied_embedding
 
 B, T, D, V, REAL = 8, 7, 16, 128, 100
 
@@ -29,7 +30,7 @@ def _dense(hidden, embedding, bias, ids, weights):
 
 
 def _head_loss(hidden, embedding, *args):
-  return loss.head_loss(hidden, loss.per_shard(embedding), *args)
+  return loss.head_loss(hidden, tied_embedding.per_shard(embedding), *args)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])

@@ -24,7 +24,9 @@ from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.finetune import grid as grid_lib
 from latemask.hub import pretrained
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
+from latemask.model import attention
 from latemask.model import encoder
 from latemask.model import layers
 from latemask.report import comparison
@@ -681,13 +683,13 @@ def _by_hand(config, params, masked):
       {"params": params}, params["mask_vector"][None, None],
       masked.slot_position_BxQ, method=embed)
   states = [kept]
-  place = layers.place(config.layer, masked.kept_position_BxK,
-                       masked.kept_segment_BxK, config.rotary_theta)
+  place = attention.place(config.layer, masked.kept_position_BxK,
+                          masked.kept_segment_BxK, config.rotary_theta)
   for index in range(config.insertion_layer):
     states.append(layer.apply(one(tables[0], index), states[-1], place,
                               is_first=index == 0))
   both = jnp.concatenate([states[-1], slots], axis=1)
-  place = layers.place(
+  place = attention.place(
       config.layer, jnp.concatenate(
           [masked.kept_position_BxK, masked.slot_position_BxQ], 1),
       jnp.concatenate([masked.kept_segment_BxK, masked.slot_segment_BxQ], 1),
@@ -739,7 +741,7 @@ def test_rank_of_a_saved_model_equals_numpy(saved, found):
   config = json.loads((saved / "config.json").read_text())
   ids_NxL = effective_rank.held_out(saved, ml_collections.ConfigDict(config), 21)
   assert len(ids_NxL) == 21  # Two batches of the analysis.
-  plan = selection.make_plan(
+  plan = plan_lib.make_plan(
       _tiny(), loaded.tokenizer.vocab_size, rate=0.5)
   masked = jax.jit(lambda ids_NxL: selection.mask_batch(
       plan, jax.random.key(effective_rank._KEY), jnp.arange(21), ids_NxL))(ids_NxL)
@@ -778,7 +780,7 @@ def test_rank_of_every_kind_of_model(layer, decoder):
   tiny.model.layers = 2
   tiny.model.insertion_layer, tiny.model.decoder = layer, decoder
   model = encoder.make_model(tiny, 320)
-  plan = selection.make_plan(tiny, 320)
+  plan = plan_lib.make_plan(tiny, 320)
   ids_BxL = conftest.random_rows(4, tiny.data.length)
   params = jax.jit(lambda: model.init(jax.random.key(1), selection.mask_batch(
       plan, jax.random.key(0), np.arange(4), jnp.asarray(ids_BxL))))()["params"]

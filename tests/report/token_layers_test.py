@@ -10,6 +10,7 @@ import pytest
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.tools import token_layers
 from tests import conftest
@@ -30,7 +31,7 @@ def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
   config = conftest.tiny_config()
   config.masking.update(_RULES[rule])
   ids_L = conftest.random_rows(4, 32)[2]
-  plan = selection.make_plan(config, 320)
+  plan = plan_lib.make_plan(config, 320)
   masked = jax.device_get(selection.mask_batch(
       plan, jax.random.key(3), np.zeros(1, np.int32), ids_L[None]))
   model = types.SimpleNamespace(

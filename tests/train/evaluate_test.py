@@ -11,7 +11,7 @@ from latemask.data import loader as loader_lib
 from latemask.data import prepare as prepare_lib
 from latemask.data.tokenizers import specials
 from latemask import errors
-from latemask.masking import selection
+from latemask.masking import plan as plan_lib
 from latemask.runtime import mesh as mesh_lib
 from latemask.train import evaluate
 from latemask.train import loop
@@ -80,7 +80,7 @@ def test_masks_of_runs_that_differ_in_seed_unit_and_noise(
       "masking.same_rate": 0.1}):
     config = program.config.copy_and_resolve_references()
     config.update_from_flattened_dict(keys)
-    plan = selection.make_plan(config, program.plan.vocab_size, rate=0.3)
+    plan = plan_lib.make_plan(config, program.plan.vocab_size, rate=0.3)
     other = dataclasses.replace(program, config=config)
     masked, counts = other.eval_step(plan)(
         {}, np.arange(8, dtype=np.int32), ids_BxL)

@@ -1,0 +1,123 @@
+"""The table of architectures, and the sizes of a model.
+
+Each architecture is the exact counterpart of a stock Hugging Face class, so
+that what is trained here loads there:
+  roberta          RobertaModel: post-norm, learned positions, GELU
+  roberta_prenorm  RobertaPreLayerNormModel: the same, pre-norm, final norm
+  modern           ModernBertModel, all layers global: pre-norm (none before
+                   the first attention), rotary positions, GeGLU, no biases
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from latemask.config import since
+from latemask import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+  """What tells the three apart.
+
+  Fields:
+    pre_norm: norms stand before attention and MLP, and one at the very end;
+      else after each residual sum.
+    first_norm: the first layer has its norm before attention.
+    rotary: positions rotate queries and keys; else a learned table is added
+      to the embeddings.
+    gated: the MLP is act(a) * b.
+    bias: dense layers and norms have biases.
+  """
+
+  pre_norm: bool
+  first_norm: bool
+  rotary: bool
+  gated: bool
+  bias: bool
+
+
+ARCHITECTURES = {
+    "roberta": Architecture(False, True, False, False, True),
+    "roberta_prenorm": Architecture(True, True, False, False, True),
+    "modern": Architecture(True, False, True, True, False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerConfig:
+  """Sizes of a layer; `dtype` is that of the computation."""
+
+  architecture: Architecture
+  width: int
+  heads: int
+  mlp: int
+  dropout: float
+  attention_dropout: float
+  norm_eps: float
+  dtype: jnp.dtype
+
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
+# Rows of the vocabulary are padded to this: the width of a TPU's lanes.
+VOCAB_MULTIPLE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """`config.model`, key by key (configs/base.py says what each means)."""
+
+  architecture: str
+  width: int
+  heads: int
+  mlp: int
+  layers: int
+  insertion_layer: int
+  insertion: str
+  decoder: str
+  decoder_queries: str
+  vocab_size: int
+  max_length: int
+  dropout: float
+  attention_dropout: float
+  rotary_theta: float
+  norm_eps: float
+  dtype: str
+  unroll: int
+  remat: str | None
+  loss_chunk: int
+
+  @property
+  def layer(self):
+    """The part that layers.py needs."""
+    return LayerConfig(
+        ARCHITECTURES[self.architecture], self.width, self.heads,
+        self.mlp, self.dropout, self.attention_dropout, self.norm_eps,
+        DTYPES[self.dtype])
+
+  @property
+  def padded_vocab_size(self):
+    """Rows of the word embedding."""
+    return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def config_of(fields, where):
+  """Returns the ModelConfig that was written somewhere, now or before.
+
+  Args:
+    fields: {key of `config.model`: value}.
+    where: the place that a message names.
+
+  Raises:
+    InputError: a key is missing, or one is not known here.
+  """
+  wanted = [field.name for field in dataclasses.fields(ModelConfig)]
+  fields = {key.removeprefix("model."): value for key, value in since.fill(
+      {f"model.{key}": value for key, value in fields.items()},
+      [f"model.{key}" for key in wanted]).items()}
+  if missing := sorted(set(wanted) - set(fields)):
+    raise errors.InputError(f"{where} says nothing of model.{missing[0]}")
+  if unknown := sorted(set(fields) - set(wanted)):
+    raise errors.InputError(
+        f"{where} has model.{unknown[0]}, which is not known here; it was "
+        "written by a later version")
+  return ModelConfig(**fields)

@@ -1,0 +1,120 @@
+"""Who sees whom (`Place`), rotary positions, and attention itself.
+
+Letters: B batch, Q queries, S keys, D width, H heads, h D/H.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+import numpy as np
+
+from latemask.model import architecture
+from latemask.model import parts
+from latemask.model import products
+
+
+@flax.struct.dataclass
+class Place:
+  """Where tokens stand, for attention.
+
+  Fields:
+    segment_BxS: tokens see each other where these are equal.
+    rotary_2xBxSxh: float32 cosine and sine, or None without rotary positions.
+  """
+
+  segment_BxS: jax.Array
+  rotary_2xBxSxh: jax.Array | None
+
+  def take(self, index_BxT):
+    """Returns the place of some of the tokens."""
+    segment_BxT = jnp.take_along_axis(self.segment_BxS, index_BxT, axis=1)
+    if self.rotary_2xBxSxh is None:
+      return Place(segment_BxT, None)
+    return Place(segment_BxT, jnp.take_along_axis(
+        self.rotary_2xBxSxh, index_BxT[None, :, :, None], axis=2))
+
+
+def place(config, position_BxS, segment_BxS, rotary_theta):
+  """Returns the `Place` of tokens at these positions of these segments."""
+  if not config.architecture.rotary:
+    return Place(segment_BxS, None)
+  return Place(segment_BxS, rotary(
+      position_BxS, config.width // config.heads, rotary_theta))
+
+
+def rotary(position_BxS, size, theta):
+  """Returns cosine and sine of the rotary angles, [2, B, S, size].
+
+  Source: RoFormer (arXiv 2104.09864), halves rotated as in ModernBERT.
+  """
+  frequency_h = theta ** -(np.arange(0, size, 2, dtype=np.float32) / size)
+  angle_BxSxh = position_BxS[..., None].astype(jnp.float32) * np.concatenate(
+      [frequency_h, frequency_h])[None, None]
+  return jnp.stack([jnp.cos(angle_BxSxh), jnp.sin(angle_BxSxh)])
+
+
+def _rotate(x_BxSxHxh, rotary_2xBxSxh):
+  if rotary_2xBxSxh is None:
+    return x_BxSxHxh
+  cos, sin = rotary_2xBxSxh[:, :, :, None]
+  x = x_BxSxHxh.astype(jnp.float32)
+  first, second = jnp.split(x, 2, axis=-1)
+  turned = jnp.concatenate([-second, first], axis=-1)
+  return (x * cos + turned * sin).astype(x_BxSxHxh.dtype)
+
+
+class Attention(nn.Module):
+  """Multi-head attention of queries to keys within their segment."""
+
+  config: architecture.LayerConfig
+
+  @nn.compact
+  def __call__(self, query_BxQxD, query_place, key_BxSxD, key_place, train):
+    """Returns [B, Q, D]. Keys of None are the queries themselves."""
+    c = self.config
+    size = c.width // c.heads
+    # Heads stay merged up to here: an axis of 64 at the end would be padded
+    # to the 128 lanes of a TPU wherever it lies in memory.
+    kernel_Dx3xD = self.param(
+        "qkv_kernel", parts.kernel_init(c.width), (c.width, 3, c.heads, size)
+    ).astype(c.dtype).reshape(c.width, 3, c.width)
+    bias_3x1x1xD = jnp.zeros((3, 1, 1, 1), c.dtype)
+    if c.architecture.bias:
+      bias_3x1x1xD = self.param("qkv_bias", parts.ZEROS, (
+          3, c.heads, size)).astype(c.dtype).reshape(3, 1, 1, c.width)
+
+    def project(x_BxSxD, first, last):
+      # Moved after the product: einsum would move its operands about.
+      y_NxBxSxD = checkpoint_name(jnp.moveaxis(products.einsum(
+          "bsd,dne->bsne", x_BxSxD, kernel_Dx3xD[:, first:last]
+      ), 2, 0) + bias_3x1x1xD[first:last], "qkv")
+      return y_NxBxSxD.reshape(*y_NxBxSxD.shape[:3], c.heads, size)
+
+    if key_BxSxD is None:
+      key_place = query_place
+      q_BxQxHxh, k_BxSxHxh, v_BxSxHxh = project(query_BxQxD, 0, 3)
+    else:
+      q_BxQxHxh, = project(query_BxQxD, 0, 1)
+      k_BxSxHxh, v_BxSxHxh = project(key_BxSxD, 1, 3)
+    q_BxQxHxh = _rotate(q_BxQxHxh, query_place.rotary_2xBxSxh)
+    k_BxSxHxh = _rotate(k_BxSxHxh, key_place.rotary_2xBxSxh)
+    scores_BxHxQxS = products.einsum(
+        "bqhk,bshk->bhqs", q_BxQxHxh * size ** -0.5, k_BxSxHxh,
+        preferred_element_type=jnp.float32)
+    sees_Bx1xQxS = (query_place.segment_BxS[:, None, :, None]
+                    == key_place.segment_BxS[:, None, None, :])
+    # Finite, so that a row that sees nothing (a filler) stays finite too.
+    scores_BxHxQxS = jnp.where(sees_Bx1xQxS, scores_BxHxQxS, -1e30)
+    weights_BxHxQxS = jax.nn.softmax(scores_BxHxQxS).astype(c.dtype)
+    weights_BxHxQxS = parts.Dropout(c.attention_dropout)(weights_BxHxQxS, train)
+    mixed_BxQxHxh = products.einsum(
+        "bhqs,bshk->bqhk", weights_BxHxQxS, v_BxSxHxh)
+    out_kernel = self.param(
+        "out_kernel", parts.kernel_init(c.width), (c.heads, size, c.width))
+    out_BxQxD = products.einsum(
+        "bqhk,hkd->bqd", mixed_BxQxHxh, out_kernel.astype(c.dtype))
+    if c.architecture.bias:
+      out_BxQxD += parts.row(self.param("out_bias", parts.ZEROS, (c.width,)), c.dtype)
+    return out_BxQxD

@@ -1,0 +1,63 @@
+"""Small parts of layers: dropout, norm, GELU, initial values, `take`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+# Initial values of what is added to states: embeddings, positions, the mask
+# vector. BERT's.
+VECTOR_INIT = nn.initializers.normal(0.02)
+ZEROS = nn.initializers.zeros_init()
+
+
+def kernel_init(fan_in):
+  """Returns the initialiser of a kernel that sums over `fan_in` inputs.
+
+  Normal, of standard deviation 0.554 / sqrt(fan_in). 0.554 is 0.02 x sqrt(768):
+  BERT's 0.02 at the width that it was chosen for, so that each sum begins as
+  large at any other width as it does there.
+  """
+  return nn.initializers.normal(0.02 * (768 / fan_in) ** 0.5)
+
+
+def row(bias_D, dtype):
+  return bias_D.astype(dtype)[None, None]
+
+
+class Dropout(nn.Module):
+  """Zeroes a share `rate` of the elements and scales up the others."""
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x, train):
+    """Returns x, dropped out while training."""
+    if not train or not self.rate:
+      return x
+    bits = jax.random.bits(self.make_rng("dropout"), x.shape)
+    is_kept = bits >= np.uint32(round(self.rate * 2**32))
+    return jnp.where(is_kept, x / (1 - self.rate), 0)
+
+
+def norm(config, name):
+  """Returns a layer norm; statistics in float32."""
+  return nn.LayerNorm(
+      epsilon=config.norm_eps, use_bias=config.architecture.bias,
+      dtype=config.dtype, use_fast_variance=False, name=name)
+
+
+def gelu(x):
+  """Returns the exact GELU, computed in float32 by the formula of PyTorch.
+
+  jax.nn.gelu goes through erfc, which costs an exponential and a division
+  more, to be exact where the result is next to zero.
+  """
+  x32 = x.astype(jnp.float32)
+  return (x32 * 0.5 * (1 + jax.lax.erf(x32 * 0.5 ** 0.5))).astype(x.dtype)
+
+
+def take(hidden_BxSxD, index_BxT):
+  """Returns the states of some of the tokens, [B, T, D]."""
+  return jnp.take_along_axis(hidden_BxSxD, index_BxT[..., None], axis=1)
