@@ -22,6 +22,8 @@ from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import masked as masked_lib
 from latemask.report import effective_rank
+from latemask.train import check as check_lib
+from latemask.train import init_from
 from latemask.train import run
 from tests import conftest
 from tests.train import run_test
@@ -109,10 +111,10 @@ def test_another_run_begins_with_it(before):
                                ("export_roberta", "roberta")):
     config.model.architecture = architecture
     config.train.init_from = source
-    program, beginning = run.check(config, before / "next")
+    program, beginning = check_lib.check(config, before / "next")
     fresh = jax.tree.map(jnp.zeros_like, jax.eval_shape(
         program.model.init, jax.random.key(0),
         masked_lib.unmasked(jnp.zeros((1, 8), jnp.int32)))["params"])
-    begun = pretrained.begin(beginning, program.model.config,
-                             beginning.tokenizer, fresh)
+    begun = init_from.begin(beginning, program.model.config,
+                            beginning.tokenizer, fresh)
     jax.tree.map(np.testing.assert_array_equal, begun, beginning.params)

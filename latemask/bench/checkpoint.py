@@ -21,6 +21,7 @@ import jax
 import tqdm
 
 from latemask.checkpoint import checkpoints as checkpoints_lib
+from latemask.checkpoint import record as record_lib
 from latemask.config import spec
 from latemask.data import loader as loader_lib
 from latemask.data import prepare as prepare_lib
@@ -132,7 +133,7 @@ class _Bench:
       secs.append(time.monotonic() - start_secs)
     checkpoints.close()
     start_secs = time.monotonic()
-    checkpoints_lib.digests(state)
+    record_lib.digests(state)
     _tell("restore", {
         "mb_per_sec": [num_bytes / 1e6 / s for s in (
             max(secs), statistics.median(secs), min(secs))],

@@ -23,6 +23,7 @@ import time
 import numpy as np
 
 from latemask.checkpoint import checkpoints
+from latemask.checkpoint import record as record_lib
 from latemask.data import loader
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import main as main_lib
@@ -93,7 +94,7 @@ def damage(name, workdir, rng):
       path.write_bytes(_flipped(whole, rng))
     return lambda: path.write_bytes(whole)
   steps = [workdir / "checkpoints" / str(step)
-           for step in sorted(checkpoints.steps(workdir))]
+           for step in sorted(record_lib.steps(workdir))]
   if name == "checkpoints: all bad":
     kept = workdir.with_suffix(".kept")
     shutil.copytree(workdir / "checkpoints", kept)

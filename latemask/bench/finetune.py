@@ -25,7 +25,9 @@ import numpy as np
 from latemask.config import spec
 from latemask.data.tokenizers import specials
 from latemask import errors
+from latemask.finetune import batches
 from latemask.finetune import cell as cell_lib
+from latemask.finetune import grid as grid_lib
 from latemask.finetune import run as finetune_run
 from latemask.finetune.tasks import glue
 from latemask.hub import folder as hub_folder
@@ -67,9 +69,9 @@ class Peer:
     for epoch in range(data.num_epochs):
       start_secs = time.monotonic()
       model.train()
-      for rows in glue.shuffled(data.train.lengths_R, cell.batch_size,
-                                cell.seed, epoch):
-        ids_BxS, labels_B, _ = glue.collate(
+      for rows in batches.shuffled(data.train.lengths_R, cell.batch_size,
+                                   cell.seed, epoch):
+        ids_BxS, labels_B, _ = batches.collate(
             data.train, rows, len(rows), data.lengths)
         logits_BxC = self._logits(model, ids_BxS)
         loss = loss_of(logits_BxC.squeeze(-1) if (
@@ -101,9 +103,9 @@ class Peer:
     model.eval()
     logits_RxC = [None] * len(encoded)
     with self._torch.no_grad():
-      for rows in glue.in_order(
+      for rows in batches.in_order(
           np.arange(len(encoded)), encoded.lengths_R, 64):
-        found = self._logits(model, glue.pad(
+        found = self._logits(model, batches.pad(
             encoded, rows, len(rows), lengths)).numpy()
         for row, logits_C in zip(rows, found):
           logits_RxC[row] = logits_C
@@ -134,8 +136,8 @@ def _run(args):
     config.task = task
     finetune_run.check(config)
     model, encoder, tokenizer, trained_length = finetune_run.load(config)
-    data, = finetune_run.read(config, encoder, tokenizer, trained_length)
-    program = finetune_run.make_program(
+    data, = cell_lib.read(config, encoder, tokenizer, trained_length)
+    program = cell_lib.make_program(
         config, model, jax.device_put(encoder), data.task.num_outputs)
     contenders = {}
     if args.only != "peer":
@@ -152,7 +154,7 @@ def _compare(task, contenders, rate, args, num_rows):
   """Trains all seeds by each contender in turn; prints their lines."""
   results = {name: [] for name in contenders}
   for seed in range(args.seeds):
-    cell = cell_lib.Cell(args.batch_size, rate, seed)
+    cell = grid_lib.Cell(args.batch_size, rate, seed)
     for name, train in contenders.items():
       result = train(cell)
       if result["score"] is None or not np.isfinite(result["score"]):

@@ -29,7 +29,7 @@ import numpy as np
 import tqdm
 
 from latemask.bench import faults
-from latemask.checkpoint import checkpoints as checkpoints_lib
+from latemask.checkpoint import record as record_lib
 from latemask import errors
 from latemask.runtime import console
 from latemask.runtime import signals
@@ -200,7 +200,7 @@ class Run:
 
   def checkpoints(self):
     """Returns the steps of the checkpoints, the newest first."""
-    return sorted(checkpoints_lib.steps(self.workdir), reverse=True)
+    return sorted(record_lib.steps(self.workdir), reverse=True)
 
   def start(self, name, rng):
     """Runs the command under a fault, or None; returns what went wrong."""
@@ -284,7 +284,7 @@ class Run:
   def result(self):
     """Returns what two runs must agree in, once they are done."""
     path = self.workdir / "checkpoints" / str(_NUM_STEPS)
-    checkpoints_lib.read(path)  # Verified: the digests are those of the arrays.
+    record_lib.read(path)  # Verified: the digests are those of the arrays.
     run = json.loads((path / "run" / "metadata").read_text())
     lines = [json.loads(line) for line in
              (self.workdir / "metrics.jsonl").read_text().splitlines()]

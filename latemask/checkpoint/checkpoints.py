@@ -17,24 +17,19 @@ What holds, in order:
 import base64
 import contextlib
 import dataclasses
-import hashlib
 import itertools
-import json
 
 from absl import logging
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
+from latemask.checkpoint import record as record_lib
 from latemask.config import since
 from latemask.data import order
 from latemask import errors
-from latemask.model import partition
 from latemask.runtime import distributed
-from latemask.runtime import rng
 
 
 # What Orbax logs (each step of a save, formats of before, errors of its
@@ -100,7 +95,7 @@ class Checkpoints:
 
   def compile(self, state):
     """Compiles what a save runs before it writes."""
-    digests(state)
+    record_lib.digests(state)
 
   def save(self, step, progress):
     """Starts saving; waits for the save before, if that still runs.
@@ -118,12 +113,12 @@ class Checkpoints:
         "num_rollbacks": progress.num_rollbacks,
         "trained_length": (progress.trained_length
                            or self._run["config"]["data"]["length"]),
-        "digests": digests(progress.state)}
+        "digests": record_lib.digests(progress.state)}
     self._saving = step
     try:
       self._manager.save(step, args=ocp.args.Composite(
           state=ocp.args.StandardSave(progress.state),
-          run=ocp.args.JsonSave(run | {"sha256": _sha256(run)})), force=True)
+          run=ocp.args.JsonSave(run | {"sha256": record_lib.sha256(run)})), force=True)
     except (OSError, ValueError) as error:
       self._finish(error)
 
@@ -152,7 +147,7 @@ class Checkpoints:
         return progress
       damaged.append(step)
       print(f"checkpoint {step} of {self._manager.directory} is damaged: "
-            f"{_line(error)[:300]}", flush=True)
+            f"{record_lib.line(error)[:300]}", flush=True)
     if damaged:
       raise errors.InputError(
           f"all checkpoints of {self._manager.directory} are damaged "
@@ -162,9 +157,9 @@ class Checkpoints:
 
   def _restore(self, step, state_shapes):
     """Returns the `Progress` of a step."""
-    run = _checked(self._manager.restore(step, args=ocp.args.Composite(
+    run = record_lib.checked(self._manager.restore(step, args=ocp.args.Composite(
         run=ocp.args.JsonRestore()))["run"],
-                   f"checkpoint {step} of {self._manager.directory}")
+                             f"checkpoint {step} of {self._manager.directory}")
     if run["manifest"] != self._run["manifest"]:
       raise errors.InputError(
           f"checkpoint {step} of {self._manager.directory} was trained on "
@@ -174,9 +169,9 @@ class Checkpoints:
                         f"checkpoint {step} of {self._manager.directory}")
     state = self._manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(state_shapes)))["state"]
-    _compare(digests(state), run["digests"])
+    record_lib.compare(record_lib.digests(state), run["digests"])
     return Progress(state, run["skipped_steps"], run["num_rollbacks"],
-                    _trained_length(run))
+                    record_lib.trained_length(run))
 
   def set_newest_aside(self, word):
     """Takes the newest checkpoint out of the run, renamed to STEP.word."""
@@ -235,7 +230,7 @@ class Checkpoints:
       return
     self._num_failed += 1
     print(f"step {step:,}: the save failed ({self._num_failed} in a row): "
-          f"...{_line(error)[-120:]}", flush=True)
+          f"...{record_lib.line(error)[-120:]}", flush=True)
     if self._num_failed > self._max_failed:
       raise errors.SaveError(
           f"{self._num_failed} saves in a row have failed; make room, and the "
@@ -252,103 +247,3 @@ class Checkpoints:
             f"{step}.orbax-checkpoint-tmp*"):
           with contextlib.suppress(OSError):  # Just then it wrote.
             path.rmtree(missing_ok=True)
-
-
-def steps(workdir):
-  """Returns the steps of the whole checkpoints of a workdir, in no order."""
-  return ocp.utils.checkpoint_steps(epath.Path(workdir) / "checkpoints")
-
-
-def read(path):
-  """Reads a checkpoint for something else than going on with its run.
-
-  Args:
-    path: WORKDIR/checkpoints/STEP.
-
-  Returns:
-    (config as a dict, serialised tokenizer, parameters as numpy arrays,
-    `Progress.trained_length`).
-
-  Raises:
-    InputError: there is no whole checkpoint.
-  """
-  path = epath.Path(path).absolute()
-  try:
-    run = _checked(ocp.Checkpointer(
-        ocp.JsonCheckpointHandler()).restore(path / "run"), path)
-    state = ocp.PyTreeCheckpointer()
-    params = state.metadata(path / "state").item_metadata.tree["params"]
-    # The parameters alone: the optimizer's state is twice as large.
-    params = state.restore(path / "state", args=ocp.args.PyTreeRestore(
-        item={"params": params}, partial_restore=True,
-        restore_args={"params": jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)}))
-    found = digests(params)
-    _compare(found, {name: run["digests"][name] for name in found})
-  except errors.InputError:
-    raise
-  except Exception as error:  # As in `restore`.
-    raise errors.InputError(
-        f"{path} is no whole checkpoint: {_line(error)[:300]}") from error
-  return (run["config"], base64.b64decode(run["tokenizer"]),
-          params["params"], _trained_length(run))
-
-
-def _trained_length(run):
-  """Returns that of a checkpoint, or of one that is too old to say it."""
-  return run.get("trained_length", run["config"]["data"]["length"])
-
-
-def digests(tree):
-  """Returns {path: 16 hex digits} of a tree of arrays, wherever they lie.
-
-  Two sums of hashes of each element's bits and place, computed where the
-  elements are: a changed bit always changes them, the mesh never does.
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  sums_Nx2 = jax.device_get(_digest([leaf for _, leaf in leaves]))
-  return {partition.path_name(path): f"{high:08x}{low:08x}"
-          for (path, _), (high, low) in zip(leaves, sums_Nx2)}
-
-
-@jax.jit
-def _digest(leaves):
-  return jnp.stack([_digest_one(jnp.asarray(leaf)) for leaf in leaves])
-
-
-def _digest_one(x):
-  width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
-  index = rng.index(x.shape)
-  # Every step of the mixer can be undone, so other bits are another hash.
-  return jnp.stack([
-      jnp.sum(rng.mix(bits ^ rng.mix(index, salt), salt), dtype=jnp.uint32)
-      for salt in (np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B))])
-
-
-def _compare(found, wanted):
-  """Raises ValueError, naming them, where digests differ."""
-  differing = [name for name in sorted(found | wanted)
-               if found.get(name) != wanted.get(name)]
-  if differing:
-    raise ValueError("other bits than were saved in " + ", ".join(
-        differing[:3]) + (", ..." if len(differing) > 3 else ""))
-
-
-def _sha256(run):
-  # Through JSON once: what is read back has lists where tuples were.
-  text = json.dumps(json.loads(json.dumps(run)), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _checked(run, where):
-  """Returns the `run` of a checkpoint without its SHA-256, if that holds."""
-  run = dict(run)
-  if run.pop("sha256", None) != _sha256(run):
-    raise ValueError("`run` is not what was saved")
-  since.check_format(run, where)
-  return run
-
-
-def _line(error):
-  return (str(error).strip().splitlines() or [repr(error)])[0]

@@ -5,6 +5,7 @@ cell is trained with.
 """
 
 import dataclasses
+import hashlib
 import statistics
 import time
 
@@ -12,23 +13,13 @@ import jax
 import numpy as np
 import tqdm
 
+from latemask import errors
+from latemask.finetune import batches as batches_lib
 from latemask.finetune import step as finetune_step
 from latemask.finetune.tasks import glue
+from latemask.hub import pretrained
 from latemask.runtime import console
 from latemask.runtime import distributed
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Cell:
-  """A point of the grid."""
-
-  batch_size: int
-  learning_rate: float
-  seed: int
-
-  def __str__(self):
-    return (f"lr{self.learning_rate}-batch{self.batch_size}"
-            f"-seed{self.seed}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +37,7 @@ class Data:
   """
 
   name: str
-  train: glue.Encoded
+  train: batches_lib.Encoded
   dev: dict
   test: dict
   num_epochs: int
@@ -84,14 +75,14 @@ def train(config, program, data, cell, clock=None, stop_after=None):
   num_epochs = stop_after or data.num_epochs
   for epoch in range(num_epochs):
     start_secs = time.monotonic()
-    batches = glue.shuffled(
+    batches = batches_lib.shuffled(
         data.train.lengths_R, cell.batch_size, cell.seed, epoch)
     losses = []  # Read at the end: no step waits for the host.
     for rows in tqdm.tqdm(batches, f"{data.name} {cell}, epoch {epoch + 1}",
                           leave=False, disable=None):
       state, loss = program.train_step(
-          state, glue.collate(data.train, rows, cell.batch_size,
-                              data.lengths), next(rates), seed)
+          state, batches_lib.collate(data.train, rows, cell.batch_size,
+                                     data.lengths), next(rates), seed)
       losses.append(loss)
     loss = float(np.mean(jax.device_get(losses)))
     train_secs = time.monotonic() - start_secs
@@ -144,3 +135,72 @@ class Clock:
   def skip(self, num_rows):
     """Takes rows that will not be trained on out of the account."""
     self._num_rows -= num_rows
+
+
+def read(config, encoder, tokenizer, trained_length):
+  """Returns the `cell.Data` of every task asked for.
+
+  Rows are cut to `max_length`, or to `trained_length`.
+  """
+  max_length = config.max_length or max(trained_length, batches_lib.MIN_LENGTH)
+  if max_length > trained_length:
+    distributed.say("warning: max_length asks for " + pretrained.beyond(
+        encoder, trained_length, max_length) + ", but for what fine-tuning "
+                    "itself teaches")
+  names = list(glue.TASKS) if config.task == "all" else [config.task]
+  weights = hashlib.sha256(tokenizer.digest.encode())
+  for leaf in jax.tree.leaves(encoder):
+    weights.update(np.asarray(leaf))
+  # All kernels began with 0.02 once. Where that is no longer so, a cell from
+  # then is another one; a head of BERT's width begins as it did.
+  if config.from_scratch or encoder["embedding"].shape[1] != 768:
+    weights.update(b"kernels by fan-in")
+  datas = []
+  for name in names:
+    try:
+      datas.append(_read_task(config, name, tokenizer, max_length,
+                              weights.copy()))
+    except glue.NotThere as error:
+      if config.task != "all":
+        raise
+      distributed.say(f"{name} is left out: {error}")
+  if not datas:
+    raise errors.InputError(
+        "there is data for none of the tasks; name the folder of the "
+        "official TSV files in data_dir, or prepare TFDS glue/*")
+  return datas
+
+
+def _read_task(config, name, tokenizer, max_length, digest):
+  task = glue.TASKS[name]
+  splits = ["train"] + [f"dev{part}" for part in task.parts]
+  if config.predict_test:
+    splits += [f"test{part}" for part in task.parts]
+  encoded = {}
+  for split in splits:
+    rows = glue.read(name, split, config.data_dir, config.tfds_dir)
+    encoded[split] = batches_lib.encode(tokenizer, rows, max_length)
+    if rows.num_dropped:
+      distributed.say(f"{name}, {split}: warning: {rows.num_dropped:,} broken "
+                      "lines are left out")
+    if encoded[split].num_cut:
+      distributed.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} of "
+                      f"{len(rows):,} rows are cut to {max_length} tokens "
+                      "(max_length)")
+    if not split.startswith("test"):
+      for array in (*encoded[split].ids, rows.labels_R):
+        digest.update(array)
+  longest = max(e.lengths_R.max() for e in encoded.values())
+  return Data(
+      name, encoded["train"],
+      *({part: encoded[kind + part] for part in task.parts
+         if kind + part in encoded} for kind in ("dev", "test")),
+      config.grid.num_epochs or task.num_epochs,
+      batches_lib.buckets(max_length, longest), digest.hexdigest())
+
+
+def make_program(config, model, encoder, num_outputs):
+  """Returns what trains all tasks of so many outputs."""
+  return finetune_step.Program(
+      model, encoder, config.from_scratch, num_outputs,
+      finetune_step.make_optimizer(config))

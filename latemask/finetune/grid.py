@@ -6,10 +6,26 @@ same of all epochs. A cell whose loss or logits were not finite has failed: it
 has no score, whatever it had before that epoch.
 """
 
+import dataclasses
+import json
 import statistics
 
 from latemask import errors
+from latemask.finetune.tasks import glue
 from latemask.runtime import console
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Cell:
+  """A point of the grid."""
+
+  batch_size: int
+  learning_rate: float
+  seed: int
+
+  def __str__(self):
+    return (f"lr{self.learning_rate}-batch{self.batch_size}"
+            f"-seed{self.seed}")
 
 
 class FailedError(errors.Ending):
@@ -106,3 +122,36 @@ def _spread(values):
 def deviation(values):
   """Returns the sample's standard deviation; 0 of a single value."""
   return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def cell_path(workdir, name, cell):
+  return workdir / "cells" / name / f"{cell}.json"
+
+
+def is_finished(workdir, data, cell):
+  """Whether a cell has a result, of the same weights and rows."""
+  path = cell_path(workdir, data.name, cell)
+  if not path.exists():
+    return False
+  if _read_json(path)["digest"] != data.digest:
+    raise errors.InputError(
+        f"{path} is of other weights, initial values or rows than init_from, "
+        "this version (max_length None took all positions once) and the data "
+        "have now; choose another --workdir")
+  return True
+
+
+def _read_json(path):
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise errors.InputError(
+        f"{path} is not JSON ({error}); delete it, and it is made anew"
+    ) from error
+
+
+def scores_of(workdir):
+  """Returns {task: results of its cells on disk}, tasks in GLUE's order."""
+  found = {name: [_read_json(path) for path in sorted(
+      (workdir / "cells" / name).glob("*.json"))] for name in glue.TASKS}
+  return {name: results for name, results in found.items() if results}

@@ -16,7 +16,6 @@ arguments. Source of the protocol: RoBERTa (arXiv 1907.11692, section 5.1).
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import re
@@ -26,6 +25,7 @@ import jax
 import numpy as np
 
 from latemask import errors
+from latemask.finetune import batches
 from latemask.finetune import cell as cell_lib
 from latemask.finetune import grid as grid_lib
 from latemask.finetune import step as finetune_step
@@ -61,15 +61,15 @@ def finetune(config, workdir):
   files.check_writable(workdir)
   workdir_lib.compare_config(config, workdir, _FREE_KEYS)
   model, encoder, tokenizer, trained_length = load(config)
-  datas = read(config, encoder, tokenizer, trained_length)
+  datas = cell_lib.read(config, encoder, tokenizer, trained_length)
   if config.export:
     for data in datas:
       hub_folder.check_out(workdir / "export" / data.name, True, tokenizer)
-  cells = sorted(itertools.starmap(cell_lib.Cell, itertools.product(
+  cells = sorted(itertools.starmap(grid_lib.Cell, itertools.product(
       config.grid.batch_sizes, config.grid.learning_rates,
       config.grid.seeds)))
   todo = [(data, cell) for data in datas for cell in cells
-          if not _is_finished(workdir, data, cell)]
+          if not grid_lib.is_finished(workdir, data, cell)]
   names = [data.name for data, _ in todo]
   if not distributed.is_same(f"{[(d.name, d.digest, c) for d, c in todo]}"):
     raise errors.InputError(
@@ -86,14 +86,14 @@ def finetune(config, workdir):
   clock = cell_lib.Clock(sum(
       data.num_epochs * len(data.train) for data, _ in mine))
   encoder = jax.device_put(encoder)
-  programs = {num: make_program(config, model, encoder, num)
+  programs = {num: cell_lib.make_program(config, model, encoder, num)
               for num in {data.task.num_outputs for data in datas}}
   for data, cell in mine:
     result, _ = cell_lib.train(
         config, programs[data.task.num_outputs], data, cell, clock)
-    files.write_json(_path(workdir, data.name, cell), result)
+    files.write_json(grid_lib.cell_path(workdir, data.name, cell), result)
   distributed.meet("cells")
-  missing = [path for path in (_path(workdir, data.name, cell)
+  missing = [path for path in (grid_lib.cell_path(workdir, data.name, cell)
                                for data, cell in todo) if not path.exists()]
   if missing:
     raise errors.InputError(
@@ -104,7 +104,7 @@ def finetune(config, workdir):
       _use_best(config, programs[data.task.num_outputs], data, tokenizer,
                 trained_length, workdir)
     distributed.meet("best")
-  results = _results(workdir)
+  results = grid_lib.scores_of(workdir)
   table = grid_lib.tabulate(results)
   if jax.process_index() == 0:
     (workdir / "results.md").write_text(table)
@@ -166,10 +166,10 @@ def load(config):
   model, encoder = cut.cut(
       loaded.config, loaded.params, config.keep_layers)
   if config.max_length is not None and not (
-      glue.MIN_LENGTH <= config.max_length <= model.max_length):
+      batches.MIN_LENGTH <= config.max_length <= model.max_length):
     raise errors.InputError(
         f"max_length is {config.max_length}; it must lie in "
-        f"{glue.MIN_LENGTH} to {model.max_length}, the positions that "
+        f"{batches.MIN_LENGTH} to {model.max_length}, the positions that "
         f"{config.init_from} has")
   return dataclasses.replace(
       model, dropout=config.dropout, attention_dropout=config.dropout,
@@ -177,81 +177,12 @@ def load(config):
           loaded.trained_length)
 
 
-def read(config, encoder, tokenizer, trained_length):
-  """Returns the `cell.Data` of every task asked for.
-
-  Rows are cut to `max_length`, or to `trained_length`.
-  """
-  max_length = config.max_length or max(trained_length, glue.MIN_LENGTH)
-  if max_length > trained_length:
-    distributed.say("warning: max_length asks for " + pretrained.beyond(
-        encoder, trained_length, max_length) + ", but for what fine-tuning "
-                    "itself teaches")
-  names = list(glue.TASKS) if config.task == "all" else [config.task]
-  weights = hashlib.sha256(tokenizer.digest.encode())
-  for leaf in jax.tree.leaves(encoder):
-    weights.update(np.asarray(leaf))
-  # All kernels began with 0.02 once. Where that is no longer so, a cell from
-  # then is another one; a head of BERT's width begins as it did.
-  if config.from_scratch or encoder["embedding"].shape[1] != 768:
-    weights.update(b"kernels by fan-in")
-  datas = []
-  for name in names:
-    try:
-      datas.append(_read_task(config, name, tokenizer, max_length,
-                              weights.copy()))
-    except glue.NotThere as error:
-      if config.task != "all":
-        raise
-      distributed.say(f"{name} is left out: {error}")
-  if not datas:
-    raise errors.InputError(
-        "there is data for none of the tasks; name the folder of the "
-        "official TSV files in data_dir, or prepare TFDS glue/*")
-  return datas
-
-
-def _read_task(config, name, tokenizer, max_length, digest):
-  task = glue.TASKS[name]
-  splits = ["train"] + [f"dev{part}" for part in task.parts]
-  if config.predict_test:
-    splits += [f"test{part}" for part in task.parts]
-  encoded = {}
-  for split in splits:
-    rows = glue.read(name, split, config.data_dir, config.tfds_dir)
-    encoded[split] = glue.encode(tokenizer, rows, max_length)
-    if rows.num_dropped:
-      distributed.say(f"{name}, {split}: warning: {rows.num_dropped:,} broken "
-                      "lines are left out")
-    if encoded[split].num_cut:
-      distributed.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} of "
-                      f"{len(rows):,} rows are cut to {max_length} tokens "
-                      "(max_length)")
-    if not split.startswith("test"):
-      for array in (*encoded[split].ids, rows.labels_R):
-        digest.update(array)
-  longest = max(e.lengths_R.max() for e in encoded.values())
-  return cell_lib.Data(
-      name, encoded["train"],
-      *({part: encoded[kind + part] for part in task.parts
-         if kind + part in encoded} for kind in ("dev", "test")),
-      config.grid.num_epochs or task.num_epochs,
-      glue.buckets(max_length, longest), digest.hexdigest())
-
-
-def make_program(config, model, encoder, num_outputs):
-  """Returns what trains all tasks of so many outputs."""
-  return finetune_step.Program(
-      model, encoder, config.from_scratch, num_outputs,
-      finetune_step.make_optimizer(config))
-
-
 def _use_best(config, program, data, tokenizer, trained_length, workdir):
   """Trains the best cell anew up to its best epoch; predicts and exports.
 
   Cheaper than keeping the weights of every cell.
   """
-  chosen = grid_lib.choose(_results(workdir)[data.name])
+  chosen = grid_lib.choose(grid_lib.scores_of(workdir)[data.name])
   if not chosen:
     return
   best = max(chosen, key=lambda result: result["score"])
@@ -260,7 +191,7 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir):
   record = workdir / "best" / f"{data.name}.json"
   if record.exists() and json.loads(record.read_text()) == wanted:
     return
-  cell = cell_lib.Cell(best["batch_size"], best["learning_rate"], best["seed"])
+  cell = grid_lib.Cell(best["batch_size"], best["learning_rate"], best["seed"])
   distributed.say(f"{data.name}: training {cell}, the best, anew")
   again, params = cell_lib.train(
       config, program, data, cell, stop_after=best["best_epoch"])
@@ -283,36 +214,3 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir):
         overwrite=True)
     distributed.say(f"wrote {folder}: {cell}")
   files.write_json(record, wanted)
-
-
-def _path(workdir, name, cell):
-  return workdir / "cells" / name / f"{cell}.json"
-
-
-def _is_finished(workdir, data, cell):
-  """Whether a cell has a result, of the same weights and rows."""
-  path = _path(workdir, data.name, cell)
-  if not path.exists():
-    return False
-  if _read_json(path)["digest"] != data.digest:
-    raise errors.InputError(
-        f"{path} is of other weights, initial values or rows than init_from, "
-        "this version (max_length None took all positions once) and the data "
-        "have now; choose another --workdir")
-  return True
-
-
-def _read_json(path):
-  try:
-    return json.loads(path.read_text())
-  except json.JSONDecodeError as error:
-    raise errors.InputError(
-        f"{path} is not JSON ({error}); delete it, and it is made anew"
-    ) from error
-
-
-def _results(workdir):
-  """Returns {task: results of its cells on disk}, tasks in GLUE's order."""
-  found = {name: [_read_json(path) for path in sorted(
-      (workdir / "cells" / name).glob("*.json"))] for name in glue.TASKS}
-  return {name: results for name, results in found.items() if results}

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from latemask.finetune.tasks import glue
+from latemask.finetune import batches as batches_lib
 from latemask.masking import masked as masked_lib
 from latemask.model import architecture
 from latemask.model import cut
@@ -134,9 +134,9 @@ class Program:
     """Returns the logits of all rows of a split, [R, outputs], in order."""
     # Every other length: a pass is short, and a program takes long to compile.
     lengths = lengths[::-2][::-1]
-    batches = glue.in_order(
+    batches = batches_lib.in_order(
         np.arange(len(encoded.ids)), encoded.lengths_R, _EVAL_BATCH)
-    found = [self.logits(params, glue.pad(
+    found = [self.logits(params, batches_lib.pad(
         encoded, rows, _EVAL_BATCH, lengths)) for rows in batches]
     logits_RxC = np.empty((len(encoded.ids), self.num_outputs), np.float32)
     for rows, logits_BxC in zip(batches, found):

@@ -7,28 +7,13 @@ it (WORKDIR/checkpoints/STEP), or a Hugging Face folder (see hf.py).
 import dataclasses
 
 from etils import epath
-import flax.traverse_util
-import jax
-import numpy as np
 
-from latemask.checkpoint import checkpoints
+from latemask.checkpoint import record as record_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.model import architecture
 
-
-# Fields of `model.ModelConfig` that must be the same for a run to begin with
-# the parameters of another: they say which function the parameters are of.
-# Each with the condition under which it does.
-_COMPARED = {
-    "architecture": lambda config: True,
-    "width": lambda config: True,
-    "heads": lambda config: True,
-    "mlp": lambda config: True,
-    "norm_eps": lambda config: True,
-    "rotary_theta": lambda config: config.layer.architecture.rotary,
-}
 # The others may differ: sizes that `check` looks at by themselves, the place
 # of the masks and the decoder, which a run may choose anew, what dropout and
 # the way of computing are concerned with.
@@ -68,7 +53,7 @@ def load(path):
   """
   path = epath.Path(path)
   if (path / "checkpoints").is_dir():
-    steps = checkpoints.steps(path)
+    steps = record_lib.steps(path)
     if not steps:
       raise errors.InputError(f"{path} is a run without a checkpoint so far")
     return _load_checkpoint(path / "checkpoints" / str(max(steps)))
@@ -82,7 +67,7 @@ def load(path):
 
 
 def _load_checkpoint(path):
-  config, proto, params, trained_length = checkpoints.read(path)
+  config, proto, params, trained_length = record_lib.read(path)
   tokenizer = tokenizer_lib.Tokenizer(proto)
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
@@ -117,95 +102,3 @@ def tokenizer_of_rows(config):
   if config.train.init_from:
     return load(config.train.init_from).tokenizer
   return None
-
-
-def check(loaded, config, tokenizer):
-  """Checks that a model can begin a run.
-
-  Args:
-    loaded: a `Pretrained`.
-    config: the run's `model.ModelConfig`.
-    tokenizer: the run's.
-
-  Raises:
-    InputError: it cannot; the message names the key.
-  """
-  for key, matters in _COMPARED.items():
-    theirs, ours = getattr(loaded.config, key), getattr(config, key)
-    if theirs != ours and matters(config):
-      raise errors.InputError(
-          f"model.{key} is {ours}; that of train.init_from is {theirs}")
-  if config.max_length > loaded.config.max_length and (
-      "positions" in loaded.params):
-    raise errors.InputError(
-        f"model.max_length is {config.max_length}; train.init_from has "
-        f"{loaded.config.max_length} positions")
-  available = _num_layers(loaded.params)
-  wanted = config.layers if config.decoder == "self" else (
-      config.insertion_layer)
-  if loaded.config.decoder == "self" and available > wanted:
-    raise errors.InputError(
-        f"train.init_from has {available} layers, more than the {wanted} "
-        "that the run has for them")
-  if tokenizer.proto != loaded.tokenizer.proto:
-    raise errors.InputError(
-        "the run's tokenizer is not that of train.init_from; leave "
-        "data.tokenizer out to take that")
-
-
-def begin(loaded, config, tokenizer, fresh):
-  """Puts a model's parameters in the place of fresh ones; says which stay.
-
-  Layers fill up from the first one.
-
-  Args:
-    loaded: a `Pretrained`.
-    config: the run's `model.ModelConfig`.
-    tokenizer: the run's.
-    fresh: the run's parameters as initialised.
-
-  Returns:
-    Parameters, laid out as `fresh`.
-
-  Raises:
-    InputError: see `check`.
-  """
-  check(loaded, config, tokenizer)
-  theirs = flax.traverse_util.flatten_dict(loaded.params, sep="/")
-  ours = flax.traverse_util.flatten_dict(fresh, sep="/")
-  same_late = loaded.config.decoder == config.decoder == "cross"
-  stays = []
-  for name, old in ours.items():
-    stack, _, inside = name.partition("/layers/")
-    if inside and not (same_late and stack == "late"):
-      if stack == "late" and config.decoder == "cross":
-        stays.append(name)
-        continue
-      first = config.insertion_layer if stack == "late" else 0
-      new = _layers(theirs, loaded.config, inside)[first:first + len(old)]
-    elif name not in theirs:
-      stays.append(name)
-      continue
-    else:
-      new = theirs[name][:len(old)]
-    if len(new) < len(old):
-      stays.append(f"{name}[{len(new)}:]")
-    if len(new):
-      ours[name] = jax.device_put(
-          old.at[:len(new)].set(new), old.sharding)
-  print(f"parameters of {loaded.path}; as initialised: "
-        f"{', '.join(stays) or 'none'}", flush=True)
-  return flax.traverse_util.unflatten_dict(ours, sep="/")
-
-
-def _num_layers(params):
-  return sum(len(params[stack]["layers"]["mlp_norm"]["scale"])
-             for stack in ("early", "late") if stack in params)
-
-
-def _layers(theirs, config, inside):
-  """Returns one parameter of all layers that are plain encoder layers."""
-  stacks = ("early",) if config.decoder == "cross" else ("early", "late")
-  return np.concatenate([theirs[f"{stack}/layers/{inside}"]
-                         for stack in stacks
-                         if f"{stack}/layers/{inside}" in theirs])

@@ -5,9 +5,6 @@ from latemask import errors
 from latemask.hub import weights as hf_weights
 from latemask.model import architecture as architecture_lib
 
-# Stock RoBERTa's positions begin behind the id of <pad>.
-FIRST_POSITION = specials.PAD + 1
-
 # Options of a stock class that make another function of it: of these what is
 # written here can be read, and of those the one value.
 _SAME_VALUE = ("hidden_act", "hidden_activation", "norm_bias", "mlp_bias",
@@ -44,7 +41,7 @@ def stock_config(config):
         "classifier_dropout": config.dropout,
         "cls_token_id": specials.BOS, "sep_token_id": specials.EOS}
   return stock | {
-      "max_position_embeddings": config.max_length + FIRST_POSITION,
+      "max_position_embeddings": config.max_length + hf_weights.FIRST_POSITION,
       "hidden_act": "gelu", "layer_norm_eps": config.norm_eps,
       "type_vocab_size": 1, "hidden_dropout_prob": config.dropout,
       "attention_probs_dropout_prob": config.attention_dropout}
@@ -75,7 +72,7 @@ def config_of_stock(stock, folder):
         insertion="append", decoder="self", decoder_queries="targets",
         vocab_size=stock["vocab_size"],
         max_length=stock["max_position_embeddings"] - (
-            0 if modern else FIRST_POSITION),
+            0 if modern else hf_weights.FIRST_POSITION),
         dropout=stock["mlp_dropout" if modern else "hidden_dropout_prob"],
         attention_dropout=stock["attention_dropout" if modern else
                                 "attention_probs_dropout_prob"],

@@ -7,6 +7,11 @@ import dataclasses
 
 import numpy as np
 
+from latemask.data.tokenizers import specials
+
+# Stock RoBERTa's positions begin behind the id of <pad>.
+FIRST_POSITION = specials.PAD + 1
+
 # architecture -> (model_type, prefix of class names, of names of weights).
 CLASSES = {
     "roberta": ("roberta", "Roberta", "roberta."),

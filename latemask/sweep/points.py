@@ -28,7 +28,7 @@ from latemask.finetune import run as finetune_run
 from latemask.runtime import console
 from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
-from latemask.train import run as run_lib
+from latemask.train import check as check_lib
 
 # Where things lie: another path to it makes no other run.
 _PLACES = re.compile(r"(data\.)?(dir|cache_dir|tfds_dir|data_dir|workers)"
@@ -254,7 +254,7 @@ def _check(point):
   with config.unlocked():
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = None, 1, 1
   config = workdir_lib.keep_meaning(config, point.path)
-  program, _ = run_lib.check(config, point.path)
+  program, _ = check_lib.check(config, point.path)
   num_steps = program.config.train.num_steps
   return dataclasses.replace(
       point, num_steps=num_steps, flops=num_steps * program.step_flops)

@@ -28,10 +28,10 @@ from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
+from latemask.predict import fill_mask as fill_mask_lib
 from latemask.report import look as look_lib
 from latemask.runtime import console
 from latemask.runtime import files
-from latemask.tools import fill_mask
 
 _MAX_TOKENS = 40
 # The rule for a model that comes without one.
@@ -202,7 +202,7 @@ def _run(args):
         f"--out is {out}; it must end in {', '.join(_SUFFIXES)}")
   files.check_writable(out.parent)
   loaded = pretrained.load(args.workdir)
-  filler = fill_mask.Filler(loaded)
+  filler = fill_mask_lib.Filler(loaded)
   ids_L, masked = mask(
       loaded.masking, loaded.tokenizer, args.text, args.seed)
   if len(ids_L) > loaded.trained_length:

@@ -51,7 +51,7 @@ def run(program, loader, evaluator, checkpoints, writer, signals, progress,
     SaveError: neither checkpoints nor metrics can be written any more.
     signals.Stopped: a signal asked for the end.
   """
-  with contextlib.closing(_Profiler(program.config, workdir)) as profiler:
+  with contextlib.closing(metrics.Profiler(program.config, workdir)) as profiler:
     return _run(program, loader, evaluator, checkpoints, writer, signals,
                 profiler, progress)
 
@@ -182,27 +182,3 @@ def _evaluation_line(step, scalars):
   return (f"step {step:,}: eval loss {loss:.3f}, {abs(loss - entropy):.2f} "
           f"{side} the unigram entropy {entropy:.3f}, accuracy "
           f"{scalars['eval/accuracy']:.3f}{others}")
-
-
-class _Profiler:
-  """Traces the window of `metrics.profile_step`; closes it in any case."""
-
-  def __init__(self, config, workdir):
-    self._first = config.metrics.profile_step
-    self._steps = config.metrics.profile_steps
-    self._workdir = str(workdir)
-    self._is_open = False
-
-  def at(self, step):
-    """Opens or closes the window before a step."""
-    if self._first is not None and step == self._first:
-      jax.profiler.start_trace(self._workdir)
-      self._is_open = True
-    elif self._is_open and step >= self._first + self._steps:
-      self.close()
-
-  def close(self):
-    """Writes the trace, if one is open."""
-    if self._is_open:
-      jax.profiler.stop_trace()
-      self._is_open = False

@@ -20,6 +20,30 @@ from jax.experimental import multihost_utils
 from latemask import errors
 from latemask.runtime import files
 
+
+class Profiler:
+  """Traces the window of `metrics.profile_step`; closes it in any case."""
+
+  def __init__(self, config, workdir):
+    self._first = config.metrics.profile_step
+    self._steps = config.metrics.profile_steps
+    self._workdir = str(workdir)
+    self._is_open = False
+
+  def at(self, step):
+    """Opens or closes the window before a step."""
+    if self._first is not None and step == self._first:
+      jax.profiler.start_trace(self._workdir)
+      self._is_open = True
+    elif self._is_open and step >= self._first + self._steps:
+      self.close()
+
+  def close(self):
+    """Writes the trace, if one is open."""
+    if self._is_open:
+      jax.profiler.stop_trace()
+      self._is_open = False
+
 # The first line of the console comes so soon, whatever is due by the steps:
 # it says how long the run will take.
 _FIRST_LINE_SECS = 10

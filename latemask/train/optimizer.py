@@ -9,6 +9,37 @@ import optax
 from latemask import errors
 from latemask.model import partition
 
+
+def within_budget(config, step_flops):
+  """Returns a run's config with the steps that `train.total_flops` allows.
+
+  `train.num_steps` becomes as many whole steps as fit, and
+  `optimizer.warmup_steps` keeps its share of `train.num_steps`, rounded down.
+  Without a budget the config comes back as it is.
+
+  Args:
+    config: the run's config; it is not changed.
+    step_flops: FLOPs of a step, all rows.
+
+  Raises:
+    InputError: the budget pays for no step.
+  """
+  budget_flops, given_steps = config.train.total_flops, config.train.num_steps
+  if budget_flops is None:
+    return config
+  if not step_flops <= budget_flops < float("inf"):
+    raise errors.InputError(
+        f"train.total_flops is {budget_flops:g}; one step takes "
+        f"{step_flops:.4g}")
+  # Exact: as floats, a budget of whole steps could lose one to rounding.
+  num_steps = int(budget_flops) // step_flops
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.train.num_steps = num_steps
+    config.optimizer.warmup_steps = (
+        config.optimizer.warmup_steps * num_steps // max(given_steps, 1))
+  return config
+
 # First match wins; a parameter that no rule covers raises. Biases, norms and
 # the mask vector do not decay; embeddings do, as in RoBERTa.
 _DECAY_RULES = (

@@ -277,7 +277,7 @@ def build(config, vocab_size=None, word_start_V=None, mesh=None):
   plan = plan_lib.make_plan(config, vocab_size, word_start_V)
   # Here, because nothing is known of a step before, and nothing asks for the
   # number of steps, or the schedule, but of what is built here.
-  config = flops.within_budget(config, _step_flops(config, model, plan))
+  config = optimizer_lib.within_budget(config, _step_flops(config, model, plan))
   program = Program(
       config=config, mesh=mesh, model=model, plan=plan,
       optimizer=optimizer_lib.make_optimizer(config),

@@ -21,6 +21,7 @@ import pytest
 from latemask.bench import faults
 from latemask.bench import soak
 from latemask.checkpoint import checkpoints
+from latemask.checkpoint import record as record_lib
 from latemask.data import loader as loader_lib
 from latemask.data import prepare as prepare_lib
 from latemask import errors
@@ -108,11 +109,11 @@ def test_other_bits_that_can_be_read(saved, capsys):
 
 
 def test_steps_are_those_of_whole_checkpoints(tmp_path):
-  assert checkpoints.steps(tmp_path) == []
+  assert record_lib.steps(tmp_path) == []
   for name in ("5", "10", "10.damaged", "15.orbax-checkpoint-tmp", "other"):
     (tmp_path / "checkpoints" / name).mkdir(parents=True)
   (tmp_path / "checkpoints" / "20").write_text("no folder")
-  assert sorted(checkpoints.steps(tmp_path)) == [5, 10]
+  assert sorted(record_lib.steps(tmp_path)) == [5, 10]
 
 
 def test_all_checkpoints_damaged_is_no_new_start(saved):
@@ -129,9 +130,9 @@ def test_all_checkpoints_damaged_is_no_new_start(saved):
 def test_digests_tell_every_bit_and_place(dtype):
   rng = np.random.default_rng(0)
   x = rng.standard_normal((6, 8)).astype(jax.numpy.dtype(dtype))
-  whole = checkpoints.digests({"x": x})
-  assert checkpoints.digests({"x": x.copy()}) == whole
-  assert checkpoints.digests({"x": jax.device_put(x, jax.sharding.NamedSharding(
+  whole = record_lib.digests({"x": x})
+  assert record_lib.digests({"x": x.copy()}) == whole
+  assert record_lib.digests({"x": jax.device_put(x, jax.sharding.NamedSharding(
       jax.make_mesh((2,), ("d",)), jax.sharding.PartitionSpec("d")))}) == whole
   raw = x.tobytes()
   found = {whole["x"]}
@@ -139,10 +140,10 @@ def test_digests_tell_every_bit_and_place(dtype):
     data = bytearray(raw)
     data[bit // 8] ^= 1 << bit % 8
     other = np.frombuffer(bytes(data), x.dtype).reshape(x.shape)
-    found.add(checkpoints.digests({"x": other})["x"])
+    found.add(record_lib.digests({"x": other})["x"])
   assert len(found) == 8 * len(raw) + 1
-  assert checkpoints.digests({"x": x[::-1]}) != whole
-  assert checkpoints.digests({"x": x.reshape(8, 6)}) == whole
+  assert record_lib.digests({"x": x[::-1]}) != whole
+  assert record_lib.digests({"x": x.reshape(8, 6)}) == whole
 
 
 def _poison(monkeypatch, bad_steps):

@@ -15,10 +15,10 @@ from configs import glue as glue_config
 from latemask.checkpoint import checkpoints as checkpoints_lib
 from latemask.data import packed_set
 from latemask import errors
+from latemask.finetune import batches
 from latemask.finetune import cell as cell_lib
 from latemask.finetune import grid as grid_lib
 from latemask.finetune import run as finetune_run
-from latemask.finetune.tasks import glue
 from latemask.hub import pretrained
 from latemask.model import cut
 from latemask.train import step as step_lib
@@ -183,8 +183,8 @@ def test_all_tasks_regression_and_scratch(config, tmp_path, capsys):
 def _program(config):
   config.keep_layers = 2
   model, encoder, tokenizer, length = finetune_run.load(config)
-  data, = finetune_run.read(config, encoder, tokenizer, length)
-  return finetune_run.make_program(
+  data, = cell_lib.read(config, encoder, tokenizer, length)
+  return cell_lib.make_program(
       config, model, jax.tree.map(jax.numpy.asarray, encoder), 2), data
 
 
@@ -197,7 +197,7 @@ def test_cells_that_began_otherwise_are_others(
     config.from_scratch = from_scratch
   encoder = {"embedding": np.zeros((8, width), np.float32)}
   _, _, tokenizer, length = finetune_run.load(config)
-  data, = finetune_run.read(config, encoder, tokenizer, length)
+  data, = cell_lib.read(config, encoder, tokenizer, length)
   before = hashlib.sha256(tokenizer.digest.encode())
   before.update(encoder["embedding"])
   for rows in (data.train, data.dev[""]):
@@ -216,7 +216,7 @@ def test_rows_are_as_long_as_those_of_training(config, tmp_path, capsys):
   for max_length, found in ((None, 32), (64, 64), (20, 20)):
     config.max_length = max_length
     _, encoder, tokenizer, length = finetune_run.load(config)
-    data, = finetune_run.read(config, encoder, tokenizer, length)
+    data, = cell_lib.read(config, encoder, tokenizer, length)
     assert data.train.lengths_R.max() == found
     out = capsys.readouterr().out
     assert ("trained on rows of at most 32: positions behind that are as they "
@@ -227,16 +227,16 @@ def test_padding_and_filler_rows_change_nothing(config):
   program, data = _program(config)
   params = program.init_state(np.uint32(0)).params
   rows = np.arange(5)
-  expected = program.logits(params, glue.pad(data.train, rows, 5, [16]))
+  expected = program.logits(params, batches.pad(data.train, rows, 5, [16]))
   assert np.std(expected) > 1e-4
-  found = program.logits(params, glue.pad(data.train, rows, 8, [40]))[:5]
+  found = program.logits(params, batches.pad(data.train, rows, 8, [40]))[:5]
   np.testing.assert_allclose(found, expected, atol=1e-6)
   # A short batch trains as the same rows without filler.
   losses = []
   for batch_size in (5, 8):
     state, loss = program.train_step(
         program.init_state(np.uint32(0)),
-        glue.collate(data.train, rows, batch_size, [16]),
+        batches.collate(data.train, rows, batch_size, [16]),
         np.float32(1e-2), np.uint32(0))
     losses.append((loss, state.params["head"]["out_kernel"]))
   np.testing.assert_allclose(losses[0][0], losses[1][0], rtol=1e-5)
@@ -248,7 +248,7 @@ def test_logits_are_those_of_the_whole_encoder(config):
   """The last layer computes the state of <s> alone, and exactly that."""
   program, data = _program(config)
   params = program.init_state(np.uint32(0)).params
-  ids_BxS = glue.pad(data.train, np.arange(4), 4, [16])
+  ids_BxS = batches.pad(data.train, np.arange(4), 4, [16])
   hidden_BxSxD = cut.encode(
       program.model, params["encoder"], ids_BxS)
   expected = cut.ClassificationHead(program.model, 2).apply(

@@ -22,7 +22,7 @@ from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import cut
 from latemask.model import encoder as encoder_lib
-from latemask.tools import fill_mask
+from latemask.predict import fill_mask as fill_mask_lib
 from tests import conftest
 
 torch = pytest.importorskip("torch")
@@ -213,7 +213,7 @@ def test_stock_pipeline_gives_the_words_of_fill_mask(
   loaded = pretrained.load(tmp_path / "out")
   np.testing.assert_array_equal(
       loaded.params["output_bias"], params["output_bias"])
-  filler = fill_mask.Filler(loaded)
+  filler = fill_mask_lib.Filler(loaded)
   stock = transformers.pipeline("fill-mask", str(tmp_path / "out"), top_k=400)
   for text in ("It is in <mask>.", "(<mask>) the", "un<mask>able", "<mask> was",
                "the <mask> man <mask>"):

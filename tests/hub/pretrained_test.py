@@ -24,7 +24,9 @@ from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.model import architecture as architecture_lib
 from latemask.model import encoder
-from latemask.tools import fill_mask
+from latemask.predict import fill_mask as fill_mask_lib
+from latemask.train import check as check_lib
+from latemask.train import init_from
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 from tests import conftest
@@ -73,7 +75,7 @@ def test_begins_with_it(tiny_run, run, keys, fresh, capsys):
   tiny_run.model.update(keys)
   tokenizer = pretrained.load(workdir).tokenizer
   program = step_lib.build(tiny_run, tokenizer.vocab_size)
-  begun = pretrained.begin(
+  begun = init_from.begin(
       pretrained.load(workdir), program.model.config, tokenizer,
       program.init_state().params)
   said = capsys.readouterr().out.split("as initialised: ")[1].strip()
@@ -99,7 +101,7 @@ def test_begins_with_it(tiny_run, run, keys, fresh, capsys):
 def test_a_resumed_run_too_goes_back_to_it(tiny_run, folder, tmp_path):
   """Rolled back to before its checkpoints, which is all that it has read."""
   tiny_run.train.init_from = str(folder)
-  program, beginning = run_lib.check(tiny_run, tmp_path)
+  program, beginning = check_lib.check(tiny_run, tmp_path)
   none = types.SimpleNamespace(restore=lambda shapes: None)
   first, again = (run_lib._begin(program, beginning.tokenizer, none, read)
                   for read in (beginning, None))
@@ -175,7 +177,7 @@ def _rows_of(workdir):
 
 def test_every_field_that_changes_the_function_is_compared():
   fields = {f.name for f in dataclasses.fields(architecture_lib.ModelConfig)}
-  compared, free = set(pretrained._COMPARED), set(pretrained.FREE_FIELDS)
+  compared, free = set(init_from._COMPARED), set(pretrained.FREE_FIELDS)
   assert compared | free == fields and not compared & free
 
 
@@ -206,7 +208,7 @@ def test_another_rotary_theta_is_another_function(tiny):
         tokenizer_lib.Tokenizer(b""), None, 64)
     with pytest.raises(errors.InputError, match="model.rotary_theta is 10000"
                        ) if matters else contextlib.nullcontext():
-      pretrained.check(loaded, ours, loaded.tokenizer)
+      init_from.check(loaded, ours, loaded.tokenizer)
 
 
 def test_positions_beyond_the_rows_learn_nothing(run):
@@ -253,10 +255,10 @@ def test_fill_mask_takes_as_much_as_was_trained_on(run):
   loaded = pretrained.load(run[0])
   text = "it " * 40 + "<mask>"
   with pytest.raises(errors.InputError, match="longer than 32"):
-    fill_mask.Filler(loaded).ids(text)
-  assert len(fill_mask.Filler(loaded, 64).ids(text)) > 32
+    fill_mask_lib.Filler(loaded).ids(text)
+  assert len(fill_mask_lib.Filler(loaded, 64).ids(text)) > 32
   with pytest.raises(errors.InputError, match="64 positions"):
-    fill_mask.Filler(loaded, 65)
+    fill_mask_lib.Filler(loaded, 65)
 
 
 def test_damaged_checkpoint(run, tmp_path):
@@ -271,7 +273,7 @@ def test_damaged_checkpoint(run, tmp_path):
 
 
 def test_fill_mask_is_the_same_from_run_and_folder(run, folder):
-  one, two = (fill_mask.Filler(pretrained.load(p), 64)
+  one, two = (fill_mask_lib.Filler(pretrained.load(p), 64)
               for p in (run[0], folder))
   for text in TEXTS:
     best = one.fill(text)
@@ -287,7 +289,7 @@ def test_fill_mask_is_the_same_from_run_and_folder(run, folder):
 def test_fill_mask_is_the_model_in_training(run):
   """The masks of a real step, by hand: the same probabilities."""
   loaded = pretrained.load(run[0])
-  filler = fill_mask.Filler(loaded)
+  filler = fill_mask_lib.Filler(loaded)
   ids = filler.ids("he was <mask> the <mask> of it")
   whole = list(map(int, loaded.tokenizer.encode(
       ["he was it the it of it"])[0]))
@@ -297,10 +299,10 @@ def test_fill_mask_is_the_model_in_training(run):
           k for k, w in enumerate(whole) if w == it][:2]] + [2]
   # Padding to another length changes nothing.
   first = filler.fill("he was <mask> the <mask> of it")
-  old = fill_mask._LENGTH_MULTIPLE, fill_mask._MASKS_MULTIPLE
-  fill_mask._LENGTH_MULTIPLE, fill_mask._MASKS_MULTIPLE = 48, 2
+  old = fill_mask_lib._LENGTH_MULTIPLE, fill_mask_lib._MASKS_MULTIPLE
+  fill_mask_lib._LENGTH_MULTIPLE, fill_mask_lib._MASKS_MULTIPLE = 48, 2
   second = filler.fill("he was <mask> the <mask> of it")
-  fill_mask._LENGTH_MULTIPLE, fill_mask._MASKS_MULTIPLE = old
+  fill_mask_lib._LENGTH_MULTIPLE, fill_mask_lib._MASKS_MULTIPLE = old
   for a, b in zip(first, second):
     assert [w for w, _ in a] == [w for w, _ in b]
     np.testing.assert_allclose(
@@ -309,7 +311,7 @@ def test_fill_mask_is_the_model_in_training(run):
 
 def test_masks_keep_the_text_around_them(run):
   """What stands around a mask is cut up as in running text."""
-  filler = fill_mask.Filler(pretrained.load(run[0]))
+  filler = fill_mask_lib.Filler(pretrained.load(run[0]))
   tokenizer = pretrained.load(run[0]).tokenizer
   pieces = tokenizer.processor.id_to_piece(
       [int(i) for i in filler.ids("it <mask>s un<mask> <mask>")])

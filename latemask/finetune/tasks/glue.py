@@ -16,16 +16,8 @@ from scipy import stats
 from sklearn import metrics
 
 from latemask.data.sources import tfds as tfds_source
-from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.runtime import files
-
-# A batch is cut from so many, sorted by length: little padding, and batches
-# still differ from epoch to epoch.
-_SORTED_BATCHES = 64
-_PAIR_SPECIALS, _SINGLE_SPECIALS = 4, 2
-# A pair needs a token of either text.
-MIN_LENGTH = _PAIR_SPECIALS + 2
 
 
 class NotThere(errors.InputError):
@@ -120,26 +112,6 @@ class Rows:
 
   def __len__(self):
     return len(self.texts[0])
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-  """A split as ids.
-
-  Fields:
-    ids: an int32 array a row.
-    lengths_R: their lengths.
-    labels_R: as in `Rows`.
-    num_cut: rows that were longer than allowed.
-  """
-
-  ids: list[np.ndarray]
-  lengths_R: np.ndarray
-  labels_R: np.ndarray | None
-  num_cut: int
-
-  def __len__(self):
-    return len(self.ids)
 
 
 def read(name, split, data_dir, tfds_dir):
@@ -256,88 +228,6 @@ def _read_tfds(name, split, tfds_dir):
            else str(float(e["label"])) for e in examples]
   return _rows(task, rows, [
       _label(task, word, f"glue/{name}, {split}") for word in words])
-
-
-def encode(tokenizer, rows, max_length):
-  """Returns `Encoded`: of text that is too long, the longer one is cut."""
-  columns = [tokenizer.encode(column) for column in rows.texts]
-  bos, eos = ([i] for i in (specials.BOS, specials.EOS))
-  ids, num_cut = [], 0
-  for texts in zip(*columns):
-    kept = _cut(texts, max_length)
-    num_cut += sum(map(len, kept)) < sum(map(len, texts))
-    parts = [bos, kept[0], eos]
-    for second in kept[1:]:
-      parts += [eos, second, eos]
-    ids.append(np.concatenate(parts).astype(np.int32))
-  return Encoded(ids, np.array([len(i) for i in ids]), rows.labels_R, num_cut)
-
-
-def _cut(texts, max_length):
-  """Cuts a text, or the longer of two first, to leave room for specials."""
-  if len(texts) == 1:
-    return [texts[0][:max_length - _SINGLE_SPECIALS]]
-  first, second = texts
-  room = max_length - _PAIR_SPECIALS
-  keep = min(len(second), max(room - len(first), room // 2))
-  return [first[:room - keep], second[:keep]]
-
-
-def buckets(max_length, longest):
-  """Returns the lengths that rows are padded to, ascending.
-
-  Args:
-    max_length: none is longer.
-    longest: the longest row; more are not needed.
-  """
-  # 16, 24, 32, 48, ...: each costs a compile, a third saved is worth one.
-  steps = [base * 2**power for power in range(
-      max_length.bit_length()) for base in (16, 24)]
-  lengths = [s for s in steps if s < max_length] + [max_length]
-  return [s for s in lengths if s < longest] + [
-      next(s for s in lengths if s >= longest)]
-
-
-def shuffled(lengths_R, batch_size, seed, epoch):
-  """Returns an epoch's batches as arrays of row numbers.
-
-  They depend on the arguments alone. The one short batch, if there is one, is
-  of the last window.
-  """
-  rng = np.random.default_rng((seed, epoch))
-  order_R = rng.permutation(len(lengths_R))
-  window = _SORTED_BATCHES * batch_size
-  batches = []
-  for start in range(0, len(order_R), window):
-    batches += in_order(order_R[start:start + window], lengths_R, batch_size)
-  return [batches[b] for b in rng.permutation(len(batches))]
-
-
-def in_order(order_R, lengths_R, batch_size):
-  """Returns the rows as batches, by length."""
-  order_R = order_R[np.argsort(lengths_R[order_R], kind="stable")]
-  return np.split(order_R, range(batch_size, len(order_R), batch_size))
-
-
-def collate(encoded, rows, batch_size, lengths):
-  """Returns a batch to train on: ids_BxS, labels_B, weights_B.
-
-  A short batch is filled with rows of weight 0.
-  """
-  labels_B = np.zeros(batch_size, encoded.labels_R.dtype)
-  labels_B[:len(rows)] = encoded.labels_R[rows]
-  weights_B = (np.arange(batch_size) < len(rows)).astype(np.float32)
-  return pad(encoded, rows, batch_size, lengths), labels_B, weights_B
-
-
-def pad(encoded, rows, batch_size, lengths):
-  """Returns ids_BxS, S the least of `lengths` that holds the longest row."""
-  longest = encoded.lengths_R[rows].max()
-  length = next(s for s in lengths if s >= longest)
-  ids_BxS = np.full((batch_size, length), specials.PAD, np.int32)
-  for place, row in enumerate(rows):
-    ids_BxS[place, :encoded.lengths_R[row]] = encoded.ids[row]
-  return ids_BxS
 
 
 def predictions(name, logits_RxC):

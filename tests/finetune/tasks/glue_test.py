@@ -6,6 +6,7 @@ import pytest
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import specials
 from latemask import errors
+from latemask.finetune import batches as batches_lib
 from latemask.finetune.tasks import glue
 from tests import conftest
 
@@ -153,9 +154,9 @@ def tokenizer():
 def test_pairs_and_cuts(tokenizer):
   texts = ("the old time", "he")
   first, second = (tokenizer.encode(t).tolist() for t in texts)
-  single = glue.encode(tokenizer, glue.Rows(([texts[0]],), None), 64)
+  single = batches_lib.encode(tokenizer, glue.Rows(([texts[0]],), None), 64)
   assert single.ids[0].tolist() == [0, *first, 2]
-  pair = glue.encode(tokenizer, glue.Rows(tuple([t] for t in texts), None), 64)
+  pair = batches_lib.encode(tokenizer, glue.Rows(tuple([t] for t in texts), None), 64)
   assert pair.ids[0].tolist() == [0, *first, 2, 2, *second, 2]
   assert (single.num_cut, pair.num_cut) == (0, 0)
   # One token too long: the longer text loses it, on either side.
@@ -163,7 +164,7 @@ def test_pairs_and_cuts(tokenizer):
   length = len(pair.ids[0]) - 1
   for order in (1, -1):
     rows = glue.Rows(tuple([t] for t in texts[::order]), None)
-    cut = glue.encode(tokenizer, rows, length)
+    cut = batches_lib.encode(tokenizer, rows, length)
     parts = [first[:-1], second][::order]
     assert cut.ids[0].tolist() == [0, *parts[0], 2, 2, *parts[1], 2]
     assert cut.num_cut == 1
@@ -176,7 +177,7 @@ def test_the_longer_text_is_cut_first(lengths, max_length):
   kept = list(lengths)
   while sum(kept) > max_length - 4:
     kept[0 if kept[0] > kept[1] else 1] -= 1
-  found = glue._cut([np.arange(n) for n in lengths], max_length)
+  found = batches_lib._cut([np.arange(n) for n in lengths], max_length)
   assert sum(map(len, found)) == sum(kept)
   assert sorted(map(len, found)) == sorted(kept)
   for text in found:
@@ -186,19 +187,19 @@ def test_the_longer_text_is_cut_first(lengths, max_length):
 def _encoded(num_rows, seed=0):
   rng = np.random.default_rng(seed)
   ids = [np.full(n, 7, np.int32) for n in rng.integers(3, 60, num_rows)]
-  return glue.Encoded(ids, np.array([len(i) for i in ids]),
-                      np.arange(num_rows, dtype=np.int32), 0)
+  return batches_lib.Encoded(ids, np.array([len(i) for i in ids]),
+                             np.arange(num_rows, dtype=np.int32), 0)
 
 
 def test_an_epoch_is_every_row_once_and_each_epoch_another():
   encoded = _encoded(1100)
-  lengths = glue.buckets(512, encoded.lengths_R.max())
-  epochs = [glue.shuffled(encoded.lengths_R, 16, 0, epoch)
+  lengths = batches_lib.buckets(512, encoded.lengths_R.max())
+  epochs = [batches_lib.shuffled(encoded.lengths_R, 16, 0, epoch)
             for epoch in (0, 0, 1)]
   for batches in epochs:
     seen, padded = [], 0
     for rows in batches:
-      ids_BxS, labels_B, weights_B = glue.collate(encoded, rows, 16, lengths)
+      ids_BxS, labels_B, weights_B = batches_lib.collate(encoded, rows, 16, lengths)
       assert ids_BxS.shape[0] == 16 and ids_BxS.shape[1] in lengths
       np.testing.assert_array_equal(
           np.sum(ids_BxS != specials.PAD, axis=1)[:len(rows)],
@@ -215,10 +216,10 @@ def test_an_epoch_is_every_row_once_and_each_epoch_another():
 
 @pytest.mark.parametrize("longest", [5, 16, 17, 60, 300, 512])
 def test_buckets(longest):
-  lengths = glue.buckets(512, longest)
+  lengths = batches_lib.buckets(512, longest)
   assert lengths == sorted(set(lengths))
   assert lengths[-1] >= longest and all(s < longest for s in lengths[:-1])
-  assert glue.buckets(100, 100)[-1] == 100
+  assert batches_lib.buckets(100, 100)[-1] == 100
 
 
 def test_submissions(tmp_path):

@@ -1,0 +1,116 @@
+"""What a checkpoint says of itself: digests, config, tokenizer, rows."""
+
+import base64
+import hashlib
+import json
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from latemask.config import since
+from latemask import errors
+from latemask.model import partition
+from latemask.runtime import rng
+
+
+def steps(workdir):
+  """Returns the steps of the whole checkpoints of a workdir, in no order."""
+  return ocp.utils.checkpoint_steps(epath.Path(workdir) / "checkpoints")
+
+
+def read(path):
+  """Reads a checkpoint for something else than going on with its run.
+
+  Args:
+    path: WORKDIR/checkpoints/STEP.
+
+  Returns:
+    (config as a dict, serialised tokenizer, parameters as numpy arrays,
+    `Progress.trained_length`).
+
+  Raises:
+    InputError: there is no whole checkpoint.
+  """
+  path = epath.Path(path).absolute()
+  try:
+    run = checked(ocp.Checkpointer(
+        ocp.JsonCheckpointHandler()).restore(path / "run"), path)
+    state = ocp.PyTreeCheckpointer()
+    params = state.metadata(path / "state").item_metadata.tree["params"]
+    # The parameters alone: the optimizer's state is twice as large.
+    params = state.restore(path / "state", args=ocp.args.PyTreeRestore(
+        item={"params": params}, partial_restore=True,
+        restore_args={"params": jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)}))
+    found = digests(params)
+    compare(found, {name: run["digests"][name] for name in found})
+  except errors.InputError:
+    raise
+  except Exception as error:  # As in `restore`.
+    raise errors.InputError(
+        f"{path} is no whole checkpoint: {line(error)[:300]}") from error
+  return (run["config"], base64.b64decode(run["tokenizer"]),
+          params["params"], trained_length(run))
+
+
+def trained_length(run):
+  """Returns that of a checkpoint, or of one that is too old to say it."""
+  return run.get("trained_length", run["config"]["data"]["length"])
+
+
+def digests(tree):
+  """Returns {path: 16 hex digits} of a tree of arrays, wherever they lie.
+
+  Two sums of hashes of each element's bits and place, computed where the
+  elements are: a changed bit always changes them, the mesh never does.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  sums_Nx2 = jax.device_get(_digest([leaf for _, leaf in leaves]))
+  return {partition.path_name(path): f"{high:08x}{low:08x}"
+          for (path, _), (high, low) in zip(leaves, sums_Nx2)}
+
+
+@jax.jit
+def _digest(leaves):
+  return jnp.stack([_digest_one(jnp.asarray(leaf)) for leaf in leaves])
+
+
+def _digest_one(x):
+  width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
+  index = rng.index(x.shape)
+  # Every step of the mixer can be undone, so other bits are another hash.
+  return jnp.stack([
+      jnp.sum(rng.mix(bits ^ rng.mix(index, salt), salt), dtype=jnp.uint32)
+      for salt in (np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B))])
+
+
+def compare(found, wanted):
+  """Raises ValueError, naming them, where digests differ."""
+  differing = [name for name in sorted(found | wanted)
+               if found.get(name) != wanted.get(name)]
+  if differing:
+    raise ValueError("other bits than were saved in " + ", ".join(
+        differing[:3]) + (", ..." if len(differing) > 3 else ""))
+
+
+def sha256(run):
+  # Through JSON once: what is read back has lists where tuples were.
+  text = json.dumps(json.loads(json.dumps(run)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def checked(run, where):
+  """Returns the `run` of a checkpoint without its SHA-256, if that holds."""
+  run = dict(run)
+  if run.pop("sha256", None) != sha256(run):
+    raise ValueError("`run` is not what was saved")
+  since.check_format(run, where)
+  return run
+
+
+def line(error):
+  return (str(error).strip().splitlines() or [repr(error)])[0]

@@ -1,0 +1,144 @@
+"""The words behind each `<mask>` of a text, with their probabilities.
+
+The masks enter at the insertion layer, as in training.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from latemask.data.tokenizers import specials
+from latemask.data.tokenizers import word_starts
+from latemask import errors
+from latemask.masking import masked as masked_lib
+from latemask.model import encoder
+from latemask.model import products
+
+MASK = specials.SPECIALS[specials.MASK]
+# Lengths, and numbers of masks, are rounded up to these: few compiles.
+_LENGTH_MULTIPLE = 32
+_MASKS_MULTIPLE = 4
+
+
+class Filler:
+  """A model ready to fill masks."""
+
+  def __init__(self, loaded, max_length=None):
+    """Takes a `pretrained.Pretrained`.
+
+    Args:
+      max_length: tokens of the longest text; None for those of the rows that
+        it was trained on.
+
+    Raises:
+      InputError: it has no head, or not so many positions.
+    """
+    if "head" not in loaded.params:
+      raise errors.InputError(
+          "this model has no head that predicts words, only an encoder")
+    if max_length and max_length > loaded.config.max_length:
+      raise errors.InputError(
+          f"--max_length is {max_length}; the model has "
+          f"{loaded.config.max_length} positions")
+    self._limit = max_length or loaded.trained_length
+    self._tokenizer = loaded.tokenizer
+    self._params = jax.tree.map(jnp.asarray, loaded.params)
+    self._model = encoder.LateMaskModel(loaded.config)
+    self._logits = jax.jit(self._apply)
+    processor = loaded.tokenizer.processor
+    self._is_no_word_V = np.array([
+        processor.is_control(i) or processor.is_byte(i)
+        or processor.is_unknown(i) for i in range(processor.vocab_size())])
+
+  def _apply(self, params, masked):
+    hidden_BxTxD = self._model.apply({"params": params}, masked)
+    logits_BxTxV = products.einsum(
+        "btd,vd->btv", hidden_BxTxD,
+        params["embedding"].astype(hidden_BxTxD.dtype),
+        preferred_element_type=jnp.float32)
+    logits_BxTxV += params["output_bias"][None, None]
+    # Of ids beyond the tokenizer's there is no word.
+    return jax.nn.softmax(logits_BxTxV[..., :self._tokenizer.vocab_size])
+
+  def ids(self, text, truncate=False):
+    """Returns the ids of a text, <mask> and special tokens included.
+
+    Raises:
+      InputError: no <mask>, or too long and `truncate` is False.
+    """
+    if MASK not in text:
+      raise errors.InputError(f"no {MASK} in {text!r}")
+    ids = [specials.BOS, *self._tokenizer.encode_masked(text)]
+    limit = self._limit
+    if len(ids) + 1 > limit and not truncate:
+      raise errors.InputError(
+          f"a text of {len(ids) + 1} tokens is longer than {limit}, the rows "
+          "that the model was trained on or --max_length; --truncate cuts it")
+    ids = ids[:limit - 1]
+    if specials.MASK not in ids:
+      raise errors.InputError(f"truncation to {limit} tokens cut every {MASK}")
+    return np.array(ids + [specials.EOS], np.int32)
+
+  def fill(self, text, top=5, truncate=False):
+    """Returns, for each mask, the `top` best [(word, probability)].
+
+    Raises:
+      InputError: see `ids`.
+    """
+    ids_S = self.ids(text, truncate)
+    masks_Q = np.flatnonzero(ids_S == specials.MASK)
+    probabilities_QxV = self.probabilities(
+        _masked(ids_S, masks_Q))[:len(masks_Q)]
+    best_QxN = np.argsort(-probabilities_QxV, axis=1, kind="stable")[:, :top]
+    return [[(self.word(i), float(probabilities_V[i])) for i in best_N]
+            for probabilities_V, best_N in zip(probabilities_QxV, best_QxN)]
+
+  def probabilities(self, masked):
+    """Returns those of all words for the targets of the first row, [T, V].
+
+    Special tokens and single bytes have none.
+    """
+    probabilities_TxV = np.array(self._logits(self._params, masked))[0]
+    probabilities_TxV[:, self._is_no_word_V] = 0
+    return probabilities_TxV
+
+  def word(self, index):
+    """Returns a piece as text; ## stands where a word goes on.
+
+    A space alone, with which a word begins that is written in other pieces,
+    is \u2423.
+    """
+    piece = self._tokenizer.pieces[index]
+    word = piece.replace(word_starts.SPACE, " ").strip()
+    if not word:
+      return "\u2423"
+    if self._tokenizer.spaces_are_behind:
+      return word if piece.endswith(word_starts.SPACE) else word + "##"
+    return word if piece.startswith(word_starts.SPACE) else "##" + word
+
+
+def _masked(ids_S, masks_Q):
+  """Returns the `Masked` of one row whose masks are given."""
+  length = -(-len(ids_S) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+  slots = -(-len(masks_Q) // _MASKS_MULTIPLE) * _MASKS_MULTIPLE
+  kept_K = np.flatnonzero(ids_S != specials.MASK)
+
+  def row(values, size, fill=0):
+    return np.pad(values, (0, size - len(values)),
+                  constant_values=fill)[None].astype(np.int32)
+
+  place_L = np.full(len(ids_S), 0)
+  place_L[kept_K] = np.arange(len(kept_K))
+  place_L[masks_Q] = length + np.arange(len(masks_Q))
+  none_1x0 = np.zeros((1, 0), np.int32)
+  return masked_lib.Masked(
+      kept_ids_BxK=row(ids_S[kept_K], length, specials.PAD),
+      kept_position_BxK=row(kept_K, length),
+      kept_segment_BxK=row(np.ones(len(kept_K)), length),
+      slot_position_BxQ=row(masks_Q, slots),
+      slot_segment_BxQ=row(np.ones(len(masks_Q)), slots),
+      corrupted_BxC=none_1x0,
+      place_BxL=row(place_L, length + slots, length + slots),
+      target_index_BxT=row(masks_Q, slots),
+      target_ids_BxT=row(np.zeros(len(masks_Q)), slots),
+      target_weights_BxT=row(np.ones(len(masks_Q)), slots).astype(np.float32))
