@@ -9,6 +9,9 @@ joins or ranks them.
 import math
 import re
 
+import numpy as np
+
+from latemask.report import series as series_lib
 from latemask.train import evaluate
 from latemask.train import run as run_lib
 
@@ -112,3 +115,97 @@ def caution(series, key):
     told += (f" Too few rows are held out (fewer than {evaluate.FEW_ROWS}) to "
              "tell which is best.")
   return told
+
+
+def grid(series, of_run, lower_is_better=True, kinds=None):
+  """Returns (rates_R, layers_I, value_RxI, count_RxI), of a heat map.
+
+  Mask rate x insertion layer; NaN where nothing was run. Where series in a
+  cell differ in other keys, the one with the best mean stands for it; NaN
+  where they cannot be compared.
+
+  Args:
+    of_run: function of a run: a number, NaN where unknown.
+    kinds: one a series, as of `report_alike.kinds`; None: all are alike.
+  """
+  cells = {}
+  kinds = dict(zip((s.number for s in series), kinds or [0] * len(series)))
+  for s in series_lib.settled(series):
+    config = s.runs[0].config
+    mean, _, count = s.scalar(of_run)
+    if count:
+      cells.setdefault((config["masking.rate"],
+                        config["model.insertion_layer"]), []).append(
+                            (kinds[s.number], mean, count))
+  rates = sorted({rate for rate, _ in cells})
+  layers = sorted({layer for _, layer in cells})
+  value_RxI = np.full((len(rates), len(layers)), np.nan)
+  count_RxI = np.zeros((len(rates), len(layers)), int)
+  best = min if lower_is_better else max
+  for (rate, layer), cell in cells.items():
+    place = rates.index(rate), layers.index(layer)
+    if len({kind for kind, *_ in cell}) == 1:
+      _, value_RxI[place], count_RxI[place] = best(
+          cell, key=lambda found: found[1])
+  return rates, layers, value_RxI, count_RxI
+
+
+def depths(series):
+  """Returns {insertion layer: how it is called}: "4 of 6" where depths differ.
+
+  The number alone where all are as deep, or a cell holds several depths.
+  """
+  found = {}
+  for s in series:
+    config = s.runs[0].config
+    found.setdefault(config["model.insertion_layer"], set()).add(
+        config["model.layers"])
+  says_all = len(set.union(*found.values())) == 1 or any(
+      len(layers) > 1 for layers in found.values())
+  return {layer: str(layer) if says_all else f"{layer} of {layers.pop()}"
+          for layer, layers in found.items()}
+
+
+def final(key):
+  """Returns a function of a run: a number of its newest evaluation, or NaN."""
+  return lambda run: run.final.get(key, math.nan)
+
+
+def spent_flops(run):
+  """Returns the FLOPs up to the newest evaluation; NaN where unknown."""
+  return run.final.get("step", math.nan) * run.step_flops
+
+
+def equal_compute(series):
+  """Returns (key, values, groups) of a sweep whose runs cost the same.
+
+  To draw quality over: the key of few values that was swept, its values and
+  those of the other keys, one a series. None where runs cost more or less, or
+  no key of numbers differs.
+  """
+  flops = [f for f in (s.scalar(spent_flops)[0] for s in series)
+           if math.isfinite(f)]
+  if not flops or max(flops) > 1.02 * min(flops):
+    return None
+  swept = {key: values for key, values in series_lib.numbers(series).items()
+           if len(set(values)) > 1}
+  if not swept:
+    return None
+  # The colour is that of most values, the first of equals.
+  key = min(reversed(swept), key=lambda k: len(set(swept[k])))
+  return key, swept[key], [
+      tuple(v for k, v in s.values.items() if k != key) for s in series]
+
+
+def frontier(points):
+  """Returns the indices of points that no other beats in cost and loss.
+
+  Args:
+    points: [(cost, loss)], finite.
+  """
+  best, chosen = math.inf, []
+  for index in sorted(range(len(points)), key=lambda i: points[i]):
+    if points[index][1] < best:
+      best = points[index][1]
+      chosen.append(index)
+  return chosen

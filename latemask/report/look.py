@@ -10,15 +10,23 @@ import dataclasses
 import io
 import math
 
-from PIL import Image
+import matplotlib
 from matplotlib import cm
 from matplotlib import colors
 from matplotlib import figure
 from matplotlib import lines
-import matplotlib
 import numpy as np
+from PIL import Image
 
 from latemask.report import series as series_lib
+
+
+def point_style(looks):
+  """Returns the legend of a picture of points, which have no dashes."""
+  markers = MARKERS if looks.bar else looks.markers
+  return [(lines.Line2D([], [], color=line.get_color(), linestyle="",
+                        marker=marker, markersize=4), name)
+          for (line, name), marker in zip(looks.handles, markers)]
 
 MAX_NAMED = 8
 WIDTH_INCHES = 3.3
@@ -177,3 +185,8 @@ def save(fig, folder, name):
 def style():
   """Returns the context that all of these are to be drawn and saved in."""
   return matplotlib.rc_context(_STYLE)
+
+
+def number(value, form):
+  """Returns a number, or a dash for what is not known."""
+  return format(value, form) if math.isfinite(value) else "–"

@@ -12,8 +12,12 @@ from latemask.finetune import grid as grid_lib
 from latemask.finetune.tasks import glue
 from latemask.report import comparison
 from latemask.report import effective_rank
-from latemask.report import figures as figures_lib
 from latemask.report import look as look_lib
+from latemask.report.panels import curves as curves_panel
+from latemask.report.panels import frontier as frontier_panel
+from latemask.report.panels import glue as glue_panel
+from latemask.report.panels import heat_map as heat_map_panel
+from latemask.report.panels import rank as rank_panel
 from latemask.report import series as series_lib
 from latemask.runtime import console
 
@@ -87,18 +91,18 @@ class Page:
     def average(run):
       return averages.get(os.path.realpath(run.path), math.nan)
 
-    self._draw_frontier("frontier", settled, series_lib.final(key), name,
+    self._draw_frontier("frontier", settled, comparison.final(key), name,
                         "nats a target", True, note + caution, kinds)
     self._draw_frontier("frontier_glue", settled, average, "GLUE average",
                         "%", False, note, texts)
     if len(set(texts)) > 1:
       return
-    depths = series_lib.depths(settled)
+    depths = comparison.depths(settled)
     keys = list(dict.fromkeys(["eval/loss", key]))
-    self._add("heat_map", figures_lib.heat_map([
+    self._add("heat_map", heat_map_panel.heat_map([
         (comparison.loss_name(k) + (
             " (trained rate)" if k == "eval/loss" else ""), "nats a target",
-         series_lib.grid(self._series, series_lib.final(k), kinds=
+         comparison.grid(self._series, comparison.final(k), kinds=
                          comparison.kinds(self._series, k)), True)
         for k in keys], depths), (
         "Final held-out loss by mask rate and insertion layer" + (
@@ -106,8 +110,8 @@ class Page:
             "where fewer tokens are hidden), below at one rate for all"
             if len(keys) > 1 else "")
         + ". Mean over seeds; where other keys differ, the best." + note))
-    self._add("heat_map_glue", figures_lib.heat_map([
-        ("GLUE average", "%", series_lib.grid(self._series, average, False),
+    self._add("heat_map_glue", heat_map_panel.heat_map([
+        ("GLUE average", "%", comparison.grid(self._series, average, False),
          False)], depths), (
              "GLUE average by mask rate and insertion layer of pre-training, "
              "mean over its seeds." + note))
@@ -115,16 +119,16 @@ class Page:
   def _draw_frontier(self, figure, settled, quality, name, unit,
                      lower_is_better, note, kinds):
     """Draws what compute buys; where all spent the same, what for."""
-    points = [(s.scalar(series_lib.spent_flops)[0], *s.scalar(quality)[:2],
+    points = [(s.scalar(comparison.spent_flops)[0], *s.scalar(quality)[:2],
                s.is_vanilla, s.masks_at_input) for s in settled]
     numbers = [s.number - 1 for s in settled]
     looks = look_lib.pick(self._look, numbers)
     kinds = [kinds[number] for number in numbers]
     y_name = f"{name}\n({unit})"
-    same = series_lib.equal_compute(settled)
+    same = comparison.equal_compute(settled)
     if same:
       key, values, groups = same
-      fig = figures_lib.equal_compute(
+      fig = frontier_panel.equal_compute(
           points, looks, y_name, series_lib.short(key), values, groups,
           kinds)
       caption = (f"What the same compute buys ({points[0][0]:.3g} FLOPs a "
@@ -132,7 +136,7 @@ class Page:
                  "sample deviation over seeds; lines join series that are "
                  "alike otherwise")
     else:
-      fig = figures_lib.frontier(
+      fig = frontier_panel.frontier(
           points, looks, y_name, lower_is_better, kinds,
           not lower_is_better or not comparison.is_few(self._runs))
       caption = (f"What compute buys: {name} against the FLOPs spent on it; "
@@ -144,7 +148,7 @@ class Page:
 
   def _draw_curves(self):
     looks = self._look
-    count = figures_lib.points_a_curve(len(self._series))
+    count = curves_panel.points_a_curve(len(self._series))
     notes = (f"Points are means over stretches of lines, at most {count} a "
              "curve; the start of training may lie above the picture")
     if len(self._series) <= look_lib.MAX_NAMED:
@@ -163,9 +167,9 @@ class Page:
          "The same against tokens."),
         ("flops", "training FLOPs", lambda run: run.step_flops,
          "The same against FLOPs.")):
-      self._add(f"loss_{name}", figures_lib.curves(
+      self._add(f"loss_{name}", curves_panel.curves(
           self._series, looks, x_of_step, what, losses), caption)
-    self._add("accuracy", figures_lib.curves(
+    self._add("accuracy", curves_panel.curves(
         self._series, looks, lambda run: 1.0, "steps",
         (("train", "accuracy", 100, "training\naccuracy (%)", False),
          ("evals", "eval/accuracy", 100, "held-out\naccuracy (%)", False))),
@@ -173,7 +177,7 @@ class Page:
     fastest = max((run.tokens_per_sec for run in self._runs
                    if math.isfinite(run.tokens_per_sec)), default=math.nan)
     factor, name = look_lib.unit(fastest, "tokens/s")
-    self._add("throughput", figures_lib.curves(
+    self._add("throughput", curves_panel.curves(
         self._series, looks, lambda run: 1.0, "steps",
         (("train", "tokens_per_sec", factor, name.replace(" (", "\n("),
           False),
@@ -202,7 +206,7 @@ class Page:
     begun = [numbers.get(s.label) for s in self._glue_series]
     if None not in begun and len(set(begun)) == len(begun):
       looks = look_lib.pick(self._look, [n - 1 for n in begun])
-    return figures_lib.glue(self._glue_rows, len(self._glue_series), looks)
+    return glue_panel.glue(self._glue_rows, len(self._glue_series), looks)
 
   @functools.cached_property
   def _glue_rows(self):
@@ -242,7 +246,7 @@ class Page:
       return
     ranks = [_mean_ranks([found[run.path] for run in s.runs
                           if run.path in found]) for s in measured]
-    self._add("rank", figures_lib.ranks(
+    self._add("rank", rank_panel.ranks(
         measured, look_lib.pick(
             self._look, [s.number - 1 for s in measured]), ranks,
         [s.runs[0].config["model.insertion_layer"] for s in measured]), (
@@ -257,7 +261,7 @@ class Page:
     for s, r in zip(measured, ranks):
       for layer in range(len(r["unmasked"])):
         rows.append((str(s.number), str(layer), *(
-            number(r[name][layer], ".1f") for name in (
+            look_lib.number(r[name][layer], ".1f") for name in (
                 "unmasked", "masked", "slots", "both")),
                      f"{r['num_tokens']:,.0f}", f"{r['width']:.0f}"))
     self._rank_table = console.table(rows)
@@ -313,7 +317,7 @@ class Page:
     """Returns a sentence on the best series that has ended, or nothing."""
     key = comparison.quality_key(self._runs)
     known = [(loss, s) for loss, s in (
-        (s.scalar(series_lib.final(key))[0], s)
+        (s.scalar(comparison.final(key))[0], s)
         for s in self._series if s.is_finished) if math.isfinite(loss)]
     if len(known) < 2:
       return ""
@@ -325,15 +329,15 @@ class Page:
     vanillas = [pair for pair in known if pair[1].is_vanilla]
     if vanillas and not best.is_vanilla:
       loss, vanilla = min(vanillas, key=lambda pair: pair[0])
-      share = (best.scalar(series_lib.spent_flops)[0]
-               / vanilla.scalar(series_lib.spent_flops)[0])
-      text += (f", with {number(share, '.3f')} of the FLOPs of the vanilla "
+      share = (best.scalar(comparison.spent_flops)[0]
+               / vanilla.scalar(comparison.spent_flops)[0])
+      text += (f", with {look_lib.number(share, '.3f')} of the FLOPs of the vanilla "
                f"baseline, which has {loss:.4f}")
     return text + ".\n"
 
   def _runs_table(self):
     key_names = comparison.common_rates(self._runs)
-    final = series_lib.final
+    final = comparison.final
     rows = [("#", *(f"`{k}`" for k in self._naming), "runs", "state",
              "tokens", "FLOPs", "masks % (of the row, of what can be)",
              "held-out loss",
@@ -343,23 +347,23 @@ class Page:
     for s in self._series:
       def cell(of_run, form, scale=1.0):
         mean, deviation, count = s.scalar(of_run)
-        return number(scale * mean, form) + (
+        return look_lib.number(scale * mean, form) + (
             f" ± {scale * deviation:{form}}" if count > 1 else "")
 
       rows.append((
           str(s.number),
           *(series_lib.show(v) for v in s.values.values()),
           _members(s), "; ".join(dict.fromkeys(map(_state, s.runs))),
-          number(max(r.last_step * r.step_tokens for r in s.runs), ".3g"),
-          number(max((r.last_step * r.step_flops for r in s.runs)), ".3g"),
-          f"{100 * s.runs[0].config['masking.rate']:g}, " + number(
+          look_lib.number(max(r.last_step * r.step_tokens for r in s.runs), ".3g"),
+          look_lib.number(max((r.last_step * r.step_flops for r in s.runs)), ".3g"),
+          f"{100 * s.runs[0].config['masking.rate']:g}, " + look_lib.number(
               100 * s.scalar(final("eval/hidden_fraction"))[0], ".1f"),
           cell(final("eval/loss"), ".4f"),
           *(cell(final(k), ".4f") for k in key_names),
           cell(final("eval/accuracy"), ".2f", 100),
-          number(s.scalar(lambda r: r.tokens_per_sec)[0], ",.0f"),
-          number(100 * s.scalar(lambda r: r.mfu)[0], ".1f"),
-          number(100 * s.scalar(lambda r: r.data_wait_fraction)[0], ".2f")))
+          look_lib.number(s.scalar(lambda r: r.tokens_per_sec)[0], ",.0f"),
+          look_lib.number(100 * s.scalar(lambda r: r.mfu)[0], ".1f"),
+          look_lib.number(100 * s.scalar(lambda r: r.data_wait_fraction)[0], ".2f")))
     return console.table(rows)
 
 
@@ -387,8 +391,3 @@ def _mean_ranks(found):
   return {name: sum(getattr(r, name) for r in found) / len(found)
           for name in ("unmasked", "masked", "slots", "both", "num_tokens",
                        "width")}
-
-
-def number(value, form):
-  """Returns a number, or a dash for what is not known."""
-  return format(value, form) if math.isfinite(value) else "–"

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import re
-import statistics
 
 from etils import epath
 import ml_collections
@@ -21,14 +20,8 @@ import ml_collections
 from latemask.config import since
 from latemask.config import spec as spec_lib
 from latemask.data import packed_set
-from latemask.data.sources import table as sources_lib
-from latemask.data.sources import tfds as tfds_source
 from latemask import errors
-from latemask.finetune import run as finetune_run
-from latemask.runtime import console
 from latemask.runtime import files
-from latemask.runtime import workdir as workdir_lib
-from latemask.train import check as check_lib
 
 # Where things lie: another path to it makes no other run.
 _PLACES = re.compile(r"(data\.)?(dir|cache_dir|tfds_dir|data_dir|workers)"
@@ -120,7 +113,7 @@ def read(spec, out, init_from=()):
         "--init_from is for fine-tuning; give train.init_from with --config")
   points = []
   for overrides in module.sweep(config):
-    changed = _copy(config)
+    changed = copied(config)
     spec_lib.override(changed, overrides, f"{path}: {overrides}")
     if is_finetuning:
       points += [_finetuning(run, overrides, changed) for run
@@ -139,7 +132,7 @@ def read(spec, out, init_from=()):
 
 
 def _finetuning(run, overrides, config):
-  config = _copy(config)
+  config = copied(config)
   with config.unlocked():
     config.init_from = str(run)
   place = "glue" + (f"_{name_of(config, overrides)}" if overrides else "")
@@ -168,7 +161,7 @@ def name_of(config, overrides):
   return safe or "default"
 
 
-def _copy(config):
+def copied(config):
   return config.copy_and_resolve_references()
 
 
@@ -225,115 +218,24 @@ def _refuse_twins(points, path):
           f"{path}: {point.name} is the same run as {twin.name}")
 
 
-def check(points):
-  """Checks every run, and returns the points with steps and FLOPs.
-
-  Raises:
-    InputError: the first thing found that cannot be, with its run.
-  """
-  checked = []
-  for point in points:
-    try:
-      if "task" in point.config:
-        finetune_run.check(point.config)
-        files.check_writable(point.path)
-        checked.append(point)
-      else:
-        checked.append(_check(point))
-    except errors.InputError as error:
-      raise errors.InputError(f"{point.name}: {error}") from error
-  for config in rows(checked).values():
-    if not packed_set.load(config, config.data.dir):
-      _check_sources(config)
-  return checked
-
-
-def _check(point):
-  # Devices are the run's affair, and none is taken here.
-  config = _copy(point.config)
-  with config.unlocked():
-    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = None, 1, 1
-  config = workdir_lib.keep_meaning(config, point.path)
-  program, _ = check_lib.check(config, point.path)
-  num_steps = program.config.train.num_steps
-  return dataclasses.replace(
-      point, num_steps=num_steps, flops=num_steps * program.step_flops)
-
-
-def _check_sources(config):
-  for key, spec in sources_lib.named(config):
-    try:
-      sources_lib.open_source(spec, config, key, download=False)
-    except tfds_source.NotPrepared:
-      pass  # It will be downloaded, or prepared.
-
-
-def rows(points):
-  """Returns {data.dir: config} of the rows that points read."""
-  return {point.config.data.dir: point.config for point in points
-          if "data" in point.config}
-
-
-def table(points, rate, parallel):
-  """Returns the runs, what they cost and have come to, as Markdown.
-
-  Args:
-    rate: FLOP/s of a run; None where it is unknown.
-    parallel: runs at a time.
-  """
-  rows = [("run", "steps", "PFLOP", "time", "state")]
-  for point in points:
-    rows.append((
-        point.name, f"{point.num_steps:,}" if point.num_steps else "",
-        f"{point.flops / 1e15:,.4g}" if point.flops else "",
-        _time(point.flops / rate if rate and point.flops else None),
-        point.state))
-  todo = [point for point in points if not point.done]
-  total = sum(point.flops or 0 for point in todo)
-  rows.append((f"{len(todo)} of {len(points)} to do, {parallel} at a time",
-               "", f"{total / 1e15:,.4g}" if total else "",
-               _time(left_secs(todo, points, rate, parallel)), ""))
-  return console.table(rows)
-
-
-def left_secs(todo, points, rate, parallel):
-  """Returns the seconds that runs will take; None where unknown."""
-  if all(point.flops for point in todo):
-    return sum(p.flops for p in todo) / rate / parallel if rate else (
-        None if todo else 0.0)
-  secs = [point.done["secs"] for point in points if point.done]
-  return statistics.mean(secs) * len(todo) / parallel if secs else None
-
-
-def _time(secs):
-  return "unknown" if secs is None else console.duration(secs)
-
-
-def rate_of(points):
-  """Returns the FLOP/s of the runs that are done; None where none tells.
-
-  From start to end, compiling and evaluations included.
-  """
-  rates = [point.done["flops_per_sec"] for point in points if point.done]
-  rates = [rate for rate in rates if rate]
-  return statistics.median(rates) if rates else None
-
-
-def last_step(path):
-  """Returns the newest step in the metrics.jsonl of a run; 0 before."""
-  file = path / "metrics.jsonl"
-  lines = file.read_text().splitlines()[-2:] if file.exists() else ()
-  return max((_object(line).get("step", 0) for line in lines), default=0)
-
-
 def read_json(path):
   """Returns the object in a file of ours; {} where it was cut off."""
-  return _object(path.read_text())
+  return as_object(path.read_text())
 
 
-def _object(text):
+def as_object(text):
   try:
     found = json.loads(text)
   except ValueError:
     return {}
   return found if isinstance(found, dict) else {}
+
+
+def record(points, columns, path):
+  """Writes what was swept, for tools/report.py."""
+  before = read_json(path) if path.exists() else {}
+  wanted = before | {
+      "columns": columns, "points": before.get("points", {}) | {
+          point.name: point.overrides for point in points}}
+  if wanted != before:
+    files.write_json(path, wanted)

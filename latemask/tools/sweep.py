@@ -24,289 +24,19 @@ Exit codes: 0 all done; 1 some runs failed (they are listed); 2 what was given
 cannot be used; 143 / 130 stopped by SIGTERM / SIGINT, the runs after a save.
 """
 
-import contextlib
-import math
 import os
-import pathlib
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 
 from etils import epath
 import jax
 
-from latemask.data import packed_set
-from latemask.data import prepare as prepare_lib
 from latemask import errors
-from latemask.hub import pretrained
 from latemask.runtime import claims as sweep_claims
 from latemask.runtime import console
 from latemask.runtime import files
-from latemask.runtime import signals as signals_lib
+from latemask.sweep import costs
 from latemask.sweep import points as points_lib
-
-_POLL_SECS = 0.2
-_LOOK_SECS = 3  # Between looks at what others do.
-_MAIN = ("-m", "latemask.main")
-# Stands between the sweep and a run, so that the run does not outlive a sweep
-# that is killed: signals come as bytes through a pipe, and at its end the run
-# is told once to save. (PR_SET_PDEATHSIG may tell it twice, a thread of the
-# parent each time, and a second SIGTERM ends a run at once.) Runs at a time
-# share the cores out: on the same ones they are 13 % slower.
-_SHIM = """
-import os, signal, subprocess, sys, threading
-place, places = int(sys.argv[1]), int(sys.argv[2])
-if hasattr(os, "sched_setaffinity"):
-  cores = sorted(os.sched_getaffinity(0))
-  first, end = (len(cores) * i // places for i in (place, place + 1))
-  os.sched_setaffinity(0, cores[first:end] or cores)
-for s in (signal.SIGTERM, signal.SIGINT):
-  signal.signal(s, lambda *_: None)
-run = subprocess.Popen(sys.argv[3:], stdin=subprocess.DEVNULL, close_fds=False)
-def follow():
-  told = False
-  while told_now := os.read(0, 1):
-    run.send_signal(told_now[0])
-    told = True
-  if not told:
-    run.terminate()
-threading.Thread(target=follow, daemon=True).start()
-code = run.wait()
-os._exit(code if code >= 0 else 128 - code)
-"""
-
-
-class _Process:
-  """A run under way: latemask.main, as a process of its own."""
-
-  def __init__(self, point, claim, args, place):
-    self.point, self.claim, self.place = point, claim, place
-    self._start_secs = time.monotonic()
-    self._begun_steps = points_lib.last_step(point.path)
-    if files.is_remote(point.path):
-      self.log = pathlib.Path(tempfile.mkdtemp()) / "log"
-    else:
-      self.log = pathlib.Path(point.file("log"))
-    self.log.parent.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    if not files.is_remote(args.out):
-      environment.setdefault(
-          "JAX_COMPILATION_CACHE_DIR",
-          str(pathlib.Path(args.out).absolute() / "cache"))
-    with self.log.open("a") as log:
-      number = claim.number if claim else ""
-      log.write(f"--- start {number} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-      log.flush()
-      # A session of its own: Ctrl-C goes to the sweep, which tells it once.
-      self._shim = subprocess.Popen(
-          [sys.executable, "-I", "-S", "-c", _SHIM, str(place),
-           str(args.parallel), sys.executable, *_MAIN, *point.flags,
-           f"--workdir={point.path}"],
-          stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-          env=environment, start_new_session=True, bufsize=0,
-          pass_fds=[claim.fd] if claim else [])
-
-  @property
-  def code(self):
-    """Its exit code; None while it runs."""
-    return self._shim.poll()
-
-  @property
-  def secs(self):
-    """How long it has run."""
-    return time.monotonic() - self._start_secs
-
-  @property
-  def flops_per_sec(self):
-    """Its rate since it was started; None of fine-tuning, or of no step."""
-    point = self.point
-    if not point.flops:
-      return None
-    return point.flops * (
-        1 - self._begun_steps / point.num_steps) / self.secs or None
-
-  def tell(self, signum):
-    """Sends it a signal."""
-    with contextlib.suppress(BrokenPipeError):
-      self._shim.stdin.write(bytes([signum]))
-
-  def last_line(self):
-    """Returns the last line that it printed."""
-    lines = self.log.read_text(errors="replace").replace("\r", "\n").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "").strip()
-
-
-class Sweep:
-  """Runs points; see the module."""
-
-  def __init__(self, points, args, rate):
-    """Takes the points, the flags and the FLOP/s of a run, None if unknown."""
-    self._points, self._args, self._rate = points, args, rate
-    self._held, self._running = set(), {}
-    self._failed = {}
-    self._looked_secs = -math.inf
-    self._left = list(points)
-    self._told_of = set()
-    # What others found to fail since is not tried again here.
-    self._began_secs = time.time()
-
-  def run(self):
-    """Runs what is not done; returns the exit code."""
-    with sweep_claims.Heart(self._held), signals_lib.heard() as signals:
-      signals.hold()
-      if not self._args.no_claims:
-        self._began_secs = sweep_claims.now(self._args.out)
-      try:
-        while True:
-          for process in list(self._running.values()):
-            self._look_after(process)
-          if stop := signals.agreed():
-            return self._stop(stop)
-          if time.monotonic() > self._looked_secs + _LOOK_SECS:
-            self._look()
-            if not self._left:
-              break
-            self._start()
-          time.sleep(_POLL_SECS)
-      finally:
-        for process in self._running.values():  # Only after a bug of ours.
-          process.tell(signal.SIGKILL)
-    for name, reason in self._failed.items():
-      print(f"latemask: {name}: {reason}", file=sys.stderr)
-    if self._failed:
-      print(f"latemask: {len(self._failed)} of {len(self._points)} runs "
-            "failed; the same command tries them again", file=sys.stderr)
-    return int(bool(self._failed))
-
-  def _look(self):
-    """Looks which runs have not come to their end, here or elsewhere."""
-    self._looked_secs = time.monotonic()
-    self._left = [p for p in self._left
-                  if p.name not in self._failed and not p.done]
-
-  def _start(self):
-    """Starts runs in free places."""
-    for point in self._left:
-      if len(self._running) >= self._args.parallel:
-        return
-      if point.name in self._running:
-        continue
-      if self._failed_elsewhere(point):
-        continue
-      claim = None
-      if not self._args.no_claims:
-        claim = sweep_claims.take(point.path, self._stale_secs)
-        if claim is None:
-          if point.name not in self._told_of:
-            print(f"{point.name}: held by {sweep_claims.holder(point.path)}; "
-                  "waiting", flush=True)
-            self._told_of.add(point.name)
-          continue
-        # It may have ended between the look and the claim.
-        if point.done or self._failed_elsewhere(point):
-          claim.release()
-          continue
-        self._held.add(claim)
-      taken = {process.place for process in self._running.values()}
-      place = min(set(range(self._args.parallel)) - taken)
-      self._running[point.name] = _Process(point, claim, self._args, place)
-
-  @property
-  def _stale_secs(self):
-    return 60 * self._args.stale_mins
-
-  def _failed_elsewhere(self, point):
-    path = point.file("failed")
-    if not path.exists() or path.stat().mtime < self._began_secs:
-      return False
-    self._failed[point.name] = points_lib.read_json(path).get("reason", "?")
-    return True
-
-  def _look_after(self, process):
-    """Takes down how a run ended, if it did."""
-    point, claim = process.point, process.claim
-    if claim and claim.is_lost:
-      process.tell(signal.SIGKILL)
-      while process.code is None:
-        time.sleep(_POLL_SECS)
-      self._drop(process)
-      print(f"{point.name}: another machine took it over", flush=True)
-      return
-    code = process.code
-    if code is None:
-      return
-    if code == 0:
-      files.write_json(point.file("done"), {
-          "config": point.wanted, "secs": round(process.secs, 1),
-          "flops_per_sec": process.flops_per_sec})
-      point.file("failed").unlink(missing_ok=True)
-      self._rate = points_lib.rate_of(self._points) or self._rate
-      said = f"done in {console.duration(process.secs)}"
-    else:
-      reason = f"exit code {code}: {process.last_line()}"
-      files.write_json(point.file("failed"),
-                       {"code": code, "reason": reason})
-      self._failed[point.name] = reason
-      said = f"FAILED, {reason}"
-    self._drop(process)
-    self._look()
-    self._looked_secs = -math.inf  # There is a free place.
-    secs = points_lib.left_secs(
-        self._left, self._points, self._rate, self._args.parallel)
-    total = len(self._points)
-    print(f"[{total - len(self._left)}/{total}] {point.name}: {said}; "
-          f"{'unknown' if secs is None else console.duration(secs)} left",
-          flush=True)
-
-  def _drop(self, process):
-    del self._running[process.point.name]
-    if process.claim:
-      self._held.discard(process.claim)
-      process.claim.release()
-
-  def _stop(self, signum):
-    """Lets the runs save; returns the exit code."""
-    print(f"{signal.Signals(signum).name}: {len(self._running)} run(s) save; "
-          "the same command goes on", flush=True)
-    for process in self._running.values():
-      process.tell(signal.SIGTERM)
-    for process in list(self._running.values()):
-      while process.code is None:
-        time.sleep(_POLL_SECS)
-      if process.code == 0:
-        self._look_after(process)
-      else:
-        self._drop(process)
-    return 128 + signum
-
-
-def _pack(points, args):
-  """Packs the rows that runs share, each set once."""
-  todo = [point for point in points if not point.done]
-  for directory, config in points_lib.rows(todo).items():
-    told = False
-    while not packed_set.load(config, directory):
-      claim = None if args.no_claims else sweep_claims.take(
-          directory, 60 * args.stale_mins)
-      if claim or args.no_claims:
-        held = {claim} if claim else set()
-        def release():
-          for claim in held:
-            claim.release()
-        with sweep_claims.Heart(held), signals_lib.undoing(release):
-          try:
-            prepare_lib.prepare(config, directory, tokenizer=
-                                pretrained.tokenizer_of_rows(config))
-          finally:
-            release()
-      else:
-        if not told:
-          print(f"{directory}: {sweep_claims.holder(directory)} packs it; "
-                "waiting", flush=True)
-        told = True
-        time.sleep(_LOOK_SECS)
+from latemask.sweep import runner
 
 
 def _parser():
@@ -353,26 +83,16 @@ def _run(args):
         "no file of gs:// can be created exclusively, so no run be claimed; "
         "with --no_claims one machine alone may run the sweep")
   points, columns = points_lib.read(args.config, args.out, args.init_from)
-  points = points_lib.check(points)
+  points = costs.check(points)
   files.check_writable(args.out)
-  rate = points_lib.rate_of(points) or args.flops_per_sec
-  print(points_lib.table(points, rate, args.parallel), end="", flush=True)
+  rate = costs.rate_of(points) or args.flops_per_sec
+  print(costs.table(points, rate, args.parallel), end="", flush=True)
   if args.dry_run:
     return 0
-  _pack(points, args)
+  runner.pack(points, args)
   if points[0].flops:
-    _record(points, columns, epath.Path(args.out) / "sweep.json")
-  return Sweep(points, args, rate).run()
-
-
-def _record(points, columns, path):
-  """Writes what was swept, for tools/report.py."""
-  before = points_lib.read_json(path) if path.exists() else {}
-  wanted = before | {
-      "columns": columns, "points": before.get("points", {}) | {
-          point.name: point.overrides for point in points}}
-  if wanted != before:
-    files.write_json(path, wanted)
+    points_lib.record(points, columns, epath.Path(args.out) / "sweep.json")
+  return runner.Sweep(points, args, rate).run()
 
 
 def main():

@@ -31,8 +31,10 @@ from latemask.model import encoder
 from latemask.model import layers
 from latemask.report import comparison
 from latemask.report import effective_rank
+from latemask.report import folder as report_folder
 from latemask.report import look as report_look
 from latemask.report import page as page_lib
+from latemask.report import reading
 from latemask.report import runs as runs_lib
 from latemask.report import series as series_lib
 from latemask.runtime import mesh as mesh_lib
@@ -134,7 +136,7 @@ def sweep(tmp_path_factory):
               folder / f"runs/deep/{rate}-{layer}-{seed}", rate=rate,
               layer=layer, seed=seed)
   out = folder / "out"
-  assert report.write([folder / "runs"], out) == []
+  assert report_folder.write([folder / "runs"], out) == []
   return records, (out / "report.md").read_text(), out
 
 
@@ -166,11 +168,11 @@ def test_numbers_of_the_table(sweep):
 
 def test_heat_map_and_frontier(sweep):
   records, _, out = sweep
-  found = runs_lib.read([out.parent / "runs"])
+  found = reading.read([out.parent / "runs"])
   series, naming, _ = series_lib.group(found.runs, found.columns)
   assert naming == ["masking.rate", "model.insertion_layer"]
-  rates, layer_list, loss_RxI, count_RxI = series_lib.grid(
-      series, series_lib.final("eval/loss"))
+  rates, layer_list, loss_RxI, count_RxI = comparison.grid(
+      series, comparison.final("eval/loss"))
   for (row, column), loss in np.ndenumerate(loss_RxI):
     finals = [[r["eval/loss"] for r in run if "eval/loss" in r][-1]
               for key, run in records.items()
@@ -186,7 +188,7 @@ def test_heat_map_and_frontier(sweep):
   assert comparison.quality_key(found.runs) == "eval/loss"
   assert comparison.kinds(series, "eval/loss") == [0, 0, 1, 1]
   points = [(3.0, 1.0), (1.0, 2.0), (2.0, 2.5), (2.0, 1.5), (4.0, 1.0)]
-  assert series_lib.frontier(points) == [1, 3, 0]
+  assert comparison.frontier(points) == [1, 3, 0]
 
 
 def test_the_best_is_compared_with_vanilla(sweep):
@@ -210,7 +212,7 @@ def test_pictures_of_a_sweep(sweep):
 
 
 def test_axes_curves_and_look(sweep):
-  found = runs_lib.read([sweep[2].parent / "runs"])
+  found = reading.read([sweep[2].parent / "runs"])
   page = page_lib.Page(found)
   with report_look.style():
     page.draw()
@@ -235,7 +237,7 @@ def test_axes_curves_and_look(sweep):
 def test_the_mean_curve_is_that_of_its_seeds(tmp_path):
   records = [_make_run(tmp_path / str(seed), seed=seed, upto=upto)
              for seed, upto in ((0, None), (1, 8))]
-  found = runs_lib.read([tmp_path])
+  found = reading.read([tmp_path])
   (series,), _, _ = series_lib.group(found.runs, [])
   x, mean, low, high = series_lib.curve(
       series, lambda run: 2.0, "train", "loss")
@@ -309,7 +311,7 @@ def test_a_live_run_and_one_that_is_not_finite(tmp_path):
   _make_run(runs / "new", rate=0.3)
   (runs / "new/metrics.jsonl").write_text(
       '{"step": 0, "eval/loss": 9.0, "eval/accuracy": 0.0}\n')
-  assert report.write([runs], tmp_path / "out") == []
+  assert report_folder.write([runs], tmp_path / "out") == []
   text = (tmp_path / "out/report.md").read_text()
   states = {row["runs"]: row["state"] for row in _table(text, "## Runs")}
   assert states == {"1: live": "step 7 of 12", "1: new": "step 0 of 12",
@@ -323,7 +325,7 @@ def test_a_live_run_and_one_that_is_not_finite(tmp_path):
   for name in ("back", "nan"):
     with (runs / name / "metrics.jsonl").open("a") as file:
       file.write('{"step": 3, "rollback": 1, "skipped_rows": 16}\n')
-  report.write([runs], tmp_path / "out")
+  report_folder.write([runs], tmp_path / "out")
   text = (tmp_path / "out/report.md").read_text()
   states = {row["runs"]: row["state"] for row in _table(text, "## Runs")}
   assert states["1: back"] == "finished, 1 rollbacks"
@@ -339,25 +341,25 @@ def test_what_is_drawn_over_depends_on_whether_runs_cost_the_same(tmp_path):
     _make_run(tmp_path / f"more/{rate}", round(100 * rate), rate=rate)
   texts = {}
   for name in ("same", "more"):
-    assert report.write([tmp_path / name], tmp_path / f"out-{name}") == []
+    assert report_folder.write([tmp_path / name], tmp_path / f"out-{name}") == []
     assert "frontier" in _check_pictures(tmp_path / f"out-{name}")
     texts[name] = (tmp_path / f"out-{name}/report.md").read_text()
   # The colour of points is that of the key of more values.
   assert "against insertion layer, mean and" in texts["same"]
   assert "against the FLOPs spent on it" in texts["more"]
   series, *_ = series_lib.group(
-      runs_lib.read([tmp_path / "same"]).runs, [])
-  key, values, groups = series_lib.equal_compute(series)
+      reading.read([tmp_path / "same"]).runs, [])
+  key, values, groups = comparison.equal_compute(series)
   assert key == "model.insertion_layer"
   assert values == [0, 6] * 3
   assert groups == [(0.15,)] * 2 + [(0.3,)] * 2 + [(0.5,)] * 2
-  page = page_lib.Page(runs_lib.read([tmp_path / "same"]))
+  page = page_lib.Page(reading.read([tmp_path / "same"]))
   with report_look.style():
     page.draw()
   axes = page.figures["frontier"].axes[0]
   assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "6"]
   for s in series:
-    mean, *_ = s.scalar(series_lib.final("eval/rate_0.15/loss"))
+    mean, *_ = s.scalar(comparison.final("eval/rate_0.15/loss"))
     x, = (line.get_xdata()[0] for line in axes.lines
           if len(line.get_xdata()) == 1 and line.get_ydata()[0] == mean)
     assert round(x) == [0, 6].index(s.values["model.insertion_layer"])
@@ -365,7 +367,7 @@ def test_what_is_drawn_over_depends_on_whether_runs_cost_the_same(tmp_path):
 
 def _page(folder):
   """Returns the page of the runs in a folder, drawn."""
-  page = page_lib.Page(runs_lib.read([folder]))
+  page = page_lib.Page(reading.read([folder]))
   with report_look.style():
     page.draw()
   return page
@@ -389,7 +391,7 @@ def test_runs_of_other_texts_are_not_joined(tmp_path, is_equal):
   text = page.text()
   assert "of 2 texts or tokenizers" in text and "Lowest" not in text
   assert "heat_map" not in page.figures
-  losses = [{s.scalar(series_lib.final("eval/rate_0.15/loss"))[0]
+  losses = [{s.scalar(comparison.final("eval/rate_0.15/loss"))[0]
              for s in page._series if s.runs[0].config["data.source"] == source}
             for source in ("text:a", "text:b")]
   for line in _joined(page.figures["frontier"]):
@@ -407,12 +409,12 @@ def test_rows_tell_texts_apart_where_they_lie(tmp_path):
         "settings": {"source": "text:", "length": 128, "tokenizer": "t",
                      "packing": "documents"},
         "shards": [{"sha256": digest, "rows": 3}]}))
-  runs = runs_lib.read([tmp_path]).runs
+  runs = reading.read([tmp_path]).runs
   a, b, c = map(comparison.text, runs)
   assert a == b != c
   # One that does not say leaves it to the keys, which are the same.
   (tmp_path / "a/data/manifest.json").unlink()
-  runs = runs_lib.read([tmp_path]).runs
+  runs = reading.read([tmp_path]).runs
   assert len({comparison.text(run) for run in runs}) == 1
 
 
@@ -433,14 +435,14 @@ def test_unlike_tasks_are_not_joined(tmp_path):
   del config["eval"]["masks"]
   config["masking"]["random_rate"] = 0.1
   path.write_text(json.dumps(config))
-  run = runs_lib.read([tmp_path / "mixed/0"]).runs[0]
+  run = reading.read([tmp_path / "mixed/0"]).runs[0]
   assert comparison.task(run, key) == (0.15, "token", 0.1, 0.0)
 
 
 def _runs(folder, *overrides):
   for i, override in enumerate(overrides):
     _make_run(folder / str(i), **override)
-  return runs_lib.read([folder]).runs
+  return reading.read([folder]).runs
 
 
 @pytest.mark.parametrize("rows, names_it", [(99, False), (100, True)])
@@ -482,10 +484,10 @@ def test_layers_are_called_what_they_are(tmp_path):
   for layer, num_layers in ((0, 12), (6, 12), (12, 14), (12, 16)):
     _make_run(tmp_path / f"{layer}-{num_layers}", layer=layer,
               **{"model.layers": num_layers})
-  series, *_ = series_lib.group(runs_lib.read([tmp_path]).runs, [])
-  assert series_lib.depths(series[:2]) == {0: "0", 6: "6"}
-  assert series_lib.depths(series[1:3]) == {6: "6 of 12", 12: "12 of 14"}
-  assert series_lib.depths(series) == {0: "0", 6: "6", 12: "12"}
+  series, *_ = series_lib.group(reading.read([tmp_path]).runs, [])
+  assert comparison.depths(series[:2]) == {0: "0", 6: "6"}
+  assert comparison.depths(series[1:3]) == {6: "6 of 12", 12: "12 of 14"}
+  assert comparison.depths(series) == {0: "0", 6: "6", 12: "12"}
 
 
 def test_glue_table_is_that_of_results(tmp_path):
@@ -497,12 +499,12 @@ def test_glue_table_is_that_of_results(tmp_path):
   hurt = tmp_path / "runs/g2/cells/cola/16-0.json"
   hurt.write_text(hurt.read_text()[:40])
   out = tmp_path / "out"
-  problem, = report.write([tmp_path / "runs"], out)
+  problem, = report_folder.write([tmp_path / "runs"], out)
   assert str(hurt) in problem
   text = (out / "report.md").read_text()
   assert grid_lib.tabulate(made) in text
   assert {"glue", "frontier_glue"} <= _check_pictures(out)
-  page = page_lib.Page(runs_lib.read([tmp_path / "runs"]))
+  page = page_lib.Page(reading.read([tmp_path / "runs"]))
   # Named and coloured as the run that it began from.
   assert [s.label for s in page._glue_series] == [s.label
                                                   for s in page._series]
@@ -527,7 +529,7 @@ def test_glue_of_runs_that_differ_in_their_seed(tmp_path):
       made = _make_glue(run / "glue", run, quality + 0.05 * seed)
       cells.setdefault((rate, layer), []).append(made)
   out = tmp_path / "out"
-  assert report.write([tmp_path / "runs"], out) == []
+  assert report_folder.write([tmp_path / "runs"], out) == []
   assert {"glue", "heat_map_glue"} <= _check_pictures(out)
   rows = _table((out / "report.md").read_text(), "## GLUE")
   assert len(rows) == len(qualities)
@@ -539,7 +541,7 @@ def test_glue_of_runs_that_differ_in_their_seed(tmp_path):
       assert len(both) == 6
       assert row[task] == (f"{100 * statistics.median(both):.2f} ± "
                            f"{100 * statistics.stdev(both):.2f}")
-  page = page_lib.Page(runs_lib.read([tmp_path / "runs"]))
+  page = page_lib.Page(reading.read([tmp_path / "runs"]))
   with report_look.style():
     page.draw()
   image_RxI = page.figures["heat_map_glue"].axes[0].images[0].get_array()
@@ -554,7 +556,7 @@ def test_one_fine_tuning_workdir_alone(tmp_path):
   _make_glue(tmp_path / "g", "nowhere", tasks=("rte",))
   _make_glue(tmp_path / "g/hurt", "nowhere", tasks=("cola",))
   (tmp_path / "g/hurt/config.json").write_text('{"task": "cola"}')
-  problem, = report.write([tmp_path / "g"], tmp_path / "out")
+  problem, = report_folder.write([tmp_path / "g"], tmp_path / "out")
   assert "hurt/config.json has no init_from" in problem
   assert _check_pictures(tmp_path / "out") == {"glue"}
 
@@ -566,7 +568,7 @@ def test_names_are_what_differs(tmp_path):
       _make_run(folder / run, **overrides)
     if columns:
       (folder / "sweep.json").write_text(json.dumps({"columns": columns}))
-    found = runs_lib.read([folder])
+    found = reading.read([folder])
     series, naming, differing = series_lib.group(found.runs, found.columns)
     return [s.label for s in series], naming, differing
 
@@ -593,7 +595,7 @@ def test_many_series_have_a_colour_bar(tmp_path):
   for i, rate in enumerate((0.1, 0.2, 0.3, 0.4, 0.5)):
     for layer in (4, 12):
       _make_run(tmp_path / f"{i}-{layer}", rate=rate, layer=layer)
-  found = runs_lib.read([tmp_path])
+  found = reading.read([tmp_path])
   series, _, _ = series_lib.group(found.runs, [])
   looks = report_look.look(series)
   assert looks.bar[1] == "mask rate"
@@ -641,14 +643,14 @@ def test_refusals(tmp_path, monkeypatch, capsys):
   # An earlier report is written anew, and no stale picture stays.
   runs = tmp_path / "fine"
   _make_glue(runs, "nowhere", tasks=("rte",))
-  report.write([runs], out)
+  report_folder.write([runs], out)
   first = {p.name: p.read_bytes() for p in out.iterdir()}
   (out / "rank.png").write_text("of an earlier report")
-  report.write([runs], out)
+  report_folder.write([runs], out)
   assert first == {p.name: p.read_bytes() for p in out.iterdir()}
   (out / "notes.txt").write_text("mine")
   with pytest.raises(errors.InputError, match="notes.txt"):
-    report.write([runs], out)
+    report_folder.write([runs], out)
 
 
 def test_effective_rank_of_known_matrices():
@@ -797,7 +799,7 @@ def test_rank_of_every_kind_of_model(layer, decoder):
 def test_report_with_rank(saved, found, tmp_path):
   bare = tmp_path / "bare"
   _make_run(bare, rate=0.4)
-  problem, = report.write([saved, bare], tmp_path / "out", ["rank"], 21)
+  problem, = report_folder.write([saved, bare], tmp_path / "out", ["rank"], 21)
   assert f"no effective rank of {bare}" in problem
   assert "rank" in _check_pictures(tmp_path / "out")
   rows = _table((tmp_path / "out/report.md").read_text(),

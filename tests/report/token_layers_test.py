@@ -12,6 +12,7 @@ from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
+from latemask.report import token_layers as token_layers_lib
 from latemask.tools import token_layers
 from tests import conftest
 
@@ -37,7 +38,7 @@ def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
   model = types.SimpleNamespace(
       layers=5, insertion_layer=insertion_layer, decoder=decoder,
       decoder_queries=queries)
-  state_NxL = token_layers.computed(model, masked)
+  state_NxL = token_layers_lib.computed(model, masked)
   kept_L = masked.place_BxL[0] < plan.num_kept
   slot_L = ~kept_L & (masked.place_BxL[0] < plan.num_kept + plan.num_slots)
   targets = {int(i) for i, w in zip(
@@ -54,10 +55,10 @@ def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
       assert computed == set(np.flatnonzero(kept_L | slot_L))
     assert seen == set(np.flatnonzero(kept_L)) | computed
   # Hidden and not predicted: in no layer. Noise is in all of the first ones.
-  for place, kind in enumerate(token_layers.kinds(masked)):
+  for place, kind in enumerate(token_layers_lib.kinds(masked)):
     assert (kind is None) == (not state_NxL[:, place].any())
-    assert (kind == token_layers._SLOT) == slot_L[place]
-    assert (kind == token_layers._NOISE) == (kept_L[place] and place in targets)
+    assert (kind == token_layers_lib._SLOT) == slot_L[place]
+    assert (kind == token_layers_lib._NOISE) == (kept_L[place] and place in targets)
 
 
 def _run(monkeypatch, *arguments):
@@ -80,11 +81,11 @@ def test_draws_the_same_of_a_folder(run, tmp_path, monkeypatch, capsys):
   loaded = pretrained.load(run[0])
   hub_folder.export(loaded.config, loaded.params, loaded.tokenizer, folder,
                     masking=loaded.masking)
-  real = token_layers.mask
+  real = token_layers_lib.mask
   def mask(rule, *args):
     rules.append(rule)
     return real(rule, *args)
-  monkeypatch.setattr(token_layers, "mask", mask)
+  monkeypatch.setattr(token_layers_lib, "mask", mask)
   pictures = []
   for workdir in (run[0], run[0] / "checkpoints" / "4", folder, "old"):
     if workdir == "old":

@@ -19,9 +19,11 @@ from configs import base
 from configs import sweeps
 from latemask.config import since
 from latemask.config import spec as spec_lib
-from latemask.report import runs as runs_lib
+from latemask.report import reading
 from latemask.runtime import claims as sweep_claims
+from latemask.sweep import costs
 from latemask.sweep import points as points_lib
+from latemask.sweep import runner
 from latemask.tools import sweep
 from latemask.train import step as step_lib
 from tests import conftest
@@ -107,7 +109,7 @@ def test_every_point_builds(name, tmp_path):
       spec, tmp_path / "out", ["runs/a", "runs/b"] if is_finetuning else [])
   assert len({p.path for p in points}) == len(points) > 1
   # A second seed builds what the first does.
-  points = points_lib.check(
+  points = costs.check(
       [p for p in points if p.overrides.get("seed", 1) == 1])
   assert not list(tmp_path.iterdir())
   for column in columns:
@@ -295,9 +297,9 @@ sys.exit(3 if seed == "7" else 0)
 
 @pytest.fixture
 def stub(monkeypatch):
-  monkeypatch.setattr(sweep, "_MAIN", ("-c", STUB))
-  monkeypatch.setattr(sweep, "_POLL_SECS", 0.02)
-  monkeypatch.setattr(sweep, "_LOOK_SECS", 0.05)
+  monkeypatch.setattr(runner, "_MAIN", ("-c", STUB))
+  monkeypatch.setattr(runner, "_POLL_SECS", 0.02)
+  monkeypatch.setattr(runner, "_LOOK_SECS", 0.05)
 
 
 def _starts(out):
@@ -319,7 +321,7 @@ def test_failed_runs_stop_no_other(write, tmp_path, monkeypatch, capsys, stub):
   record = json.loads((out / "sweep.json").read_text())
   assert record["columns"] == ["seed"]
   assert record["points"]["seed=1"] == {"seed": 1}
-  assert runs_lib._columns(out / "sweep.json") == ["seed"]
+  assert reading._columns(out / "sweep.json") == ["seed"]
   # Again: what is done is left, what failed is tried.
   assert _main(monkeypatch, *command) == 1
   assert _starts(out) == {"seed=7": 2, "seed=1": 1, "seed=2": 1}
@@ -380,7 +382,7 @@ def test_finetuning_of_finished_runs(
   spec = write([{"seed": 7}, {"seed": 1}, {"seed": 2}])
   assert _main(monkeypatch, "--config", spec, "--out", out) == 1
   stubbed = STUB.replace('a.split("=")[1]', '"1"').replace('seed=" in', '-" in')
-  monkeypatch.setattr(sweep, "_MAIN", ("-c", stubbed))
+  monkeypatch.setattr(runner, "_MAIN", ("-c", stubbed))
   command = ("--config", "configs/sweeps/glue.py,task=cola", "--out", out)
   before = (out / "sweep.json").read_text()
   for _ in range(2):
@@ -408,7 +410,7 @@ def test_dry_run_writes_nothing(write, tmp_path, monkeypatch, capsys):
   assert _files(tmp_path) == before
   lines = capsys.readouterr().out.splitlines()
   assert len({len(line) for line in lines}) == 1
-  point = points_lib.check(points_lib.read(spec, tmp_path / "out")[0])[0]
+  point = costs.check(points_lib.read(spec, tmp_path / "out")[0])[0]
   assert re.match(r"\| seed=1 +\| 12 +\|", lines[2])
   minutes, secs = divmod(round(point.flops / 1e6), 60)
   assert f"{minutes}:{secs:02d} " in lines[2]
@@ -515,7 +517,7 @@ def _kill_and_finish(spec, out, good, rng, max_secs, two):
     steps = [int(s) for s in re.findall(r"^step (\d+)/", text, re.M)]
     assert steps == list(range(1, _NUM_STEPS + 1)), text
     assert text.count("--- start") == len(list(out.glob(f"{name}.claim.*")))
-    run = runs_lib.read_run(out / name)
+    run = reading.read_run(out / name)
     assert run.is_finished and run.num_damaged == 0
   assert not (out / f"{BAD_NAME}.done").exists()
 
@@ -535,7 +537,7 @@ def test_runs_at_a_time_share_the_cores_out(places):
   shares = []
   for place in range(min(places, 3)):
     with subprocess.Popen(
-        [sys.executable, "-c", sweep._SHIM, str(place), str(places),
+        [sys.executable, "-c", runner._SHIM, str(place), str(places),
          sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
       shares.append(set(map(int, process.stdout.read().split())))

@@ -1,0 +1,62 @@
+"""Quality by mask rate and insertion layer."""
+
+import math
+
+import numpy as np
+
+from latemask.report import look as look_lib
+
+
+def heat_map(panels, names):
+  """Draws numbers over mask rate and insertion layer, the better the lighter.
+
+  Args:
+    panels: [(title, unit, what `report_series.grid` returns, whether the
+      lower is the better)].
+    names: {insertion layer: what it is called}.
+
+  Returns:
+    A figure; None where rates and layers do not cross.
+  """
+  rates, layers, value_RxI, _ = panels[0][2]
+  if np.isfinite(value_RxI).sum() <= max(len(rates), len(layers)):
+    return None
+  panel_inches = 0.75 + 0.24 * max(3, min(len(rates), 12))
+  fig, axes = look_lib.begin(len(panels), None, panel_inches)
+  for ax, (title, unit, grid, lower_is_better) in zip(axes, panels):
+    rates, layers, value_RxI, count_RxI = grid
+    image = ax.imshow(
+        value_RxI, aspect="auto", origin="lower",
+        cmap=look_lib.MAP.reversed() if lower_is_better else look_lib.MAP)
+    ax.grid(False)
+    for axis, values in ((ax.xaxis, [names[v] for v in layers]),
+                         (ax.yaxis, [f"{100 * v:g}" for v in rates])):
+      stride = max(1, -(-len(values) // 12))
+      axis.set_ticks(range(0, len(values), stride), values[::stride])
+    counts = set(count_RxI[count_RxI > 0].tolist())
+    if len(counts) == 1 and counts != {1}:
+      title += f", mean of {counts.pop()}"
+      counts = {1}
+    ax.set_title(title, loc="left")
+    ax.set_xlabel("insertion layer")
+    ax.set_ylabel("mask rate (%)")
+    bar = fig.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
+    bar.set_label(unit)
+    bar.outline.set_linewidth(0.4)
+    if len(layers) <= 6 and len(rates) <= 12:
+      _write_cells(ax, image, value_RxI, count_RxI, counts != {1})
+  return fig
+
+
+def _write_cells(ax, image, value_RxI, count_RxI, with_counts):
+  known = value_RxI[np.isfinite(value_RxI)]
+  digits = 2 if np.abs(known).max() < 10 else 1
+  for (row, column), value in np.ndenumerate(value_RxI):
+    if not math.isfinite(value):
+      continue
+    red, green, blue, _ = image.to_rgba(value)
+    is_dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+    text = f"{value:.{digits}f}" + (
+        f" ({count_RxI[row, column]})" if with_counts else "")
+    ax.text(column, row, text, ha="center", va="center", fontsize=7,
+            color="white" if is_dark else "black")
