@@ -56,8 +56,8 @@ def devices_of(topology):
         sizes, int(named[2]), f"--topology {named[1]}-")
   if importlib.util.find_spec("libtpu") is None:
     raise errors.InputError("libtpu is not installed: pip install libtpu")
-  options = errors.choose(
-      chips.OPTIONS, name.partition(":")[0], f"--topology {topology}: generation")
+  options = errors.choose(chips.OPTIONS, name.partition(":")[0],
+                          f"--topology {topology}: generation")
   # Said to no TPU at all: no metadata server is asked, no host named, and no
   # lock taken that another process may hold.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -174,7 +174,8 @@ def largest_rows(config, devices, say):
       sizes[rows] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     except DoesNotFit:
       too_many = rows
-    rows = _next_rows(sizes, too_many, chips.capacity_bytes(devices[0].device_kind))
+    rows = _next_rows(
+        sizes, too_many, chips.capacity_bytes(devices[0].device_kind))
   return max(sizes, default=0)
 
 

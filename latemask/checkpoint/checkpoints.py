@@ -118,7 +118,8 @@ class Checkpoints:
     try:
       self._manager.save(step, args=ocp.args.Composite(
           state=ocp.args.StandardSave(progress.state),
-          run=ocp.args.JsonSave(run | {"sha256": record_lib.sha256(run)})), force=True)
+          run=ocp.args.JsonSave(run | {"sha256": record_lib.sha256(run)})),
+                         force=True)
     except (OSError, ValueError) as error:
       self._finish(error)
 
@@ -157,9 +158,10 @@ class Checkpoints:
 
   def _restore(self, step, state_shapes):
     """Returns the `Progress` of a step."""
-    run = record_lib.checked(self._manager.restore(step, args=ocp.args.Composite(
-        run=ocp.args.JsonRestore()))["run"],
-                             f"checkpoint {step} of {self._manager.directory}")
+    read = self._manager.restore(step, args=ocp.args.Composite(
+        run=ocp.args.JsonRestore()))
+    run = record_lib.checked(
+        read["run"], f"checkpoint {step} of {self._manager.directory}")
     if run["manifest"] != self._run["manifest"]:
       raise errors.InputError(
           f"checkpoint {step} of {self._manager.directory} was trained on "

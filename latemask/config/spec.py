@@ -14,7 +14,6 @@ import pathlib
 import re
 import sys
 
-import flax.traverse_util
 
 from latemask import errors
 
@@ -95,5 +94,10 @@ def module(path):
 
 def flatten(config):
   """Returns a config, given as a dict, as {dotted key: JSON value}."""
-  return flax.traverse_util.flatten_dict(
-      json.loads(json.dumps(config)), sep=".")
+  def walk(prefix, values):
+    for key, value in values.items():
+      if isinstance(value, dict):
+        yield from walk(f"{prefix}{key}.", value)
+      else:
+        yield prefix + key, value
+  return dict(walk("", json.loads(json.dumps(config))))

@@ -36,8 +36,11 @@ class _Guess:
             for text in texts]
 
 
-def dry_run(config, directory):
-  """Prints what `packing.prepare` would do, and writes nothing.
+def dry_run(config, directory, given_tokenizer):
+  """Prints what `prepare.prepare` would do, and writes nothing.
+
+  Args:
+    given_tokenizer: function (config) -> that of `train.init_from`, or None.
 
   Returns:
     The estimated counts, keys of `rows.COUNTS`, bad_documents and bytes.
@@ -50,7 +53,7 @@ def dry_run(config, directory):
   packed = complete(config, directory)
   if packed:
     return packed.manifest["totals"]
-  tokenizer = _tokenizer(config, directory)
+  tokenizer = _tokenizer(config, directory, given_tokenizer)
   totals, found = dict.fromkeys((*packing.COUNTS, "bad_documents"), 0), []
   for key, spec in sources_lib.named(config):
     try:
@@ -101,7 +104,7 @@ def complete(config, directory):
   return packed
 
 
-def _tokenizer(config, directory):
+def _tokenizer(config, directory, given_tokenizer):
   """Returns the tokenizer, or what stands for it; says which."""
   path = config.data.tokenizer or directory / "tokenizer.model"
   if config.data.tokenizer or path.exists():
@@ -114,14 +117,6 @@ def _tokenizer(config, directory):
         f"tokenizer of {config.data.vocab_size:,} pieces is trained first, on "
         f"{config.data.tokenizer_sample_bytes:,} bytes")
   return _Guess(config.data.vocab_size)
-
-
-def given_tokenizer(config):
-  """Returns that of `train.init_from`, which needs JAX to be read."""
-  if not config.train.init_from or config.data.tokenizer:
-    return None
-  from latemask.hub import pretrained
-  return pretrained.tokenizer_of_rows(config)
 
 
 def _estimate(config, source, tokenizer):

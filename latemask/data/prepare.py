@@ -141,7 +141,8 @@ def _continue_or_begin(directory, config, begun, manifest):
     why = None
     if "files" not in begun and not begun["complete"]:
       why = "an earlier version parted lines otherwise"
-    elif (manifest["settings"] != packed_set.settings_before(config) | begun["settings"]
+    elif (manifest["settings"]
+          != packed_set.settings_before(config) | begun["settings"]
           or any(manifest[k] != before[k] for k in (
               "num_shards", "sources", "eval_sources"))
           or not lines.are_same(before["files"], manifest["files"])):

@@ -184,8 +184,8 @@ def _read_task(config, name, tokenizer, max_length, digest):
       distributed.say(f"{name}, {split}: warning: {rows.num_dropped:,} broken "
                       "lines are left out")
     if encoded[split].num_cut:
-      distributed.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} of "
-                      f"{len(rows):,} rows are cut to {max_length} tokens "
+      distributed.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} "
+                      f"of {len(rows):,} rows are cut to {max_length} tokens "
                       "(max_length)")
     if not split.startswith("test"):
       for array in (*encoded[split].ids, rows.labels_R):

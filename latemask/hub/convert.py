@@ -1,4 +1,4 @@
-"""Arrays of a model <-> tensors of a stock class, by the table of weights.py."""
+"""Arrays of a model <-> tensors of a stock class: walks hub/weights.py."""
 
 import flax.traverse_util
 import jax

@@ -158,7 +158,8 @@ def load(folder):
   if (folder / "latemask.json").is_file():
     about = _read_json(folder / "latemask.json")
     since.check_format(about, folder / "latemask.json")
-    config = architecture_lib.config_of(about["model"], folder / "latemask.json")
+    config = architecture_lib.config_of(
+        about["model"], folder / "latemask.json")
     layers_here = about["encoder_layers"]
   else:
     config = stock_config.config_of_stock(stock, folder)

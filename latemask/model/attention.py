@@ -116,5 +116,6 @@ class Attention(nn.Module):
     out_BxQxD = products.einsum(
         "bqhk,hkd->bqd", mixed_BxQxHxh, out_kernel.astype(c.dtype))
     if c.architecture.bias:
-      out_BxQxD += parts.row(self.param("out_bias", parts.ZEROS, (c.width,)), c.dtype)
+      out_BxQxD += parts.row(
+          self.param("out_bias", parts.ZEROS, (c.width,)), c.dtype)
     return out_BxQxD

@@ -39,7 +39,8 @@ def make_model(config, vocab_size):
     InputError: sizes or choices that do not fit together.
   """
   m = config.model
-  errors.choose(architecture_lib.ARCHITECTURES, m.architecture, "model.architecture")
+  architecture = errors.choose(architecture_lib.ARCHITECTURES, m.architecture,
+                               "model.architecture")
   errors.choose(architecture_lib.DTYPES, m.dtype, "model.dtype")
   errors.choose(insertion.INSERTIONS, m.insertion, "model.insertion")
   errors.choose(insertion.DECODERS, m.decoder, "model.decoder")
@@ -55,7 +56,7 @@ def make_model(config, vocab_size):
   if m.width % m.heads:
     raise errors.InputError(
         f"model.heads {m.heads} does not divide model.width {m.width}")
-  if architecture_lib.ARCHITECTURES[m.architecture].rotary and m.width // m.heads % 2:
+  if architecture.rotary and m.width // m.heads % 2:
     raise errors.InputError(
         f"model.width {m.width} / model.heads {m.heads} is odd; rotary "
         "positions need an even size of a head")
@@ -158,7 +159,8 @@ class LateMaskModel(nn.Module):
   def _early(self, masked, train, looked_up_BxKxD=None):
     """Runs the layers that see the kept tokens only."""
     if looked_up_BxKxD is None:
-      looked_up_BxKxD = tied_embedding.look_up(self.embedding_VxD, masked.kept_ids_BxK)
+      looked_up_BxKxD = tied_embedding.look_up(
+          self.embedding_VxD, masked.kept_ids_BxK)
     kept_BxKxD = self._embed(
         looked_up_BxKxD, masked.kept_position_BxK, train)
     kept_place = self._place(

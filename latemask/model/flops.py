@@ -9,7 +9,6 @@ this against the traced step, XLA's cost analysis and the compiled TPU text.
 
 import jax
 
-from latemask.model import architecture
 from latemask.model import loss
 
 
@@ -69,7 +68,7 @@ def parameters(params):
 def _layer(config, queries, keys, memory):
   """Forward FLOPs of one layer: queries among keys, then the memory."""
   d = config.width
-  mlp_products = 3 if architecture.ARCHITECTURES[config.architecture].gated else 2
+  mlp_products = 2 + config.layer.architecture.gated
   flops = _attention(d, queries, keys)
   if memory is not None:
     flops += _attention(d, queries, memory)

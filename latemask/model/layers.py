@@ -46,7 +46,8 @@ class Mlp(nn.Module):
         "out_kernel", parts.kernel_init(c.mlp), (c.mlp, c.width))
     out_BxSxD = products.matmul(a_BxSxF, kernel_FxD.astype(c.dtype))
     if c.architecture.bias:
-      out_BxSxD += parts.row(self.param("out_bias", parts.ZEROS, (c.width,)), c.dtype)
+      out_BxSxD += parts.row(
+          self.param("out_bias", parts.ZEROS, (c.width,)), c.dtype)
     return out_BxSxD
 
 

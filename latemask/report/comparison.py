@@ -13,10 +13,10 @@ import numpy as np
 
 from latemask.report import series as series_lib
 from latemask.train import evaluate
-from latemask.train import run as run_lib
+from latemask.train import check
 
 # What rows do not depend on: where they lie, and how they are cut into files.
-_NO_TEXT = re.compile(run_lib.FREE_KEYS.pattern + r"|data\.shards$")
+_NO_TEXT = re.compile(check.FREE_KEYS.pattern + r"|data\.shards$")
 # What a unit depends on.
 _UNIT_KEYS = {"span": ("masking.span_length", "masking.max_span_length"),
               "word": ("masking.word_starts",)}

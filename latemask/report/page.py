@@ -331,13 +331,13 @@ class Page:
       loss, vanilla = min(vanillas, key=lambda pair: pair[0])
       share = (best.scalar(comparison.spent_flops)[0]
                / vanilla.scalar(comparison.spent_flops)[0])
-      text += (f", with {look_lib.number(share, '.3f')} of the FLOPs of the vanilla "
-               f"baseline, which has {loss:.4f}")
+      text += (f", with {look_lib.number(share, '.3f')} of the FLOPs of the "
+               f"vanilla baseline, which has {loss:.4f}")
     return text + ".\n"
 
   def _runs_table(self):
     key_names = comparison.common_rates(self._runs)
-    final = comparison.final
+    final, number = comparison.final, look_lib.number
     rows = [("#", *(f"`{k}`" for k in self._naming), "runs", "state",
              "tokens", "FLOPs", "masks % (of the row, of what can be)",
              "held-out loss",
@@ -347,23 +347,23 @@ class Page:
     for s in self._series:
       def cell(of_run, form, scale=1.0):
         mean, deviation, count = s.scalar(of_run)
-        return look_lib.number(scale * mean, form) + (
+        return number(scale * mean, form) + (
             f" ± {scale * deviation:{form}}" if count > 1 else "")
 
       rows.append((
           str(s.number),
           *(series_lib.show(v) for v in s.values.values()),
           _members(s), "; ".join(dict.fromkeys(map(_state, s.runs))),
-          look_lib.number(max(r.last_step * r.step_tokens for r in s.runs), ".3g"),
-          look_lib.number(max((r.last_step * r.step_flops for r in s.runs)), ".3g"),
-          f"{100 * s.runs[0].config['masking.rate']:g}, " + look_lib.number(
+          number(max(r.last_step * r.step_tokens for r in s.runs), ".3g"),
+          number(max((r.last_step * r.step_flops for r in s.runs)), ".3g"),
+          f"{100 * s.runs[0].config['masking.rate']:g}, " + number(
               100 * s.scalar(final("eval/hidden_fraction"))[0], ".1f"),
           cell(final("eval/loss"), ".4f"),
           *(cell(final(k), ".4f") for k in key_names),
           cell(final("eval/accuracy"), ".2f", 100),
-          look_lib.number(s.scalar(lambda r: r.tokens_per_sec)[0], ",.0f"),
-          look_lib.number(100 * s.scalar(lambda r: r.mfu)[0], ".1f"),
-          look_lib.number(100 * s.scalar(lambda r: r.data_wait_fraction)[0], ".2f")))
+          number(s.scalar(lambda r: r.tokens_per_sec)[0], ",.0f"),
+          number(100 * s.scalar(lambda r: r.mfu)[0], ".1f"),
+          number(100 * s.scalar(lambda r: r.data_wait_fraction)[0], ".2f")))
     return console.table(rows)
 
 

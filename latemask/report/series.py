@@ -18,12 +18,12 @@ import numpy as np
 
 from latemask.finetune import grid as grid_lib
 from latemask.finetune.tasks import glue
-from latemask.train import run as run_lib
+from latemask.train import check
 
 # Of a run, what it may change on its way; of fine-tuning, what it is told to
 # do and where things lie: no part of what they are.
 _FREE_KEYS = re.compile(
-    run_lib.FREE_KEYS.pattern
+    check.FREE_KEYS.pattern
     + r"|(task|predict_test|export|data_dir|tfds_dir|grid\..*)$")
 # What says how a run is watched rather than what it is: names of a series take
 # them last.

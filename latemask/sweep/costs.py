@@ -113,4 +113,5 @@ def last_step(path):
   """Returns the newest step in the metrics.jsonl of a run; 0 before."""
   file = path / "metrics.jsonl"
   lines = file.read_text().splitlines()[-2:] if file.exists() else ()
-  return max((points_lib.as_object(line).get("step", 0) for line in lines), default=0)
+  return max((points_lib.as_object(line).get("step", 0) for line in lines),
+             default=0)

@@ -44,7 +44,8 @@ def _parser():
   parser.add_argument("--max_length", type=int,
                       help="tokens of the longest text (those of the rows that "
                       "the model was trained on)")
-  parser.add_argument("texts", nargs="*", help=f"texts with {fill_mask_lib.MASK}")
+  parser.add_argument("texts", nargs="*",
+                      help=f"texts with {fill_mask_lib.MASK}")
   return parser
 
 

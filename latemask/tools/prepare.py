@@ -25,6 +25,14 @@ from latemask import errors
 from latemask.runtime import console
 
 
+def _given_tokenizer(config):
+  """Returns that of `train.init_from`, which needs JAX to be read."""
+  if not config.train.init_from or config.data.tokenizer:
+    return None
+  from latemask.hub import pretrained
+  return pretrained.tokenizer_of_rows(config)
+
+
 def _parser():
   parser = console.parser("prepare", __doc__, allow_abbrev=False)
   parser.add_argument("--config", required=True,
@@ -49,11 +57,12 @@ def main(argv=None):
       raise errors.InputError(
           f"{args.config} has no data to pack; give a config that pre-trains")
     if args.dry_run:
-      estimate.dry_run(config, args.out)
+      estimate.dry_run(config, args.out, _given_tokenizer)
       return
     pack = beam_lib.beam_packer(args.runner, beam_args) if args.runner else None
     if not estimate.complete(config, args.out):
-      prepare_lib.prepare(config, args.out, pack, estimate.given_tokenizer(config))
+      prepare_lib.prepare(
+          config, args.out, pack, _given_tokenizer(config))
 
 
 if __name__ == "__main__":

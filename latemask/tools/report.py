@@ -39,8 +39,8 @@ def main():
   with errors.one_line_exit():
     if args.rank_rows < 1:
       raise errors.InputError("--rank_rows must be positive")
-    for problem in report_folder.write(args.directories, args.out, args.analysis,
-                                       args.rank_rows):
+    for problem in report_folder.write(
+        args.directories, args.out, args.analysis, args.rank_rows):
       print(f"latemask: {problem}", file=sys.stderr)
   print(f"{args.out}/report.md")
 

@@ -1,5 +1,7 @@
 """The whole config of a run, checked before anything is written."""
 
+import re
+
 from etils import epath
 
 from latemask.checkpoint import record as record_lib
@@ -12,9 +14,13 @@ from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
 from latemask.train import evaluate
 from latemask.train import init_from
-from latemask.train import run
 from latemask.train import step as step_lib
 
+# What may change between two stretches of one run: where and on what it runs,
+# and what it tells. Everything else changes the result.
+FREE_KEYS = re.compile(
+    r"(mesh|metrics|checkpoint)\.|train\.(on_nonfinite|max_rollbacks)$"
+    r"|data\.(workers|dir|cache_dir|tfds_dir|max_bad_documents)$")
 _ON_NONFINITE = dict.fromkeys(("stop", "rollback"))
 
 
@@ -47,7 +53,7 @@ def check(config, workdir):
     raise errors.InputError(
         f"seed is {config.seed}; it must lie in 0 to 2**32 - 1")
   packed_set.check(config)
-  workdir_lib.compare_config(config, epath.Path(workdir), run.FREE_KEYS)
+  workdir_lib.compare_config(config, epath.Path(workdir), FREE_KEYS)
   files.check_writable(workdir)
   beginning = None
   if config.train.init_from and not record_lib.steps(workdir):

@@ -51,7 +51,8 @@ def run(program, loader, evaluator, checkpoints, writer, signals, progress,
     SaveError: neither checkpoints nor metrics can be written any more.
     signals.Stopped: a signal asked for the end.
   """
-  with contextlib.closing(metrics.Profiler(program.config, workdir)) as profiler:
+  with contextlib.closing(
+      metrics.Profiler(program.config, workdir)) as profiler:
     return _run(program, loader, evaluator, checkpoints, writer, signals,
                 profiler, progress)
 
@@ -101,8 +102,8 @@ def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
       saved = step
     if stop:
       checkpoints.wait()
-      distributed.say(f"step {step:,}: saved on {signal.Signals(stop).name}; the "
-                      "same command goes on from here")
+      distributed.say(f"step {step:,}: saved on {signal.Signals(stop).name}; "
+                      "the same command goes on from here")
       raise signals_lib.Stopped(stop)
     if is_last:
       checkpoints.wait()

@@ -16,7 +16,6 @@ What a run promises, in order of precedence:
 """
 
 import dataclasses
-import re
 
 from etils import epath
 import jax
@@ -39,12 +38,6 @@ from latemask.train import step as step_lib
 
 # A run warns of more at its start.
 _MANY_EPOCHS = 40
-
-# What may change between two stretches of one run: where and on what it runs,
-# and what it tells. Everything else changes the result.
-FREE_KEYS = re.compile(
-    r"(mesh|metrics|checkpoint)\.|train\.(on_nonfinite|max_rollbacks)$"
-    r"|data\.(workers|dir|cache_dir|tfds_dir|max_bad_documents)$")
 
 
 def train(config, workdir):
@@ -180,7 +173,8 @@ def introduce(program, loader, progress):
   if progress.skipped_steps:
     distributed.say(f"{progress.skipped_steps:,} batches are skipped, after "
                     f"{progress.num_rollbacks} rollbacks")
-  distributed.say("compiling: the first evaluation and the first step take long")
+  distributed.say(
+      "compiling: the first evaluation and the first step take long")
 
 
 def _warnings(config, loader, epochs):

@@ -225,7 +225,7 @@ def test_dry_run_is_right_about_a_small_set(text, tmp_path, capsys):
   capsys.readouterr()
   config = conftest.tiny_config(f"text:{text}")
   config.data.shards = _SHARDS
-  found = estimate.dry_run(config, out)
+  found = estimate.dry_run(config, out, lambda _: None)
   assert "with the tokenizer" in capsys.readouterr().out
   # Rows differ by those that are not full at the end of a shard, and there of
   # what is held out.
@@ -256,7 +256,7 @@ def test_dry_run_scales_a_sample_up(text, tmp_path, monkeypatch):
   config = conftest.tiny_config(f"text:{text}")
   tokenizer_lib.train(text.read_text().splitlines(), 320).save(tmp_path / "t.model")
   config.data.tokenizer = str(tmp_path / "t.model")
-  found = estimate.dry_run(config, tmp_path / "out")
+  found = estimate.dry_run(config, tmp_path / "out", lambda _: None)
   true = prepare_lib.prepare(config, tmp_path / "out").manifest["totals"]
   for key in ("documents", "tokens", "rows"):
     assert 0.8 < found[key] / true[key] < 1.25, key
@@ -268,7 +268,7 @@ def test_dry_run_counts_bad_documents_and_prepared_sets(
   with text.open("ab") as file:
     file.write(b"\xff\n" * 7)
   config = conftest.tiny_config(f"text:{text}")
-  assert estimate.dry_run(config, tmp_path / "o")["bad_documents"] == 7
+  assert estimate.dry_run(config, tmp_path / "o", lambda _: None)["bad_documents"] == 7
   assert "about 7 bad documents (data.max_bad_documents is 0): " in (
       capsys.readouterr().out)
 
@@ -278,7 +278,7 @@ def test_dry_run_downloads_nothing(text, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", None)
   config = conftest.tiny_config(f"tfds:pg19,text:{text}")
   config.data.tfds_dir = str(tmp_path / "tfds")
-  assert estimate.dry_run(config, tmp_path / "out")["documents"] == 400
+  assert estimate.dry_run(config, tmp_path / "out", lambda _: None)["documents"] == 400
   assert "tfds:pg19: not prepared yet" in capsys.readouterr().out
   assert not (tmp_path / "tfds").exists()
 

@@ -120,11 +120,13 @@ class Tokenizer:
         # Unknown, in one with what is unknown beside it.
         ids.pop()
         for place, part in enumerate(piece.split(stand_in)):
-          ids += [specials.MASK] * (place > 0) + [specials.UNK] * (part.strip(word_starts.SPACE) != "")
+          ids += [specials.MASK] * (place > 0)
+          ids += [specials.UNK] * (part.strip(word_starts.SPACE) != "")
     keeps_spaces = not self.settings["normalizer_spec.remove_extra_whitespaces"]
     space, kept = self.processor.piece_to_id(word_starts.SPACE), []
     for index in reversed(ids) if self.spaces_are_behind else ids:
-      while index == specials.MASK and kept and kept[-1] == space != specials.UNK:
+      while (index == specials.MASK and kept
+             and kept[-1] == space != specials.UNK):
         kept.pop()
         if keeps_spaces:
           break
@@ -166,7 +168,8 @@ def load(path):
   except (RuntimeError, IndexError, OSError) as error:
     raise errors.InputError(
         f"data.tokenizer: {path} is no SentencePiece model with at least "
-        f"{specials.NUM_SPECIALS} pieces ({str(error).splitlines()[0]})") from error
+        f"{specials.NUM_SPECIALS} pieces ({str(error).splitlines()[0]})"
+    ) from error
   if tuple(found) != specials.SPECIALS:
     raise errors.InputError(
         f"data.tokenizer: {path} has {' '.join(found)} at ids 0 to 4; they "
@@ -194,7 +197,7 @@ def train(documents, vocab_size):
     raise errors.InputError(
         f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
         f"take {least - 1}, so at least {least} is needed")
-  model, refusals = io.BytesIO(), []
+  names, model, refusals = specials.SPECIALS, io.BytesIO(), []
   with tempfile.NamedTemporaryFile("w", suffix=".tsv") as charsmap:
     charsmap.write(_CHARSMAP)
     charsmap.flush()
@@ -207,10 +210,11 @@ def train(documents, vocab_size):
           hard_vocab_limit=False,
           byte_fallback=True,
           normalization_rule_tsv=charsmap.name,
-          bos_id=specials.BOS, pad_id=specials.PAD, eos_id=specials.EOS, unk_id=specials.UNK,
-          bos_piece=specials.SPECIALS[specials.BOS], pad_piece=specials.SPECIALS[specials.PAD],
-          eos_piece=specials.SPECIALS[specials.EOS], unk_piece=specials.SPECIALS[specials.UNK],
-          control_symbols=[specials.SPECIALS[specials.MASK]],
+          bos_id=specials.BOS, bos_piece=names[specials.BOS],
+          pad_id=specials.PAD, pad_piece=names[specials.PAD],
+          eos_id=specials.EOS, eos_piece=names[specials.EOS],
+          unk_id=specials.UNK, unk_piece=names[specials.UNK],
+          control_symbols=[names[specials.MASK]],
           max_sentence_length=2 * _MAX_SENTENCE_BYTES,
           num_threads=_TRAIN_THREADS,
           minloglevel=2)

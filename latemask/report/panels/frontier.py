@@ -113,7 +113,8 @@ def _begin_points(points, known, looks, has_frontier):
         [], [], color="white", linestyle="", marker="o", markersize=4,
         markeredgecolor="black"), "masks at the input"))
   fig, (ax,) = look_lib.begin(
-      1, dataclasses.replace(looks, handles=look_lib.point_style(looks) + extra), 2.1)
+      1, dataclasses.replace(
+          looks, handles=look_lib.point_style(looks) + extra), 2.1)
   return fig, ax
 
 

@@ -18,7 +18,8 @@ def glue(rows, num_series, looks):
   step = 0.8 / max(num_series, 2)
   inches = 0.45 + len(rows) * (0.3 if many else 0.1 + 0.09 * num_series)
   fig, (ax,) = look_lib.begin(
-      1, dataclasses.replace(looks, handles=look_lib.point_style(looks)), inches)
+      1, dataclasses.replace(looks, handles=look_lib.point_style(looks)),
+      inches)
   for row, (_, scores) in enumerate(rows):
     for i, score in enumerate(scores):
       if score is not None:
