@@ -12,10 +12,15 @@ from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.masking import units
 
-# What evaluation masks depend on: the row alone, and then eval.rates hide
-# single tokens without noise; or the run's seed, unit and noise, too.
-EVAL_MASKS = dict.fromkeys(("fixed", "seeded"))
-# Kinds of a token, in the order in which the selected ones are dealt out.
+# What evaluation at one of eval.rates changes in the rule of training. fixed:
+# masks of the row alone, of single tokens without noise; seeded: only the rate.
+EVAL_MASKS = {
+    "fixed": {"unit": "token", "random_rate": 0.0, "same_rate": 0.0},
+    "seeded": {},
+}
+# Kinds of a token, in the order in which the selected ones are dealt out:
+# targets (a slot, or a random or the same id in the encoder's input), then
+# those that are no targets (gone, random, same), then what was not selected.
 (SLOT, RANDOM, SAME, GONE, EXTRA_RANDOM, _EXTRA_SAME, _KEPT) = range(7)
 
 
@@ -91,71 +96,90 @@ def make_plan(config, vocab_size, word_start_V=None, rate=None):
   Raises:
     InputError: a rate outside its range or an unknown unit.
   """
-  m = config.masking
+  rule = _rule(config, rate)
   length = config.data.length
-  errors.choose(EVAL_MASKS, config.eval.masks, "eval.masks")
   key = "masking.rate" if rate is None else "eval.rates:"
-  predict_rate = m.predict_rate if rate is None else None
-  if rate is not None and config.eval.masks == "fixed":
-    m = m.copy_and_resolve_references()
-    with m.unlocked():
-      m.update(unit="token", random_rate=0.0, same_rate=0.0)
-  rate = m.rate if rate is None else rate
-  if not 0 < rate < 1:
-    raise errors.InputError(
-        f"{key} {rate} is outside (0, 1); 0.5 hides half of the tokens")
-  selected_N = np.round(rate * np.arange(length + 1)).astype(np.int32)
+  _check_rates(rule, key)
+  selected_N = np.round(rule.rate * np.arange(length + 1)).astype(np.int32)
   if not 1 <= selected_N[-1] <= length - 2:
     raise errors.InputError(
-        f"{key} {rate} hides {selected_N[-1]} of data.length {length} "
+        f"{key} {rule.rate} hides {selected_N[-1]} of data.length {length} "
         f"tokens; at least 1 must be hidden and 2 must stay")
-  if predict_rate is not None and not 0 < predict_rate <= rate:
+  predicted_share = (
+      1.0 if rule.predict_rate is None else rule.predict_rate / rule.rate)
+  counts_MxN = deal(
+      selected_N[-1], predicted_share, rule.random_rate, rule.same_rate)
+  if not counts_MxN[-1, :GONE].any():
     raise errors.InputError(
-        f"masking.predict_rate is {predict_rate}; it must lie in (0, "
-        f"masking.rate {rate}], or be None to predict all that is masked")
-  for key in ("random_rate", "same_rate"):
-    if not 0 <= m[key] <= 1:
-      raise errors.InputError(
-          f"masking.{key} is {m[key]}; it is a share of the masked tokens, "
-          "from 0 to 1")
-  errors.choose(word_starts.WORD_STARTS, m.word_starts, "masking.word_starts")
-  if m.random_rate + m.same_rate > 1:
-    raise errors.InputError(
-        f"masking.random_rate {m.random_rate} and masking.same_rate "
-        f"{m.same_rate} add up to more than 1")
-  if m.span_length < 1 or m.max_span_length < 1:
-    raise errors.InputError(
-        f"masking.span_length {m.span_length} and masking.max_span_length "
-        f"{m.max_span_length} must be at least 1")
-  selected_M = np.arange(selected_N[-1] + 1)
-  predicted_M = selected_M if predict_rate is None else np.minimum(
-      selected_M, np.round(selected_M * (predict_rate / rate)))
-  if not predicted_M[-1]:
-    raise errors.InputError(
-        f"masking.predict_rate {predict_rate} predicts none of data.length "
-        f"{length} tokens")
-  random_M = np.round(m.random_rate * selected_M)
-  same_M = np.minimum(np.round(m.same_rate * selected_M),
-                      selected_M - random_M)
-  # The targets get their share of the noise, rounded; what is left of it
-  # falls on the selected tokens that are no targets.
-  target_random_M = np.minimum(random_M, np.round(m.random_rate * predicted_M))
-  target_same_M = np.minimum(same_M, np.round(m.same_rate * predicted_M))
-  target_same_M = np.minimum(target_same_M, predicted_M - target_random_M)
-  if predict_rate is None:
-    target_random_M, target_same_M = random_M, same_M
-  gone_M = np.maximum(0, (selected_M - random_M - same_M) - (
-      predicted_M - target_random_M - target_same_M))
-  counts_MxN = np.stack([
-      predicted_M - target_random_M - target_same_M, target_random_M,
-      target_same_M, gone_M, random_M - target_random_M], axis=1)
-  counts_MxN = np.concatenate(
-      [counts_MxN, (selected_M - counts_MxN.sum(1))[:, None]], axis=1)
+        f"masking.predict_rate {rule.predict_rate} predicts none of "
+        f"data.length {length} tokens")
   if word_start_V is None:
     word_start_V = np.ones(vocab_size, bool)
   return Plan(
       length=length, vocab_size=vocab_size,
-      unit=errors.choose(units.UNITS, m.unit, "masking.unit"),
-      span_length=m.span_length, max_span_length=m.max_span_length,
+      unit=errors.choose(units.UNITS, rule.unit, "masking.unit"),
+      span_length=rule.span_length, max_span_length=rule.max_span_length,
       word_start_V=word_start_V, selected_N=selected_N,
       bounds_MxN=np.cumsum(counts_MxN, axis=1).astype(np.int32))
+
+
+def deal(most, predicted_share, random_share, same_share):
+  """Returns how many of m = 0..most selected tokens are of each kind, [M, 6].
+
+  Shares are of the selected tokens. In every row, rounded:
+    all six kinds add up to m;
+    SLOT + RANDOM + SAME, the targets, are predicted_share of m;
+    RANDOM + EXTRA_RANDOM are random_share of m;
+    SAME + EXTRA_SAME are same_share of m, or what random ids leave of it;
+    targets have their share of the noise; what is left of it falls on the
+      selected tokens that are no targets, and those without any are GONE.
+  """
+  m_M = np.arange(most + 1)
+  predicted_M = np.round(m_M * predicted_share)
+  random_M = np.round(random_share * m_M)
+  same_M = np.minimum(np.round(same_share * m_M), m_M - random_M)
+  target_random_M = np.minimum(random_M, np.round(random_share * predicted_M))
+  target_same_M = np.minimum(same_M, np.round(same_share * predicted_M))
+  target_same_M = np.minimum(target_same_M, predicted_M - target_random_M)
+  slot_M = predicted_M - target_random_M - target_same_M
+  gone_M = np.maximum(0, m_M - random_M - same_M - slot_M)
+  extra_random_M = random_M - target_random_M
+  extra_same_M = m_M - predicted_M - gone_M - extra_random_M
+  return np.stack([slot_M, target_random_M, target_same_M, gone_M,
+                   extra_random_M, extra_same_M], axis=1)
+
+
+def _rule(config, rate):
+  """Returns `config.masking`, as it is at a rate of `eval.rates`."""
+  rule = config.masking.copy_and_resolve_references()
+  changes = errors.choose(EVAL_MASKS, config.eval.masks, "eval.masks")
+  if rate is not None:
+    with rule.unlocked():
+      rule.update(changes | {"rate": rate, "predict_rate": None})
+  return rule
+
+
+def _check_rates(rule, key):
+  """Raises InputError for rates that do not fit together."""
+  if not 0 < rule.rate < 1:
+    raise errors.InputError(
+        f"{key} {rule.rate} is outside (0, 1); 0.5 hides half of the tokens")
+  if rule.predict_rate is not None and not 0 < rule.predict_rate <= rule.rate:
+    raise errors.InputError(
+        f"masking.predict_rate is {rule.predict_rate}; it must lie in (0, "
+        f"masking.rate {rule.rate}], or be None to predict all that is masked")
+  for name in ("random_rate", "same_rate"):
+    if not 0 <= rule[name] <= 1:
+      raise errors.InputError(
+          f"masking.{name} is {rule[name]}; it is a share of the masked "
+          "tokens, from 0 to 1")
+  errors.choose(
+      word_starts.WORD_STARTS, rule.word_starts, "masking.word_starts")
+  if rule.random_rate + rule.same_rate > 1:
+    raise errors.InputError(
+        f"masking.random_rate {rule.random_rate} and masking.same_rate "
+        f"{rule.same_rate} add up to more than 1")
+  if rule.span_length < 1 or rule.max_span_length < 1:
+    raise errors.InputError(
+        f"masking.span_length {rule.span_length} and masking.max_span_length "
+        f"{rule.max_span_length} must be at least 1")
