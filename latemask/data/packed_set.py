@@ -109,17 +109,35 @@ def load(config, directory, tokenizer=None):
   """
   check(config)
   directory = epath.Path(directory)
-  path = directory / "manifest.json"
-  if not path.exists():
+  if not (directory / "manifest.json").exists():
     return None
+  manifest = _read_manifest(directory / "manifest.json")
+  _compare(config, directory, manifest, tokenizer)
+  if not manifest["complete"] or not _has_all_shards(directory, manifest):
+    return None
+  tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
+  if tokenizer.digest != manifest["settings"]["tokenizer"]:
+    raise errors.InputError(
+        f"{directory}/tokenizer.model is not the tokenizer that the rows were "
+        "packed with; restore it or delete the folder")
+  return Packed(str(directory), manifest, tokenizer)
+
+
+def _read_manifest(path):
   try:
     manifest = json.loads(path.read_text())
-    found = manifest["settings"]
-  except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    manifest["settings"]["tokenizer"]
+  except (json.JSONDecodeError, KeyError, TypeError,
+          UnicodeDecodeError) as error:
     raise errors.InputError(
         f"{path} is no manifest of packed data; delete the folder or choose "
         "another data.dir") from error
-  wanted = settings(config)
+  return manifest
+
+
+def _compare(config, directory, manifest, tokenizer):
+  """Raises InputError for a set that was packed with other settings."""
+  wanted, found = settings(config), manifest["settings"]
   if config.data.tokenizer:
     tokenizer = tokenizer_lib.load(config.data.tokenizer)
   if tokenizer:
@@ -136,21 +154,22 @@ def load(config, directory, tokenizer=None):
             f"{k} ({found.get(k)!s:.40}, not {wanted[k]!s:.40})"
             for k in differing)
         + "; choose another data.dir or delete the folder")
-  if not manifest["complete"]:
-    return None
+
+
+def _has_all_shards(directory, manifest):
+  """Returns whether none was deleted on purpose, to be packed again.
+
+  Raises:
+    InputError: a shard is gone or cut off, and not on purpose.
+  """
   for shard in manifest["shards"]:
     file = directory / shard["file"]
     if not file.exists() and not file.with_suffix(".json").exists():
-      return None  # Deleted on purpose, to be packed again.
+      return False
     if not file.exists() or file.stat().length != shard["bytes"]:
       raise errors.InputError(
           f"{file} is missing or cut off; {shards_lib.advice(file)}")
-  tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
-  if tokenizer.digest != found["tokenizer"]:
-    raise errors.InputError(
-        f"{directory}/tokenizer.model is not the tokenizer that the rows were "
-        "packed with; restore it or delete the folder")
-  return Packed(str(directory), manifest, tokenizer)
+  return True
 
 
 def check(config):

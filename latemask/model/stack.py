@@ -28,7 +28,8 @@ class Stack(nn.Module):
   """`num_layers` layers whose parameters are stacked on a first axis.
 
   Always stacked, so the layout of a checkpoint depends on no flag; `unroll`
-  says how many are compiled one after the other instead of as a loop.
+  says how many are compiled one after the other instead of as a loop. This
+  module holds the parameters; `_run` runs the layers.
   """
 
   config: object  # A `model.ModelConfig`.
@@ -53,11 +54,6 @@ class Stack(nn.Module):
     params = self.param("layers", lambda key: jax.vmap(
         lambda k: _init_layer(c, layer, k))(
             jax.random.split(key, self.num_layers)))
-    # Cast here, not in the loop: so are the gradients that the loop stacks
-    # up, half as large and no less exact, since each comes out in that dtype.
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, p: p.astype(c.layer.dtype)
-        if path[-1].key.endswith("kernel") else p, params)
     # Without dropout there is no random number in the step.
     train = train and max(c.dropout, c.attention_dropout) > 0
     key_drop = self.make_rng("dropout") if train else None
@@ -69,25 +65,45 @@ class Stack(nn.Module):
           {"params": layer_params}, query, query_place, key, place,
           memory_BxKxD, memory_place, index == 0, train, rngs=rngs)
 
-    def step(hidden, xs):
-      layer_params, index = xs
-      return mesh.split_batch(apply(layer_params, index, hidden, place)), None
+    return _run(apply, (_cast_kernels(params, c.layer.dtype),
+                        self.first_layer + jnp.arange(self.num_layers)),
+                mesh.split_batch(hidden_BxSxD), place, target_BxT, c.unroll)
 
-    hidden_BxSxD = mesh.split_batch(hidden_BxSxD)
-    index_N = self.first_layer + jnp.arange(self.num_layers)
-    whole = self.num_layers - (target_BxT is not None)
-    looped = whole if whole > c.unroll else 0
-    loop, single = _split_layers((params, index_N), looped)
-    if looped:
-      hidden_BxSxD, _ = jax.lax.scan(
-          step, hidden_BxSxD, loop, unroll=c.unroll)
-    for xs in single[:whole - looped]:
-      hidden_BxSxD, _ = step(hidden_BxSxD, xs)
-    if target_BxT is None:
-      return hidden_BxSxD
-    last_params, index = single[-1]
-    return apply(last_params, index, parts.take(hidden_BxSxD, target_BxT),
-                 place.take(target_BxT), hidden_BxSxD)
+
+def _run(apply, stacked, hidden_BxSxD, place, target_BxT, unroll):
+  """Runs stacked layers: in a loop, or up to `unroll` of them one by one.
+
+  Args:
+    apply: function (parameters of a layer, its index, queries, their place,
+      keys or None for the queries themselves) -> states of the queries.
+    stacked: (parameters, index), each with the layers on its first axis.
+    target_BxT: what the last layer computes; None for all.
+  """
+  def step(hidden, layer):
+    return mesh.split_batch(apply(*layer, hidden, place)), None
+
+  whole = len(stacked[1]) - (target_BxT is not None)
+  looped = whole if whole > unroll else 0
+  loop, single = _split_layers(stacked, looped)
+  if looped:
+    hidden_BxSxD, _ = jax.lax.scan(step, hidden_BxSxD, loop, unroll=unroll)
+  for layer in single[:whole - looped]:
+    hidden_BxSxD, _ = step(hidden_BxSxD, layer)
+  if target_BxT is None:
+    return hidden_BxSxD
+  return apply(*single[-1], parts.take(hidden_BxSxD, target_BxT),
+               place.take(target_BxT), hidden_BxSxD)
+
+
+def _cast_kernels(params, dtype):
+  """Returns the parameters with kernels in the dtype of the products.
+
+  Cast here, not in the loop: so are the gradients that the loop stacks up,
+  half as large and no less exact, since each comes out in that dtype.
+  """
+  return jax.tree_util.tree_map_with_path(
+      lambda path, p: p.astype(dtype)
+      if path[-1].key.endswith("kernel") else p, params)
 
 
 def _split_layers(stacked, looped):

@@ -53,93 +53,127 @@ def run(program, loader, evaluator, checkpoints, writer, signals, progress,
   """
   with contextlib.closing(
       metrics.Profiler(program.config, workdir)) as profiler:
-    return _run(program, loader, evaluator, checkpoints, writer, signals,
-                profiler, progress)
+    return _Loop(program, evaluator, checkpoints, writer, signals,
+                 progress).run(loader, profiler)
 
 
-def _run(program, loader, evaluator, checkpoints, writer, signals, profiler,
-         progress):
-  config = program.config
-  state, start = progress.state, int(progress.state.step)
-  num_steps = config.train.num_steps
-  batches = loader.train_batches(
-      program.batch_sharding, config.train.batch_size,
-      start + progress.skipped_steps, num_steps + progress.skipped_steps)
-  clock = metrics.Clock(
-      config.train.batch_size * config.data.length, program.step_flops,
-      chips.peak_flops())
-  pending = evaluation = evaluated = None
-  saved = start if checkpoints.latest_step is not None else None
-  for step in range(start, num_steps + 1):
-    is_last = step == num_steps
+class _Loop:
+  """What the loop carries from step to step, and what it does at each.
 
-    # Eval.
-    if is_last or (step % config.eval.every_steps == 0
-                   and not writer.has_eval(step)):
-      pending = _report(config, pending, clock, writer)
-      with clock.pause():
-        scalars = evaluator.run(state.params, signals.agreed)
-      if scalars is not None:
-        evaluation, evaluated = scalars, step
-        is_new = not writer.has_eval(step)
-        if is_new:
-          writer.write(step, scalars)
-        distributed.say(_evaluation_line(step, scalars))
-        if is_new and (warning := plateau.warning(config, step, scalars)):
-          distributed.say(warning)
-        _check_evaluation(step, scalars)
+  Fields:
+    state: the TrainState.
+    pending: (step, StepMetrics) of the newest step, not read yet, or None.
+    evaluation: (step, scalars) of the newest evaluation that was not given up.
+    saved: step of the newest checkpoint, None before there is one.
+  """
 
-    # Save.
-    stop = signals.agreed()
-    is_due = step % config.checkpoint.every_steps == 0 and step > start
-    if step != saved and (is_last or stop or is_due):
-      pending = _report(config, pending, clock, writer)
-      with clock.pause():
-        if step != evaluated:
-          _check_evaluation(step, evaluator.run(state.params, num_batches=1))
-        checkpoints.save(
-            step, dataclasses.replace(progress, state=state))
-      saved = step
-    if stop:
-      checkpoints.wait()
-      distributed.say(f"step {step:,}: saved on {signal.Signals(stop).name}; "
-                      "the same command goes on from here")
-      raise signals_lib.Stopped(stop)
-    if is_last:
-      checkpoints.wait()
-      return state, evaluation
-    profiler.at(step)
+  def __init__(self, program, evaluator, checkpoints, writer, signals,
+               progress):
+    self._program, self._config = program, program.config
+    self._evaluator, self._checkpoints = evaluator, checkpoints
+    self._writer, self._signals, self._progress = writer, signals, progress
+    self._start = int(progress.state.step)
+    self._num_steps = self._config.train.num_steps
+    self._clock = metrics.Clock(
+        self._config.train.batch_size * self._config.data.length,
+        program.step_flops, chips.peak_flops())
+    self.state = progress.state
+    self.pending, self.evaluation = None, (None, None)
+    self.saved = None if checkpoints.latest_step is None else self._start
 
-    # Next.
-    with clock.wait():
-      ids_BxL = next(batches)
+  def run(self, loader, profiler):
+    """Trains; see `run` of this module."""
+    skipped = self._progress.skipped_steps
+    batches = loader.train_batches(
+        self._program.batch_sharding, self._config.train.batch_size,
+        self._start + skipped, self._num_steps + skipped)
+    for step in range(self._start, self._num_steps + 1):
+      if self._evaluation_is_due(step):
+        self._evaluate(step)
+      stop = self._signals.agreed()
+      if self._save_is_due(step, stop):
+        self._save(step)
+      if stop:
+        self._checkpoints.wait()
+        distributed.say(f"step {step:,}: saved on {signal.Signals(stop).name}; "
+                        "the same command goes on from here")
+        raise signals_lib.Stopped(stop)
+      if step == self._num_steps:
+        self._checkpoints.wait()
+        return self.state, self.evaluation[1]
+      profiler.at(step)
+      with self._clock.wait():
+        ids_BxL = next(batches)
+      self._step(step, ids_BxL)
 
-    # Step. Nothing goes to the devices unnoticed.
-    with jax.transfer_guard("disallow"):
-      state, step_metrics = program.train_step(state, ids_BxL)
-    if step == start:  # It compiled: no measure of speed.
+  def _evaluation_is_due(self, step):
+    return step == self._num_steps or (
+        step % self._config.eval.every_steps == 0
+        and not self._writer.has_eval(step))
+
+  def _evaluate(self, step):
+    self._read_pending()
+    with self._clock.pause():
+      scalars = self._evaluator.run(self.state.params, self._signals.agreed)
+    if scalars is None:  # Given up for a signal.
+      return
+    self.evaluation = step, scalars
+    warning = None
+    if not self._writer.has_eval(step):
+      self._writer.write(step, scalars)
+      warning = plateau.warning(self._config, step, scalars)
+    distributed.say(_evaluation_line(step, scalars))
+    if warning:
+      distributed.say(warning)
+    _check_evaluation(step, scalars)
+
+  def _save_is_due(self, step, stop):
+    is_due = step % self._config.checkpoint.every_steps == 0
+    return step != self.saved and (
+        stop or step == self._num_steps or is_due and step > self._start)
+
+  def _save(self, step):
+    self._read_pending()
+    with self._clock.pause():
+      if step != self.evaluation[0]:
+        _check_evaluation(step, self._evaluator.run(
+            self.state.params, num_batches=1))
+      self._checkpoints.save(
+          step, dataclasses.replace(self._progress, state=self.state))
+    self.saved = step
+
+  def _step(self, step, ids_BxL):
+    with jax.transfer_guard("disallow"):  # Nothing moves unnoticed.
+      self.state, step_metrics = self._program.train_step(self.state, ids_BxL)
+    if step == self._start:  # It compiled: no measure of speed.
       jax.block_until_ready(step_metrics)
-      # What a save needs compiles now, and not within the grace of a signal.
-      if evaluated is None:
-        evaluator.run(state.params, num_batches=1)
-      checkpoints.compile(state)
-      clock.restart()
-      signals.hold()  # From here on there is something to save.
+      self._compile_the_rest()
+      self._clock.restart()
+      self._signals.hold()  # From here on there is something to save.
     else:
-      clock.stepped()
-    _report(config, pending, clock, writer)
-    pending = step + 1, step_metrics
+      self._clock.stepped()
+    self._read_pending()
+    self.pending = step + 1, step_metrics
+
+  def _compile_the_rest(self):
+    """Compiles what a save needs now, and not in the grace of a signal."""
+    if self.evaluation[0] is None:
+      self._evaluator.run(self.state.params, num_batches=1)
+    self._checkpoints.compile(self.state)
+
+  def _read_pending(self):
+    """Reads the metrics of a step; the next one is under way."""
+    if self.pending:
+      _report(self._config, *self.pending, self._clock, self._writer)
+    self.pending = None
 
 
-def _report(config, pending, clock, writer):
-  """Reads the metrics of a step that is under way; returns None.
+def _report(config, step, step_metrics, clock, writer):
+  """Writes the metrics of a step, and a line where one is due.
 
   Raises:
     NonFiniteError: they are not finite.
   """
-  if pending is None:
-    return None
-  step, step_metrics = pending
   step_metrics = jax.device_get(step_metrics)
   scalars = {k: float(v) for k, v in step_metrics.sums.means.items()} | {
       "grad_norm": float(step_metrics.grad_norm),
@@ -162,7 +196,6 @@ def _report(config, pending, clock, writer):
       line += (f"  {rates['tokens_per_sec']:,.0f} tokens/s  "
                f"{console.duration(left_secs)} left")
     distributed.say(line)
-  return None
 
 
 def _check_evaluation(step, scalars):
@@ -181,5 +214,6 @@ def _evaluation_line(step, scalars):
       for name, value in scalars.items()
       if name.startswith("eval/rate_") and name.endswith("/loss"))
   return (f"step {step:,}: eval loss {loss:.3f}, {abs(loss - entropy):.2f} "
-          f"{side} the unigram entropy {entropy:.3f}, accuracy "
+          f"{side} what guessing by word frequency alone would give "
+          f"({entropy:.3f}), accuracy "
           f"{scalars['eval/accuracy']:.3f}{others}")

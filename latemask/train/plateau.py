@@ -30,7 +30,7 @@ def warning(config, step, scalars):
   architecture = config.model.architecture
   other = "" if architecture == "modern" else (
       f"model.architecture=modern (it is {architecture}), ")
-  return (f"step {step:,}: warning: the loss is not {_LEAST} nats below the "
-          "unigram entropy, after a third of the steps: this run has learned "
-          "how often words occur, and hardly what stands around them. What "
-          f"helps: {other}{_ADVICE}")
+  return (f"step {step:,}: warning: after a third of the steps the loss is not "
+          f"{_LEAST} below what guessing by word frequency alone would give: "
+          "this run has learned how often words occur, and hardly what stands "
+          f"around them. What helps: {other}{_ADVICE}")

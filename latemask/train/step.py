@@ -134,28 +134,16 @@ class Program:
 
   def loss_sums(self, params, masked):
     """Returns the loss `Sums` of a masked batch, without dropout."""
-    return self._loss_sums(params, masked, None, None,
+    return self._loss_sums(masked, None, params, None,
                            tied_embedding.per_shard(params["embedding"]))
 
   def gradient(self, params, masked, key_drop):
     """Returns (gradient of the loss sum, `Sums`) of a masked batch."""
-    embedding_VxD = params["embedding"]
+    return tied_embedding.gradient(
+        functools.partial(self._loss_sums, masked, key_drop), params,
+        masked.kept_ids_BxK)
 
-    def loss_sum(params, looked_up_BxKxD, embedding_SxVxD):
-      sums = self._loss_sums(params, masked, key_drop, looked_up_BxKxD,
-                             embedding_SxVxD)
-      return sums.loss, sums
-
-    # The embedding is used twice, at either end; its gradient is put together
-    # by hand: in one buffer, and reduced over the devices once.
-    (grads, grad_BxKxD, grad_SxVxD), sums = jax.grad(
-        loss_sum, argnums=(0, 1, 2), has_aux=True)(
-            params, tied_embedding.look_up(embedding_VxD, masked.kept_ids_BxK),
-            tied_embedding.per_shard(embedding_VxD))
-    return grads | {"embedding": tied_embedding.embedding_gradient(
-        grad_SxVxD, masked.kept_ids_BxK, grad_BxKxD)}, sums
-
-  def _loss_sums(self, params, masked, key_drop, looked_up_BxKxD,
+  def _loss_sums(self, masked, key_drop, params, looked_up_BxKxD,
                  embedding_SxVxD):
     c = self.model.config
     return loss.head_loss(

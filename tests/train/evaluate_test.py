@@ -117,8 +117,8 @@ def test_entropy_of_a_sample_is_that_of_its_source():
 
 
 @pytest.mark.parametrize("loss, said", [
-    (4.0, "eval loss 4.000, 0.58 below the unigram entropy 4.580"),
-    (5.16, "eval loss 5.160, 0.58 above the unigram entropy 4.580")])
+    (4.0, "eval loss 4.000, 0.58 below what guessing by word frequency alone would give (4.580)"),
+    (5.16, "eval loss 5.160, 0.58 above what guessing by word frequency alone would give (4.580)")])
 def test_the_line_says_on_which_side(loss, said):
   assert said in loop._evaluation_line(3, {
       "eval/loss": loss, "eval/accuracy": 0.1, "eval/unigram_entropy": 4.58})

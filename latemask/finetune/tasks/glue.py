@@ -145,20 +145,9 @@ def _read_tsv(name, split, data_dir):
   if not path.is_file():
     raise errors.InputError(f"{name}: there is no file {path}")
   has_labels = not split.startswith("test")
-  try:
-    # MRPC begins with a byte order mark.
-    text = path.read_bytes().decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise errors.InputError(
-        f"{path}: byte {error.start} is not UTF-8") from error
-  # Tabs part cells and nothing else does: a quote is part of the text, and
-  # the csv module would end a line at a lone carriage return.
-  lines = [line.removesuffix("\r").split("\t") for line in text.split("\n")]
-  numbered = [(n, line) for n, line in enumerate(lines, 1) if line != [""]]
-  header = task.columns if has_labels and task.columns else None
-  if header is None:
-    if not numbered:
-      raise errors.InputError(f"{path} is empty")
+  numbered = _numbered_cells(path)
+  header = task.columns if has_labels else None
+  if not header:
     header, numbered = numbered[0][1], numbered[1:]
   wanted = task.texts + ((task.label,) if has_labels else ())
   for column in wanted:
@@ -166,20 +155,37 @@ def _read_tsv(name, split, data_dir):
       raise errors.InputError(
           f"{path} has no column {column!r}; it has {', '.join(header)}")
   places = [header.index(column) for column in wanted]
-  rows, labels, num_dropped = [], [], 0
-  for number, cells in numbered:
-    if len(cells) <= max(places):
-      # The official train.tsv of QQP has some, and other trainers drop them.
-      if split == "train":
-        num_dropped += 1
-        continue
-      raise errors.InputError(
-          f"{path}: line {number} has {len(cells)} cells; "
-          f"{max(places) + 1} or more are needed (is it a whole GLUE file?)")
-    rows.append([cells[place] for place in places[:len(task.texts)]])
-    if has_labels:
-      labels.append(_label(task, cells[places[-1]], f"{path}: line {number}"))
-  return _rows(task, rows, labels if has_labels else None, num_dropped)
+  # The official train.tsv of QQP has broken lines, which other trainers drop.
+  whole = [row for row in numbered if len(row[1]) > max(places)]
+  if len(whole) < len(numbered) and split != "train":
+    number, cells = next(row for row in numbered if len(row[1]) <= max(places))
+    raise errors.InputError(
+        f"{path}: line {number} has {len(cells)} cells; "
+        f"{max(places) + 1} or more are needed (is it a whole GLUE file?)")
+  rows = [[cells[place] for place in places[:len(task.texts)]]
+          for _, cells in whole]
+  labels = [_label(task, cells[places[-1]], f"{path}: line {number}")
+            for number, cells in whole] if has_labels else None
+  return _rows(task, rows, labels, len(numbered) - len(whole))
+
+
+def _numbered_cells(path):
+  """Returns [(number of a line, its cells)] of the lines that hold any.
+
+  Tabs part cells and nothing else does: a quote is part of the text, and the
+  csv module would end a line at a lone carriage return.
+  """
+  try:
+    # MRPC begins with a byte order mark.
+    text = path.read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise errors.InputError(
+        f"{path}: byte {error.start} is not UTF-8") from error
+  lines = [line.removesuffix("\r").split("\t") for line in text.split("\n")]
+  numbered = [(n, line) for n, line in enumerate(lines, 1) if line != [""]]
+  if not numbered:
+    raise errors.InputError(f"{path} is empty")
+  return numbered
 
 
 def _label(task, word, where):
