@@ -148,6 +148,8 @@ def _read_tsv(name, split, data_dir):
   numbered = _numbered_cells(path)
   header = task.columns if has_labels else None
   if not header:
+    if not numbered:
+      raise errors.InputError(f"{path} is empty")
     header, numbered = numbered[0][1], numbered[1:]
   wanted = task.texts + ((task.label,) if has_labels else ())
   for column in wanted:
@@ -182,10 +184,7 @@ def _numbered_cells(path):
     raise errors.InputError(
         f"{path}: byte {error.start} is not UTF-8") from error
   lines = [line.removesuffix("\r").split("\t") for line in text.split("\n")]
-  numbered = [(n, line) for n, line in enumerate(lines, 1) if line != [""]]
-  if not numbered:
-    raise errors.InputError(f"{path} is empty")
-  return numbered
+  return [(n, line) for n, line in enumerate(lines, 1) if line != [""]]
 
 
 def _label(task, word, where):
