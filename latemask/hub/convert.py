@@ -1,4 +1,7 @@
-"""Arrays of a model <-> tensors of a stock class: walks hub/weights.py."""
+"""Arrays of a model <-> tensors of a stock class: walks the tables of weights.
+
+All arrays here are given by their paths ("late/layers/mlp/in_kernel").
+"""
 
 import flax.traverse_util
 import jax
@@ -9,7 +12,6 @@ from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import weights as hf_weights
 from latemask.masking import masked as masked_lib
-from latemask.model import architecture as architecture_lib
 from latemask.model import encoder as encoder_lib
 
 # Output bias of what has no probability; float16 holds it.
@@ -17,123 +19,116 @@ _NEVER = -1e4
 # What stock files may hold and nothing here reads.
 _UNREAD = ("pooler.", "embeddings.position_ids", "rotary_emb.", "lm_head.",
            "head.", "decoder.", "classifier.")
+# What stands behind the last id of the array with this path.
+_PADDING = ".padding"
 
 
-def input_embedding(architecture, prefix):
-  return prefix + hf_weights.ENCODERS[architecture][2]["embedding"].names[0]
+def to_stock(rows, arrays, config, prefix=""):
+  """Returns {name: tensor} of the arrays that a table of weights has."""
+  return {prefix + name: tensor for path, row in rows.items()
+          for name, tensor in row.to_stock(arrays[path], config).items()}
 
 
 def encoder_to_stock(config, encoder, prefix):
-  """Returns {name: tensor} of a cut encoder given by paths."""
-  at, in_layer, outside = hf_weights.ENCODERS[config.architecture]
-  tensors = {}
-  for path, weight in outside.items():
-    array = encoder[path]
-    if path == "embedding":
-      array = array[:config.vocab_size].copy()
-    elif path == "positions":
-      array = np.pad(array, ((hf_weights.FIRST_POSITION, 0), (0, 0)))
-      tensors["embeddings.token_type_embeddings.weight"] = np.zeros(
-          (1, config.width), np.float32)
-    tensors |= weight.to_stock(array, config)
-  for path, weight in in_layer.items():
-    for index, array in enumerate(encoder[f"late/layers/{path}"]):
-      if _has_no_place(config, path, index):
-        continue
-      tensors |= {f"{at}{index}.{name}": tensor for name, tensor in
-                  weight.to_stock(array, config).items()}
-  return {prefix + name: tensor for name, tensor in tensors.items()}
+  """Returns {name: tensor} of a cut encoder."""
+  return to_stock(
+      hf_weights.ENCODERS[config.architecture], encoder, config, prefix)
 
 
-def _has_no_place(config, path, index):
-  """ModernBERT has no norm before its first attention."""
-  first_norm = architecture_lib.ARCHITECTURES[config.architecture].first_norm
-  return not first_norm and not index and path.startswith("attention_norm")
+def mlm_to_stock(config, params, num_words, prefix):
+  """Returns {name: tensor} of the head, and of the input embedding anew.
 
-
-def mlm_to_stock(config, params, num_words):
-  tensors = {}
-  for path, weight in hf_weights.MLM_HEADS[config.architecture].items():
-    tensors |= weight.to_stock(params[path], config)
-  embedding, biases = hf_weights.MLM_OUTPUTS[config.architecture]
-  tensors[embedding] = params["embedding"][:config.vocab_size]
-  bias = params["output_bias"][:config.vocab_size].copy()
+  There <mask> becomes our mask vector; so the output is not tied to it.
+  """
+  bias = params["output_bias"].copy()
   bias[num_words:] = _NEVER  # Ids that the tokenizer has no word for.
-  for name in biases:
-    tensors[name] = bias
-  return tensors
+  arrays = params | {
+      "output_bias": bias, "output_embedding": params["embedding"]}
+  head = to_stock(hf_weights.MLM_HEADS[config.architecture], arrays, config)
+  inputs = params["embedding"].copy()
+  inputs[specials.MASK] = params["mask_vector"]
+  row = hf_weights.ENCODERS[config.architecture]["embedding"]
+  return head | to_stock(
+      {"embedding": row}, {"embedding": inputs}, config, prefix)
+
+
+class _Reader:
+  """Reads the tensors of a stock file by name, and knows what is left."""
+
+  def __init__(self, tensors, folder):
+    self.tensors = tensors
+    self._folder = folder
+    self._left = set(tensors)
+
+  def __call__(self, name, shape):
+    """Returns a tensor, in float32; None in `shape` is any size but 0."""
+    if name not in self.tensors:
+      raise errors.InputError(f"{self._folder}: the weight {name} is missing")
+    self._left.discard(name)
+    tensor = self.tensors[name]
+    fits = len(shape) == tensor.ndim and all(
+        found == size or size is None and found
+        for found, size in zip(tensor.shape, shape))
+    if not fits:
+      raise errors.InputError(
+          f"{self._folder}: the weight {name} is {tensor.shape}; config.json "
+          f"says {tuple(shape)}")
+    return tensor.astype(np.float32)
+
+  def check_nothing_left(self):
+    left = sorted(n for n in self._left if not n.startswith(_UNREAD))
+    if left:
+      raise errors.InputError(
+          f"{self._folder}: nothing here reads the weight {left[0]}"
+          + (f" and {len(left) - 1} more" if left[1:] else ""))
 
 
 def from_stock(config, cut_config, tensors, prefix, folder):
-  """Returns our parameters, by paths, as far as the stock file has them."""
-  tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-  unused = set(tensors)
+  """Returns our parameters as far as the stock file has them.
 
-  def take(name):
-    if name not in tensors:
-      raise errors.InputError(f"{folder}: the weight {name} is missing")
-    unused.discard(name)
-    return tensors[name].astype(np.float32)
+  Args:
+    config: of the model; the layers are dealt out to its two stacks.
+    cut_config: of the encoder that the file holds.
+    tensors: {name: tensor} of the file.
+    prefix: of the encoder's names, where a head stands beside it.
+    folder: where the file lies, for messages.
 
-  at, in_layer, outside = hf_weights.ENCODERS[config.architecture]
+  Raises:
+    InputError: a weight is missing, has another shape, or is not read.
+  """
+  read = _Reader(
+      {name.removeprefix(prefix): t for name, t in tensors.items()}, folder)
   shapes = _shapes(cut_config)
-  params = {}
-  for path, weight in outside.items():
-    array = take(weight.names[0])
-    if path == "positions":
-      array = array[hf_weights.FIRST_POSITION:] + take(
-          "embeddings.token_type_embeddings.weight")[:1]
-    elif path == "embedding":
-      array = _pad_rows(array, config)
-    _check_shape(array, shapes[path], weight.names[0], folder)
-    params[path] = array
-  stacked = {}
-  for path, weight in in_layer.items():
-    shape = shapes[f"late/layers/{path}"][1:]
-    for index in range(cut_config.layers):
-      names = hf_weights.Weight(tuple(f"{at}{index}.{n}" for n in weight.names),
-                      weight.axes, weight.inputs)
-      if _has_no_place(config, path, index):
-        stacked.setdefault(path, []).append(np.ones(shape, np.float32))
-        continue
-      for name in names.names:
-        size = np.prod(shape) / len(names.names)
-        if take(name).size != size:
-          raise errors.InputError(
-              f"{folder}: the weight {name} has {tensors[name].size} elements "
-              f"instead of {int(size)}; config.json says otherwise")
-      stacked.setdefault(path, []).append(names.from_stock(take, shape))
-  split = config.insertion_layer
-  for path, arrays in stacked.items():
-    for stack, part in (("early", arrays[:split]), ("late", arrays[split:])):
-      if part:
-        params[f"{stack}/layers/{path}"] = np.stack(part)
-  embedding, biases = hf_weights.MLM_OUTPUTS[config.architecture]
-  if biases[0] in tensors:
-    for path, weight in hf_weights.MLM_HEADS[config.architecture].items():
-      params[path] = weight.from_stock(take, shapes[path])
-    params["output_bias"] = _pad_rows(take(biases[0]), config)
+
+  def walk(rows):
+    return {path: row.from_stock(read, shapes[path], config)
+            for path, row in rows.items()}
+  encoder = hf_weights.ENCODERS[config.architecture]
+  params = _in_two_stacks(walk(encoder), config.insertion_layer)
+  head = hf_weights.MLM_HEADS[config.architecture]
+  if head["output_bias"].names[0] in read.tensors:
+    # Where the output is tied to the input, it may be left out.
+    read.tensors.setdefault(head["output_embedding"].names[0],
+                            read.tensors[encoder["embedding"].names[0]])
+    params |= walk(head)
     params["mask_vector"] = params["embedding"][specials.MASK].copy()
-    if embedding in tensors:  # Where it is tied it may be left out.
-      params["embedding"] = _pad_rows(take(embedding), config)
-  unused = sorted(n for n in unused if not n.startswith(_UNREAD))
-  if unused:
-    raise errors.InputError(
-        f"{folder}: nothing here reads the weight {unused[0]}"
-        + (f" and {len(unused) - 1} more" if unused[1:] else ""))
+    params["embedding"] = params.pop("output_embedding")
+  read.check_nothing_left()
   return params
 
 
-def _check_shape(array, shape, name, folder):
-  if array.shape != tuple(shape):
-    raise errors.InputError(
-        f"{folder}: the weight {name} is {array.shape}; config.json says "
-        f"{tuple(shape)}")
-
-
-def _pad_rows(array, config):
-  padding = config.padded_vocab_size - len(array)
-  return np.pad(array, ((0, padding),) + ((0, 0),) * (array.ndim - 1))
+def _in_two_stacks(encoder, insertion_layer):
+  """Returns a cut encoder with its layers before and behind the insertion."""
+  params = {}
+  for path, array in encoder.items():
+    if path.startswith("late/"):
+      early = array[:insertion_layer]
+      array = array[insertion_layer:]
+      if len(early):
+        params[path.replace("late", "early", 1)] = early
+    if len(array):
+      params[path] = array
+  return params
 
 
 def _shapes(config):
@@ -141,21 +136,29 @@ def _shapes(config):
   ids = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(lambda: encoder_lib.LateMaskModel(config).init(
       jax.random.key(0), masked_lib.unmasked(ids)))["params"]
-  return {k: v.shape for k, v in flax.traverse_util.flatten_dict(
+  shapes = {k: v.shape for k, v in flax.traverse_util.flatten_dict(
       shapes, sep="/").items()}
+  return shapes | {"output_embedding": shapes["embedding"]}
 
 
 def what_stock_lacks(config, params, cut_config, tensors, prefix):
-  """Returns our parameters, by paths, that the stock file cannot give back."""
+  """Returns what a stock file cannot give back, for `add_rest`."""
   back = from_stock(config, cut_config, tensors, prefix, "")
+  ids = config.vocab_size
   rest = {}
   for path, array in params.items():
     found = back.get(path)
-    if found is None or found.shape != array.shape:
+    if found is None or not np.array_equal(found[:ids], array[:ids]):
       rest[path] = array
     elif not np.array_equal(found, array):
-      if np.array_equal(found[:config.vocab_size], array[:config.vocab_size]):
-        rest[path + ".padding"] = array[config.vocab_size:]
-      else:
-        rest[path] = array
+      rest[path + _PADDING] = array[ids:]
   return rest
+
+
+def add_rest(config, params, rest):
+  """Puts back into `params`, in place, what the stock file lacked."""
+  for name, array in rest.items():
+    path = name.removesuffix(_PADDING)
+    if path != name:
+      array = np.concatenate([params[path][:config.vocab_size], array])
+    params[path] = array

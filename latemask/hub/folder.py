@@ -23,7 +23,6 @@ import safetensors.numpy
 
 from latemask.config import since
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
-from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import convert
 from latemask.hub import stock_config
@@ -88,13 +87,13 @@ def export(config, params, tokenizer, folder, keep_layers=None,
       "architectures": [class_prefix + kind], "model_type": model_type}
   if has_mlm:
     stock["tie_word_embeddings"] = False
-    tensors |= convert.mlm_to_stock(config, params, tokenizer.vocab_size)
-    tensors[convert.input_embedding(config.architecture, prefix)][
-        specials.MASK] = params["mask_vector"]
+    tensors |= convert.mlm_to_stock(
+        config, params, tokenizer.vocab_size, prefix)
   if class_head is not None:
-    head = flax.traverse_util.flatten_dict(class_head, sep="/")
-    for path, weight in hf_weights.CLASS_HEADS[config.architecture].items():
-      tensors |= weight.to_stock(np.asarray(head[path], np.float32), config)
+    head = {k: np.asarray(v, np.float32) for k, v in
+            flax.traverse_util.flatten_dict(class_head, sep="/").items()}
+    tensors |= convert.to_stock(
+        hf_weights.CLASS_HEADS[config.architecture], head, config)
     labels = labels or [f"LABEL_{i}" for i in range(len(head["out_bias"]))]
     stock["id2label"] = dict(enumerate(labels))
     stock["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -174,10 +173,7 @@ def load(folder):
   prefix = hf_weights.CLASSES[config.architecture][2]
   params = convert.from_stock(config, cut_config, tensors, prefix, folder)
   if about is not None:
-    for name, array in _read(folder / "latemask.safetensors").items():
-      path = name.removesuffix(".padding")
-      params[path] = array if path == name else np.concatenate(
-          [params[path][:config.vocab_size], array])
+    convert.add_rest(config, params, _read(folder / "latemask.safetensors"))
   about = about or {}
   return (config, flax.traverse_util.unflatten_dict(params, sep="/"),
           tokenizer, about.get("masking"),
