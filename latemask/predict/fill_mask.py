@@ -86,9 +86,11 @@ class Filler:
       InputError: see `ids`.
     """
     ids_S = self.ids(text, truncate)
-    masks_Q = np.flatnonzero(ids_S == specials.MASK)
-    probabilities_QxV = self.probabilities(
-        _masked(ids_S, masks_Q))[:len(masks_Q)]
+    num_masks = np.sum(ids_S == specials.MASK)
+    masked = masked_lib.with_masks(
+        ids_S, num_kept=_round_up(len(ids_S), _LENGTH_MULTIPLE),
+        num_slots=_round_up(num_masks, _MASKS_MULTIPLE))
+    probabilities_QxV = self.probabilities(masked)[:num_masks]
     best_QxN = np.argsort(-probabilities_QxV, axis=1, kind="stable")[:, :top]
     return [[(self.word(i), float(probabilities_V[i])) for i in best_N]
             for probabilities_V, best_N in zip(probabilities_QxV, best_QxN)]
@@ -117,28 +119,5 @@ class Filler:
     return word if piece.startswith(word_starts.SPACE) else "##" + word
 
 
-def _masked(ids_S, masks_Q):
-  """Returns the `Masked` of one row whose masks are given."""
-  length = -(-len(ids_S) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-  slots = -(-len(masks_Q) // _MASKS_MULTIPLE) * _MASKS_MULTIPLE
-  kept_K = np.flatnonzero(ids_S != specials.MASK)
-
-  def row(values, size, fill=0):
-    return np.pad(values, (0, size - len(values)),
-                  constant_values=fill)[None].astype(np.int32)
-
-  place_L = np.full(len(ids_S), 0)
-  place_L[kept_K] = np.arange(len(kept_K))
-  place_L[masks_Q] = length + np.arange(len(masks_Q))
-  none_1x0 = np.zeros((1, 0), np.int32)
-  return masked_lib.Masked(
-      kept_ids_BxK=row(ids_S[kept_K], length, specials.PAD),
-      kept_position_BxK=row(kept_K, length),
-      kept_segment_BxK=row(np.ones(len(kept_K)), length),
-      slot_position_BxQ=row(masks_Q, slots),
-      slot_segment_BxQ=row(np.ones(len(masks_Q)), slots),
-      corrupted_BxC=none_1x0,
-      place_BxL=row(place_L, length + slots, length + slots),
-      target_index_BxT=row(masks_Q, slots),
-      target_ids_BxT=row(np.zeros(len(masks_Q)), slots),
-      target_weights_BxT=row(np.ones(len(masks_Q)), slots).astype(np.float32))
+def _round_up(count, multiple):
+  return -(-count // multiple) * multiple
