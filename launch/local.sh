@@ -18,6 +18,7 @@ usage() { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 fail() { echo "launch/local.sh: $*" >&2; exit 2; }
 
 find_python() {  # Sets python, and version: 3.13.
+  # The newest first; TensorFlow has nothing for 3.14 yet.
   local supported="3.13 3.12 3.11" names=("${PYTHON:-python3}")
   for version in ${PYTHON:-$supported}; do
     names+=("python${version#python}" \
