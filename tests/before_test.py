@@ -52,6 +52,7 @@ def _config(path):
   return config
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_exactly(before, capsys):
   """To the bits, and the lines, of the one that was not stopped."""
   run.train(_config(before / "stopped" / "config.json"), before / "stopped")
