@@ -68,7 +68,7 @@ case "$1 $2" in
   "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python"
     echo "version = VERSION.1" > "$4/pyvenv.cfg";;
   "-m pip") ;;
-  *) echo VERSION; exit CODE;;
+  *) echo VERSION; case "$*" in *ensurepip*) exit CODE;; esac;;
 esac
 """
 
