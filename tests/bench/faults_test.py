@@ -118,6 +118,7 @@ def test_steps_are_those_of_whole_checkpoints(tmp_path):
   assert sorted(record_lib.steps(tmp_path)) == [5, 10]
 
 
+@pytest.mark.slow
 def test_all_checkpoints_damaged_is_no_new_start(saved):
   config, workdir, _ = saved
   faults.damage("checkpoints: all bad", workdir, random.Random(0))
