@@ -22,25 +22,15 @@ fail() { echo "launch/tpu_worker.sh on $worker: $*" >&2; exit 2; }
 say() { echo "worker $worker: $*"; }
 running() { [ -e "$run/lock" ] && ! flock --nonblock "$run/lock" true; }
 
-usable() {
-  "$1" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
-    > /dev/null 2>&1
-}
-
 install() {
-  local python=""
-  for python in python3 python3.13 python3.12 python3.11; do
-    ! usable "$python" || break
-  done
   # Ubuntu 22.04, which most runtime versions are, has 3.10 as its python3. A
   # fresh machine updates itself at first and holds apt's lock meanwhile.
-  if ! usable "$python"; then
+  if ! bash "$root/launch/local.sh" --python > /dev/null 2>&1; then
     sudo apt-get -o DPkg::Lock::Timeout=600 --quiet update
     sudo apt-get -o DPkg::Lock::Timeout=600 --quiet --yes install \
       python3.11 python3.11-venv
-    python=python3.11
   fi
-  PYTHON="$python" bash "$root/launch/local.sh" python -m pip install --quiet \
+  bash "$root/launch/local.sh" python -m pip install --quiet \
     --disable-pip-version-check -r "$root/requirements.txt" "jax[tpu]"
   say installed
 }

@@ -58,6 +58,7 @@ def _config(path):
   return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commit", ["047c3e9", "9220c78"])
 def test_a_run_goes_on_exactly(commit, before, capsys):
   """To the bits, and the lines, of the one that was not stopped."""

@@ -1,6 +1,7 @@
 """Eight host devices, explicit broadcasting, and a corpus of a few pages."""
 
 import copy
+import gc
 from importlib import metadata
 import io
 import os
@@ -11,7 +12,9 @@ import pathlib
 # not know, so what may not stay is for the version that has it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 ONE_DEVICE = (os.environ.get("XLA_FLAGS", "")
-              + " --xla_backend_optimization_level=0")
+              + " --xla_backend_optimization_level=0"
+              + " --xla_cpu_parallel_codegen_split_count=1")
+# 0.11 has no such flag: a tiny step compiles in 8 s there, in 2.5 s here.
 if metadata.version("jaxlib").startswith("0.10."):
   ONE_DEVICE += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = (
@@ -34,22 +37,31 @@ from latemask.train import step as step_lib
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # As in main.py: two programs at once on many host devices can lock up.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+# Tracing makes many objects and hardly any circles: looking for them took 4 %.
+gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_addoption(parser):
   parser.addoption("--long", action="store_true",
-                   help="run the tests that compile for minutes, too")
+                   help="run the tests that take minutes, too")
+  parser.addoption("--quick", action="store_true",
+                   help="leave out the tests that take more than a few seconds")
 
 
 def pytest_configure(config):
-  config.addinivalue_line("markers", "long: takes minutes; only with --long")
+  for line in ("long: takes minutes; only with --long",
+               "ci: takes minutes, and .ci/run runs it",
+               "slow: takes more than about 4 s of a core; not with --quick"):
+    config.addinivalue_line("markers", line)
 
 
 def pytest_collection_modifyitems(config, items):
-  if not config.getoption("--long"):
-    for item in items:
-      if "long" in item.keywords:
-        item.add_marker(pytest.mark.skip(reason="only with --long"))
+  left_out = {"long": not config.getoption("--long"),
+              "slow": config.getoption("--quick")}
+  for item in items:
+    for name, is_left_out in left_out.items():
+      if is_left_out and item.get_closest_marker(name):
+        item.add_marker(pytest.mark.skip(reason=f"marked {name}"))
 
 
 @pytest.fixture(scope="session", autouse=True)

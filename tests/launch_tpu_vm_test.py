@@ -87,9 +87,15 @@ else:
 '''
 
 # In place of local.sh: no environment, and a pip that has nothing to do.
-LOCAL = '''echo "$0 $*" >> "$FAKE/local.txt"
+LOCAL = '''[ "$1" != --python ] || exit "${PYTHON_CODE:-0}"
+echo "$0 $*" >> "$FAKE/local.txt"
 case "$*" in *"pip install"*) exit "${PIP_CODE:-0}";; esac
 exec "$@"
+'''
+
+# Nothing is installed on the machine of the tests.
+SUDO = '''#!/bin/sh
+echo "$*" >> "$FAKE/sudo.txt"
 '''
 
 # Waits are written down, not waited for.
@@ -109,7 +115,7 @@ class Cloud:
       (self.fake / "workers" / worker).mkdir(parents=True)
     (self.fake / "bin").mkdir()
     for name, text in (("gcloud", GCLOUD % {"python": sys.executable}),
-                       ("sleep", SLEEP)):
+                       ("sleep", SLEEP), ("sudo", SUDO)):
       (self.fake / "bin" / name).write_text(text)
       (self.fake / "bin" / name).chmod(0o755)
     (self.repository / "launch").mkdir(parents=True)
@@ -327,6 +333,11 @@ def test_setup_copies_the_commit_and_installs(cloud):
   installed = (cloud.fake / "local.txt").read_text().splitlines()
   assert len(installed) == 2
   assert all(line.endswith("requirements.txt jax[tpu]") for line in installed)
+  assert not (cloud.fake / "sudo.txt").exists()
+  # No Python that will do: each worker installs Ubuntu's.
+  assert cloud("setup", *SLICE, PYTHON_CODE="2").returncode == 0
+  assert (cloud.fake / "sudo.txt").read_text().count(
+      "install python3.11 python3.11-venv\n") == 2
   failed = cloud("setup", *SLICE, PIP_CODE="5")
   assert failed.returncode == 5
   assert "launch/tpu_vm.sh: worker 1: exit status 5" in failed.stderr

@@ -81,6 +81,7 @@ def test_a_signal_while_modules_are_imported(command, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_config_that_cannot_be_and_a_run(tmp_path, corpus, monkeypatch):
   monkeypatch.delenv("PYTHONPATH")  # With TensorFlow.
   workdir = tmp_path / "run"

@@ -59,6 +59,7 @@ def _tiny():
   return config
 
 
+@pytest.mark.ci
 @pytest.mark.long
 def test_tiny_compiles():
   found, text, xla_flops = _compile(_tiny(), "v5e:2x2")
@@ -83,6 +84,7 @@ def test_tiny_compiles():
   assert found["hbm"]["total"] < found["hbm"]["capacity"]
 
 
+@pytest.mark.slow
 def test_eval_step_compiles_on_another_chip():
   found, _, _ = _compile(_tiny(), "v4-8", "eval")
   assert found["chip"] == "TPU v4"
@@ -96,7 +98,7 @@ def test_eval_step_compiles_on_another_chip():
 @pytest.mark.parametrize("size, changes, rows, temporaries_gib", [
     # A gated MLP keeps 1,024 numbers more of each token: 1.095 GiB, where
     # RoBERTa's layers take 1.01.
-    ("base", {}, 32, 1.10),
+    pytest.param("base", {}, 32, 1.10, marks=pytest.mark.ci),
     ("base", {"architecture": "roberta_prenorm", "mlp": 3072}, 32, 1.02),
     ("large", {}, 64, None)], ids=["base", "base_of_roberta", "large"])
 def test_real_sizes_compile(size, changes, rows, temporaries_gib):

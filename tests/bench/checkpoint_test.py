@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 
 def _run(*arguments):
   return subprocess.run(
@@ -11,6 +13,7 @@ def _run(*arguments):
       capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_three_lines(corpus):
   done = _run("--repeats", "1", "--config",
               f"configs/base.py:tiny,data.source='text:{corpus}/*.txt',"

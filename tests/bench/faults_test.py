@@ -65,6 +65,7 @@ def keep_all(tiny_run):
   tiny_run.checkpoint.keep = 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [
     n for n in faults.FAULTS if n.startswith("checkpoint: ")] + ["folders"])
 def test_damaged_newest_checkpoint(saved, capsys, name):
@@ -97,6 +98,7 @@ def test_damaged_newest_checkpoint(saved, capsys, name):
     assert "going on from the checkpoint at step 10" in out
 
 
+@pytest.mark.slow
 def test_other_bits_that_can_be_read(saved, capsys):
   """A save of another state under this one's digests: only they can tell."""
   config, workdir, unbroken = saved
@@ -116,6 +118,7 @@ def test_steps_are_those_of_whole_checkpoints(tmp_path):
   assert sorted(record_lib.steps(tmp_path)) == [5, 10]
 
 
+@pytest.mark.slow
 def test_all_checkpoints_damaged_is_no_new_start(saved):
   config, workdir, _ = saved
   faults.damage("checkpoints: all bad", workdir, random.Random(0))
@@ -157,6 +160,7 @@ def _poison(monkeypatch, bad_steps):
   monkeypatch.setattr(loader_lib.Loader, "train_batches", poisoned)
 
 
+@pytest.mark.slow
 def test_rollback_skips_the_window(tiny_run, tmp_path, monkeypatch, capsys):
   """As a run that never had the window: bit for bit; a stop changes nothing."""
   tiny_run.checkpoint.every_steps = 4
@@ -199,6 +203,7 @@ def test_rollback_skips_the_window(tiny_run, tmp_path, monkeypatch, capsys):
       tmp_path / "expected")
 
 
+@pytest.mark.slow
 def test_rollbacks_are_bounded(tiny_run, tmp_path, monkeypatch):
   tiny_run.checkpoint.every_steps = 4
   tiny_run.train.on_nonfinite = "rollback"
@@ -211,6 +216,7 @@ def test_rollbacks_are_bounded(tiny_run, tmp_path, monkeypatch):
   assert os.listdir(tmp_path / "checkpoints") == ["4.failed"]
 
 
+@pytest.mark.slow
 def test_a_state_without_a_finite_loss_is_not_saved(
     tiny_run, tmp_path, capsys):
   """Its parameters are finite, about 1e28; what comes of them is not."""
@@ -229,6 +235,7 @@ def test_a_state_without_a_finite_loss_is_not_saved(
   assert [r["skipped_rows"] for r in found if "rollback" in r] == [16, 32]
 
 
+@pytest.mark.slow
 def test_what_fails_again_goes_further_back(
     tiny_run, tmp_path, monkeypatch, capsys):
   """From 8 twice, then from 4, then from the initial state; all on record."""
@@ -259,6 +266,7 @@ def test_what_fails_again_goes_further_back(
   assert [r["step"] for r in found if "loss" in r] == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_not_finite_is_a_failure(
     tiny_run, tmp_path, monkeypatch):
   tiny_run.eval.every_steps = 4
@@ -281,6 +289,7 @@ def test_an_evaluation_that_is_not_finite_is_a_failure(
               if "rollback" in r] == [64]
 
 
+@pytest.mark.slow
 def test_rollback_before_the_first_checkpoint(
     tiny_run, tmp_path, monkeypatch):
   tiny_run.train.on_nonfinite = "rollback"
@@ -325,6 +334,7 @@ def _sweep(workdir):
     time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_disk_full_while_saving(tiny_run, tmp_path, monkeypatch, capsys):
   """Training goes on, without leaving rubbish; the next save succeeds."""
   tiny_run.checkpoint.every_steps = 5
@@ -338,6 +348,7 @@ def test_disk_full_while_saving(tiny_run, tmp_path, monkeypatch, capsys):
       "5", "15", "20"]
 
 
+@pytest.mark.slow
 def test_disk_full_for_good(tiny_run, tmp_path, monkeypatch):
   tiny_run.checkpoint.every_steps = 5
   tiny_run.checkpoint.max_failed_saves = 1
@@ -355,6 +366,7 @@ def test_disk_full_for_good(tiny_run, tmp_path, monkeypatch):
   assert lines(tmp_path / "run") == lines(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_disk_full_for_metrics(tiny_run, tmp_path, monkeypatch):
   unbroken, _ = run_lib.train(tiny_run, tmp_path / "unbroken")
   real = metrics.Writer.write
@@ -402,6 +414,7 @@ def test_disk_full_while_packing(tiny, corpus, tmp_path, capsys):
   assert packed.digest == prepare_lib.prepare(tiny, tmp_path / "again").digest
 
 
+@pytest.mark.slow
 def test_disk_full_for_tensorboard(tiny_run, tmp_path, monkeypatch, capsys):
   """A copy for the eye is given up; the run is not."""
   from clu.metric_writers import summary_writer
@@ -415,6 +428,7 @@ def test_disk_full_for_tensorboard(tiny_run, tmp_path, monkeypatch, capsys):
   assert [r["step"] for r in lines(tmp_path) if "loss" in r] == [1, 2, 3, 4]
 
 
+@pytest.mark.ci
 @pytest.mark.long
 def test_killed_for_real(tmp_path, monkeypatch):
   """One run, killed in each phase; processes of their own, as bench/soak."""

@@ -43,6 +43,7 @@ def test_contenders_take_turns_and_pair_up():
   assert first["mfu"] == 0.1
 
 
+@pytest.mark.slow
 def test_real_steps_and_the_peer():
   pytest.importorskip("transformers")
   done = _run("--config", TINY, "--config", TINY + ",masking.rate=0.4",

@@ -92,6 +92,7 @@ def _files(directory):
           for p in pathlib.Path(directory).rglob("*")}
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_too(config, tmp_path):
   config.dtype = "bfloat16"
   config.grid.seeds = (0,)
@@ -160,6 +161,7 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
   assert _files(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_all_tasks_regression_and_scratch(config, tmp_path, capsys):
   """The tasks without a folder are left out; fresh weights learn, too."""
   config.task = "all"
@@ -188,6 +190,7 @@ def _program(config):
       config, model, jax.tree.map(jax.numpy.asarray, encoder), 2), data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width, from_scratch, is_as_before", [
     (768, False, True), (768, True, False), (16, False, False)])
 def test_cells_that_began_otherwise_are_others(
@@ -223,6 +226,7 @@ def test_rows_are_as_long_as_those_of_training(config, tmp_path, capsys):
             "were initialised" in out) == (found == 64)
 
 
+@pytest.mark.slow
 def test_padding_and_filler_rows_change_nothing(config):
   program, data = _program(config)
   params = program.init_state(np.uint32(0)).params
@@ -244,6 +248,7 @@ def test_padding_and_filler_rows_change_nothing(config):
   np.testing.assert_allclose(losses[0][1], losses[1][1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_the_whole_encoder(config):
   """The last layer computes the state of <s> alone, and exactly that."""
   program, data = _program(config)
@@ -276,6 +281,7 @@ def test_the_choice_is_the_median_over_seeds():
   assert average[:5] == ["average", "", "71.00", "1.00", "72.00"]
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_named_and_has_no_score(
     config, tmp_path, capsys):
   """Two fail, and later two do not; what failed is not trained again."""
@@ -377,6 +383,7 @@ def test_bad_labels_change_nothing(config, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_long_text_is_cut_and_counted(config, tmp_path, capsys):
   config.max_length = 6
   config.grid.seeds = (0,)
@@ -386,6 +393,7 @@ def test_long_text_is_cut_and_counted(config, tmp_path, capsys):
   assert "of 37 rows are cut to 6 tokens" in out
 
 
+@pytest.mark.slow
 def test_main_dispatches_by_the_key_task(tmp_path, run, data_dir):
   done = subprocess.run(
       [sys.executable, "-m", "latemask.main", "--config", "configs/glue.py",

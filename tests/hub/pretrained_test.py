@@ -109,6 +109,7 @@ def test_a_resumed_run_too_goes_back_to_it(tiny_run, folder, tmp_path):
   assert first.trained_length == again.trained_length
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_a_folder(tiny_run, folder, run, tmp_path):
   """Its first loss is where the other run stood, not where it began."""
   tiny_run.train.init_from = str(folder)
@@ -146,6 +147,7 @@ def test_what_cannot_begin(tiny_run, run, tmp_path, change, message):
   assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_tokenizer_of_another(tiny_run, run, tmp_path):
   """Refused before anything is written; left out, that of init_from."""
   workdir, _ = run
@@ -355,6 +357,7 @@ def test_bad_commands(run, arguments, message):
   assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_commands(run, tmp_path):
   """export, then fill_mask of the folder from standard input."""
   out = tmp_path / "out"

@@ -97,6 +97,7 @@ SOME_OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SOME_OPTIONS)
 def test_every_parameter_is_used_and_no_hidden_id_leaks(tiny, options):
   """Gradients to all parameters, and none to what is hidden.
@@ -148,6 +149,7 @@ def test_encoder_never_meets_the_mask(tiny, architecture):
   assert all(np.any(g) for g in jax.tree.leaves(grads["early"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
     (a, i, 2, d, "all") for a, i, d in zip(
         ARCHITECTURES, ("append",) * 3, ("self", "cross", "self"))])
@@ -215,6 +217,7 @@ def test_nothing_hidden_is_the_fine_tuning_forward(tiny):
       np.where(real[:, order], encode(shuffled), 0), atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SOME_OPTIONS[1:4])
 def test_foreign_documents_and_padding_change_nothing(tiny, options):
   _configure(tiny, *options)
@@ -259,6 +262,7 @@ def test_unused_noise_is_no_query(tiny):
                                 _targets(model, params, other))
 
 
+@pytest.mark.slow
 def test_every_layer_drops_on_its_own(tiny, monkeypatch):
   tiny.model.dropout = 0.5
   tiny.model.remat = None  # Its layers are traced, their keys no numbers.
@@ -276,6 +280,7 @@ def test_every_layer_drops_on_its_own(tiny, monkeypatch):
   assert len(keys) == len(set(keys)) == tiny.model.layers
 
 
+@pytest.mark.slow
 def test_unroll_and_remat_change_nothing(tiny):
   tiny.model.insertion_layer = 1
   model, params, _, masked = _build(tiny)
@@ -293,6 +298,7 @@ def test_unroll_and_remat_change_nothing(tiny):
         a, b, atol=3e-4, rtol=1e-4), plain, grads(**changes))
 
 
+@pytest.mark.slow
 def test_dropout_follows_its_key(tiny):
   tiny.model.dropout = tiny.model.attention_dropout = 0.2
   model, params, _, masked = _build(tiny)
@@ -310,6 +316,7 @@ def test_without_dropout_there_is_no_random_number(tiny):
       {"params": p}, masked, True))(params))
 
 
+@pytest.mark.slow
 def test_loss_at_the_start_is_that_of_chance(tiny):
   model, _, _, masked = _build(tiny)
   params = jax.jit(model.init)(jax.random.key(0), masked)["params"]

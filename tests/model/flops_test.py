@@ -59,6 +59,7 @@ def test_every_matrix_product_is_counted(tiny, changes):
   assert _count(traced.jaxpr) == 16 * sum(closed.values())
 
 
+@pytest.mark.slow
 def test_xla_agrees_on_the_unrolled_step(tiny):
   """Up to the elementwise terms, which wide layers make small."""
   tiny.model.update(dict(width=256, mlp=1024, heads=2, unroll=4,

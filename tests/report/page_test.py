@@ -334,6 +334,7 @@ def test_a_live_run_and_one_that_is_not_finite(tmp_path):
           "stopped, 1 whose loss is not finite.") in text
 
 
+@pytest.mark.slow
 def test_what_is_drawn_over_depends_on_whether_runs_cost_the_same(tmp_path):
   for rate in (0.15, 0.3, 0.5):
     for layer in (0, 6):
@@ -519,6 +520,7 @@ def test_glue_table_is_that_of_results(tmp_path):
     assert any(x == pytest.approx(100 * score) for x in drawn)
 
 
+@pytest.mark.slow
 def test_glue_of_runs_that_differ_in_their_seed(tmp_path):
   qualities = {(0.15, 0): 0.2, (0.15, 12): 0.4, (0.5, 0): 0.6, (0.5, 12): 0.8}
   cells = {}
@@ -738,6 +740,7 @@ def found(saved):
   return effective_rank.measure(saved, 21)
 
 
+@pytest.mark.slow
 def test_rank_of_a_saved_model_equals_numpy(saved, found):
   loaded = pretrained.load(saved)
   config = json.loads((saved / "config.json").read_text())

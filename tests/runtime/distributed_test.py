@@ -237,6 +237,7 @@ def _losses(workdir):
           for key in ("loss", "grad_norm", "eval/loss") if key in r}
 
 
+@pytest.mark.ci
 @pytest.mark.long
 def test_same_run_on_1_2_4_processes(corpus, packed_dir, tmp_path):
   """Four devices, fsdp and tensor among them; and on with another number."""
@@ -302,6 +303,7 @@ def test_one_of_several_is_told_to_stop(
   assert (tmp_path / "checkpoints" / step).exists()
 
 
+@pytest.mark.ci
 @pytest.mark.long
 def test_one_of_several_is_killed(corpus, packed_dir, tmp_path):
   """The other ends, and not with 0; they go on from the last checkpoint."""
@@ -339,6 +341,7 @@ def cola(tmp_path_factory):
   return folder.parent
 
 
+@pytest.mark.slow
 def test_fine_tuning_deals_the_cells_out(run, cola, tmp_path):
   workdir, _ = run
   port = _port()

@@ -98,6 +98,7 @@ def test_older_sweeps_stay_done_and_keep_their_rows(write, tmp_path):
 # ---- Configs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_point_builds(name, tmp_path):
   """At the size that is its default, and on paths that are not there."""

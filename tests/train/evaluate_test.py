@@ -27,6 +27,7 @@ def parts(tiny_run):
   return program, loader_lib.Loader(packed, tiny_run)
 
 
+@pytest.mark.slow
 def test_masks_are_fixed_and_batches_do_not_matter(parts):
   program, loader = parts
   params = program.init_state().params
@@ -92,6 +93,7 @@ def test_masks_of_runs_that_differ_in_seed_unit_and_noise(
   assert same == [True] + [masks == "fixed"] * 2
 
 
+@pytest.mark.slow
 def test_stop_gives_up(parts):
   program, loader = parts
   params = program.init_state().params

@@ -122,6 +122,7 @@ def test_budget_sets_the_steps(tiny, budget_flops, num_steps, warmup_steps):
   np.testing.assert_allclose(program.schedule(num_steps - 1), end, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_run_of_a_budget(tiny_run, tmp_path, monkeypatch):
   """It ends within its last step, whichever way it came there."""
   tiny_run.train.total_flops = 12.5 * TINY_STEP_FLOPS
@@ -146,6 +147,7 @@ def test_run_of_a_budget(tiny_run, tmp_path, monkeypatch):
     run_lib.train(tiny_run, tmp_path)
 
 
+@pytest.mark.slow
 def test_files_of_a_run(tiny_run, tmp_path, capsys):
   tiny_run.metrics.profile_step = 9  # The window is still open at the end.
   tiny_run.train.num_steps = 12
@@ -179,6 +181,7 @@ def test_files_of_a_run(tiny_run, tmp_path, capsys):
   assert "left" in out and "guessing by word frequency" in out
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path):
   """Counting up to twelve, from any number: context says all."""
   words = ("one two three four five six seven eight nine ten eleven "
@@ -196,6 +199,7 @@ def test_it_learns(tmp_path):
   assert evaluation["eval/loss"] < 1.8
 
 
+@pytest.mark.slow
 def test_a_save_holds_the_state_of_its_step(tiny_run, tmp_path, monkeypatch):
   """Training goes on, in the same buffers, while a save is written."""
   tiny_run.model.update(dict(width=128, mlp=1024))
@@ -237,6 +241,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
   assert last["step"] == 8 and last["loss"] in ("nan", "inf")
 
 
+@pytest.mark.slow
 def test_signal_in_an_evaluation_gives_it_up(tiny_run, tmp_path, monkeypatch):
   tiny_run.train.num_steps = 12
   real = metrics.Writer.has_eval
@@ -254,6 +259,7 @@ def test_signal_in_an_evaluation_gives_it_up(tiny_run, tmp_path, monkeypatch):
       0, 10, 12]
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_by_key(tiny_run, tmp_path):
   tiny_run.train.num_steps = 4
   run_lib.train(tiny_run, tmp_path)
@@ -298,6 +304,7 @@ def test_checkpoint_of_other_rows_is_refused(tiny_run, tmp_path):
   checkpoints.close()
 
 
+@pytest.mark.slow
 def test_resume_on_another_mesh_has_the_same_losses(tiny_run, tmp_path):
   tiny_run.train.num_steps = 8
   tiny_run.checkpoint.every_steps = 4

@@ -51,6 +51,7 @@ def _assert_same_update(one, two, tolerance):
       state_one.opt_state[1].mu, state_two.opt_state[1].mu)
 
 
+@pytest.mark.slow
 def test_devices_change_nothing(tiny):
   tiny.optimizer.learning_rate = 1e-3
   tiny.optimizer.clip_norm = 0.1
@@ -59,6 +60,7 @@ def test_devices_change_nothing(tiny):
   _assert_same_update(alone, together, 1e-4)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing(tiny):
   # Rows differ in length: a mean of means would be another gradient.
   tiny.masking.same_rate = 0.2
@@ -67,6 +69,7 @@ def test_accumulation_changes_nothing(tiny):
   _assert_same_update(whole, _run(tiny, _mesh(2, 1, 1)), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
 def test_gradient_is_that_of_autodiff(tiny, sizes):
   """The embedding's is put together by hand; see `Program.gradient`."""
@@ -88,6 +91,7 @@ def test_gradient_is_that_of_autodiff(tiny, sizes):
       a, b, atol=1e-5 * np.max(np.abs(b))), ours, autodiff)
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_drops_the_same(tiny):
   tiny.model.dropout = tiny.model.attention_dropout = 0.1
   again = _run(tiny, _mesh(1, 1, 1))
@@ -95,6 +99,7 @@ def test_what_is_computed_again_drops_the_same(tiny):
   _assert_same_update(_run(tiny, _mesh(1, 1, 1)), again, 1e-4)
 
 
+@pytest.mark.slow
 def test_hashed_dropout_is_the_same_on_every_mesh(tiny):
   tiny.model.dropout = tiny.model.attention_dropout = 0.1
   assert tiny.train.dropout_rng == "hash"
@@ -117,6 +122,7 @@ def test_parameters_are_born_split(tiny):
   assert moment.addressable_shards[0].data.shape == (3, 1, 8, 16)
 
 
+@pytest.mark.slow
 def test_seed_decides(tiny):
   tiny.model.dropout = tiny.model.attention_dropout = 0.1
   first, again = (_run(tiny, _mesh(1, 1, 1), 1)[1:] for _ in range(2))
@@ -126,6 +132,7 @@ def test_seed_decides(tiny):
   assert other[0].sums.loss != first[1][0].sums.loss
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_what_float32_does(tiny):
   _, _, exact = _run(tiny, _mesh(1, 1, 1), 1)
   tiny.model.dtype = "bfloat16"

@@ -58,6 +58,7 @@ def test_every_example_once(tiny, tmp_path, file_format):
   assert list(found) == list(enumerate(lines[20:60]))
 
 
+@pytest.mark.slow
 def test_trains_from_it(tiny, tmp_path, capsys):
   _store(tmp_path / "tfds", field="book_text")
   tiny.data.source = "tfds:pages"
