@@ -65,6 +65,12 @@ class Ranks:
   width: int
 
 
+def mean(found):
+  """Returns the mean of the `Ranks` of some seeds."""
+  return Ranks(*(sum(getattr(ranks, field.name) for ranks in found) / len(found)
+                 for field in dataclasses.fields(Ranks)))
+
+
 def effective_rank(matrix_NxD):
   """Returns exp of the entropy of the normalised singular values.
 
