@@ -184,9 +184,10 @@ def begin(num_panels, looks, panel_inches=PANEL_INCHES, **options):
 def begin_at_zero(axis):
   """Lets an axis begin at 0, unless something on it is less."""
   data = axis.axes.dataLim
-  lowest = data.y0 if axis.axis_name == "y" else data.x0
-  if lowest >= 0:
-    axis.set_view_interval(0, axis.get_view_interval()[1], ignore=True)
+  lowest, highest = (data.intervaly if axis.axis_name == "y"
+                     else data.intervalx)
+  if 0 <= lowest and highest > 0:
+    axis.set_view_interval(0, 1.06 * highest, ignore=True)
 
 
 def save(fig, folder, name):

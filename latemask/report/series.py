@@ -184,7 +184,7 @@ def _label(names, values):
   # A sweep names its folders by the keys.
   if any("=" in name for name in names):
     return _keys(values)
-  return f"{_in_short(names, 1)} ({_keys(values)})"
+  return f"{_in_short(names, 2)} ({_keys(values)})"
 
 
 def _keys(values):

@@ -13,8 +13,8 @@ from tests.report import made
 
 
 def test_heat_map_and_frontier(sweep):
-  records, _, out = sweep
-  found = reading.read([out.parent / "runs"])
+  records, folder = sweep
+  found = reading.read([folder])
   series, naming, _ = series_lib.group(found.runs, found.columns)
   assert naming == ["masking.rate", "model.insertion_layer"]
   rates, layer_list, loss_RxI, count_RxI = comparison.grid(

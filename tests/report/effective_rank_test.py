@@ -19,7 +19,6 @@ from latemask.model import attention
 from latemask.model import encoder
 from latemask.model import layers
 from latemask.report import effective_rank
-from latemask.report import folder as report_folder
 from latemask.runtime import mesh as mesh_lib
 from latemask.train import step as step_lib
 from tests import conftest
@@ -114,12 +113,14 @@ def found(saved):
 def test_rank_of_a_saved_model_equals_numpy(saved, found):
   loaded = pretrained.load(saved)
   config = json.loads((saved / "config.json").read_text())
-  ids_NxL = effective_rank.held_out(saved, ml_collections.ConfigDict(config), 21)
+  ids_NxL = effective_rank.held_out(
+      saved, ml_collections.ConfigDict(config), 21)
   assert len(ids_NxL) == 21  # Two batches of the analysis.
   plan = plan_lib.make_plan(
       _tiny(), loaded.tokenizer.vocab_size, rate=0.5)
   masked = jax.jit(lambda ids_NxL: selection.mask_batch(
-      plan, jax.random.key(effective_rank._KEY), jnp.arange(21), ids_NxL))(ids_NxL)
+      plan, jax.random.key(effective_rank._KEY), jnp.arange(21),
+      ids_NxL))(ids_NxL)
   states, late = jax.jit(lambda params, masked: _by_hand(
       loaded.config, params, masked))(loaded.params, masked)
   num_kept = plan.num_kept
@@ -159,7 +160,8 @@ def test_rank_of_every_kind_of_model(layer, decoder):
   ids_BxL = conftest.random_rows(4, tiny.data.length)
   params = jax.jit(lambda: model.init(jax.random.key(1), selection.mask_batch(
       plan, jax.random.key(0), np.arange(4), jnp.asarray(ids_BxL))))()["params"]
-  found = effective_rank.measure_rows(model.config, params, plan, np.asarray(ids_BxL))
+  found = effective_rank.measure_rows(
+      model.config, params, plan, np.asarray(ids_BxL))
   known = layer + 1 if decoder == "cross" else 3
   for name in ("unmasked", "masked"):
     values = getattr(found, name)
@@ -172,11 +174,11 @@ def test_rank_of_every_kind_of_model(layer, decoder):
 def test_report_with_rank(saved, found, tmp_path):
   bare = tmp_path / "bare"
   made.run(bare, rate=0.4)
-  problem, = report_folder.write([saved, bare], tmp_path / "out", ["rank"], 21)
+  content, figures, text = made.drawn(saved, bare, rank_rows=21)
+  problem, = content.problems
   assert f"no effective rank of {bare}" in problem
-  assert "rank" in made.check_pictures(tmp_path / "out")
-  rows = made.table((tmp_path / "out/report.md").read_text(),
-                "## Effective rank")
+  assert "rank" in figures
+  rows = made.table(text, "## Effective rank")
   assert [row["half masked"] for row in rows] == [
       f"{v:.1f}" for v in found.masked]
   assert rows[0]["slots"] == "–"

@@ -2,6 +2,7 @@
 
 from latemask.report import reading
 from latemask.report import series as series_lib
+from latemask.report import look as look_lib
 from tests.report import made
 
 
@@ -11,7 +12,7 @@ def test_many_series_have_a_colour_bar(tmp_path):
       made.run(tmp_path / f"{i}-{layer}", rate=rate, layer=layer)
   found = reading.read([tmp_path])
   series, _, _ = series_lib.group(found.runs, [])
-  looks = report_look.look(series)
+  looks = look_lib.look(series)
   assert looks.bar[1] == "mask rate"
   assert [name for _, name in looks.handles] == [
       "insertion layer 4", "insertion layer 12"]

@@ -1,4 +1,4 @@
-"""Runs and fine-tuning workdirs that a report is made of; what is read of it."""
+"""Runs and fine-tuning workdirs for a report; what is read of it."""
 
 import json
 import statistics
@@ -70,7 +70,7 @@ def glue(path, init_from, quality=0.5, tasks=("cola", "mrpc", "mnli"),
   return made
 
 
-def made.table(text, heading):
+def table(text, heading):
   """Returns the rows of the table after a heading, as dicts."""
   lines = iter(text.split(heading)[1].splitlines())
   rows = []

@@ -5,19 +5,20 @@ import statistics
 
 import pytest
 
-from latemask.report import folder as report_folder
+from latemask.report import page as page_lib
 from tests.report import made
 
 
-def test_numbers_of_the_table(sweep):
-  records, text, _ = sweep
+def test_numbers_of_the_table(sweep, page):
+  (records, _), (_, _, text) = sweep, page
   rows = made.table(text, "## Runs")
   assert len(rows) == 4
   for row in rows:
     rate = float(row["`masking.rate`"])
     layer = int(row["`model.insertion_layer`"])
     mine = [r for key, r in records.items() if key[:2] == (rate, layer)]
-    assert row["runs"].startswith(f"{len(mine)}: ")
+    assert row["folders"] == ", ".join(
+        f"{rate}-{layer}-{seed}" for seed in range(len(mine)))
     finals = [[r for r in run if "eval/loss" in r][-1] for run in mine]
     for column, key in (("held-out loss", "eval/loss"),
                         ("at 15 % masks", "eval/rate_0.15/loss")):
@@ -35,8 +36,8 @@ def test_numbers_of_the_table(sweep):
     assert row["state"] == "finished"
 
 
-def test_the_best_is_compared_with_vanilla(sweep):
-  records, text, _ = sweep
+def test_the_best_is_compared_with_vanilla(sweep, page):
+  (records, _), (_, _, text) = sweep, page
   means = {}
   for key, run in records.items():
     means.setdefault(key[:2], []).append(
@@ -60,25 +61,25 @@ def test_a_live_run_and_one_that_is_not_finite(tmp_path):
   made.run(runs / "new", rate=0.3)
   (runs / "new/metrics.jsonl").write_text(
       '{"step": 0, "eval/loss": 9.0, "eval/accuracy": 0.0}\n')
-  assert report_folder.write([runs], tmp_path / "out") == []
-  text = (tmp_path / "out/report.md").read_text()
-  states = {row["runs"]: row["state"] for row in made.table(text, "## Runs")}
-  assert states == {"1: live": "step 7 of 12", "1: new": "step 0 of 12",
-                    "1: nan": "not finite at step 4"}
+  content, _, text = made.drawn(runs)
+  assert content.problems == []
+  states = {row["folders"]: row["state"]
+            for row in made.table(text, "## Runs")}
+  assert states == {"live": "step 7 of 12", "new": "step 0 of 12",
+                    "nan": "not finite at step 4"}
   assert "No run has ended yet" in text
   assert ("3 pre-training runs in 3 series: 0 finished, 2 under way or "
           "stopped, 1 whose loss is not finite.") in text
-  made.check_pictures(tmp_path / "out")
   # Rollbacks are told, and change no count.
   made.run(runs / "back", rate=0.2)
   for name in ("back", "nan"):
     with (runs / name / "metrics.jsonl").open("a") as file:
       file.write('{"step": 3, "rollback": 1, "skipped_rows": 16}\n')
-  report_folder.write([runs], tmp_path / "out")
-  text = (tmp_path / "out/report.md").read_text()
-  states = {row["runs"]: row["state"] for row in made.table(text, "## Runs")}
-  assert states["1: back"] == "finished, 1 rollbacks"
-  assert states["1: nan"] == "not finite at step 4, 1 rollbacks"
+  text = made.drawn(runs)[-1]
+  states = {row["folders"]: row["state"]
+            for row in made.table(text, "## Runs")}
+  assert states["back"] == "finished, 1 rollbacks"
+  assert states["nan"] == "not finite at step 4, 1 rollbacks"
   assert ("4 pre-training runs in 4 series: 1 finished, 2 under way or "
           "stopped, 1 whose loss is not finite.") in text
 
@@ -92,8 +93,28 @@ def test_few_held_out_rows_name_no_winner(tmp_path, rows, names_it):
         {"eval/rows": rows, "eval/hidden_fraction": 0.5312}
         if "eval/loss" in record else {})) + "\n" for record in map(
             json.loads, path.read_text().splitlines())))
-  text = _page(tmp_path).text()
+  text = made.drawn(tmp_path)[-1]
   assert ("Lowest held-out loss" in text) == names_it
   assert ("fewer than 100" in text) != names_it
   row, *_ = made.table(text, "## Runs")
   assert row["masks % (of the row, of what can be)"] == "50, 53.1"
+
+
+def test_a_panel_is_drawn_where_its_needs_are_met(page, monkeypatch):
+  """And left out where a need is empty, or where it knows too little."""
+  content, asked = page[0], []
+
+  def panel(name, needs, drawn):
+    return page_lib.Panel(
+        name, needs, lambda content: asked.append(name) or drawn)
+
+  monkeypatch.setattr(page_lib, "_ROWS", (
+      (panel("a_picture", ("series", "is_one_text"), ("figure", "Said.")),
+       panel("too_little", ("series",), None)),
+      (panel("no_glue", ("series", "glue_series"), ("figure", "GLUE.")),)))
+  pictures = page_lib.draw(content)
+  assert pictures == {"a_picture": ("figure", "Said.")}
+  assert asked == ["a_picture", "too_little"]
+  text = page_lib.text(content, pictures)
+  assert "*a picture*: Said." in text and '"a_picture.png"' in text
+  assert "GLUE" not in text and "too" not in text

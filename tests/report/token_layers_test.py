@@ -58,7 +58,8 @@ def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
   for place, kind in enumerate(token_layers_lib.kinds(masked)):
     assert (kind is None) == (not state_NxL[:, place].any())
     assert (kind == token_layers_lib._SLOT) == slot_L[place]
-    assert (kind == token_layers_lib._NOISE) == (kept_L[place] and place in targets)
+    assert (kind == token_layers_lib._NOISE) == (
+        kept_L[place] and place in targets)
 
 
 def _run(monkeypatch, *arguments):
@@ -70,7 +71,9 @@ def _run(monkeypatch, *arguments):
 def test_draws(run, tmp_path, monkeypatch, capsys, name):
   _run(monkeypatch, "--workdir", run[0], "--out", tmp_path / name,
        "the other man was here before the old one")
-  assert capsys.readouterr().out.split() == [str(tmp_path / name)]
+  assert capsys.readouterr().out == (
+      f"the picture lies in {tmp_path / name}; masks join before layer 3 of "
+      "layers 0 to 3\n")
   start = (tmp_path / name).read_bytes()[:60]
   assert start.startswith(b"\x89PNG") or b"<?xml" in start
 

@@ -38,12 +38,14 @@ def loss_over_steps(content):
 
 def loss_over_tokens(content):
   """Draws losses against tokens."""
-  return _draw(content, "tokens", _LOSSES, "Loss against tokens.")
+  return _draw(content, "tokens", _LOSSES, "The same against tokens.",
+               has_notes=False)
 
 
 def loss_over_flops(content):
   """Draws losses against FLOPs."""
-  return _draw(content, "training FLOPs", _LOSSES, "Loss against FLOPs.")
+  return _draw(content, "training FLOPs", _LOSSES, "The same against FLOPs.",
+               has_notes=False)
 
 
 def accuracy(content):
@@ -64,7 +66,7 @@ def throughput(content):
                "the time that steps wait for data.")
 
 
-def _draw(content, x_name, panels, caption):
+def _draw(content, x_name, panels, caption, has_notes=True):
   """Draws panels above each other.
 
   Returns:
@@ -99,7 +101,7 @@ def _draw(content, x_name, panels, caption):
   axes[-1].set_xlabel(label)
   axes[-1].set_xlim(left=0)
   fig.align_ylabels(axes)
-  return fig, f"{caption}{_notes(content, most, is_cut)}"
+  return fig, caption + (_notes(content, most, is_cut) if has_notes else "")
 
 
 def _limit(key, num_series):

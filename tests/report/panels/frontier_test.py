@@ -3,8 +3,6 @@
 import pytest
 
 from latemask.report import comparison
-from latemask.report import folder as report_folder
-from latemask.report import page as page_lib
 from latemask.report import reading
 from latemask.report import series as series_lib
 from tests.report import made
@@ -15,11 +13,10 @@ def test_what_is_drawn_over_depends_on_whether_runs_cost_the_same(tmp_path):
     for layer in (0, 6):
       made.run(tmp_path / f"same/{rate}-{layer}", rate=rate, layer=layer)
     made.run(tmp_path / f"more/{rate}", round(100 * rate), rate=rate)
-  texts = {}
+  texts, figures = {}, {}
   for name in ("same", "more"):
-    assert report_folder.write([tmp_path / name], tmp_path / f"out-{name}") == []
-    assert "frontier" in made.check_pictures(tmp_path / f"out-{name}")
-    texts[name] = (tmp_path / f"out-{name}/report.md").read_text()
+    content, figures[name], texts[name] = made.drawn(tmp_path / name)
+    assert content.problems == []
   # The colour of points is that of the key of more values.
   assert "against insertion layer, mean and" in texts["same"]
   assert "against the FLOPs spent on it" in texts["more"]
@@ -29,10 +26,10 @@ def test_what_is_drawn_over_depends_on_whether_runs_cost_the_same(tmp_path):
   assert key == "model.insertion_layer"
   assert values == [0, 6] * 3
   assert groups == [(0.15,)] * 2 + [(0.3,)] * 2 + [(0.5,)] * 2
-  page = page_lib.Page(reading.read([tmp_path / "same"]))
-  with report_look.style():
-    page.draw()
-  axes = page.figures["frontier"].axes[0]
+  # Lines of three rates: their points stand side by side, and it is said.
+  assert "moved sideways" in texts["same"]
+  assert "moved sideways" not in texts["more"]
+  axes = figures["same"]["frontier"].axes[0]
   assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "6"]
   for s in series:
     mean, *_ = s.scalar(comparison.final("eval/rate_0.15/loss"))
@@ -55,14 +52,14 @@ def test_runs_of_other_texts_are_not_joined(tmp_path, is_equal):
       made.run(tmp_path / f"{text}{rate}",
                 12 if is_equal else round(40 * rate), rate=rate, layer=6,
                 **{"data.source": f"text:{text}"})
-  page = _page(tmp_path)
-  text = page.text()
+  content, figures, text = made.drawn(tmp_path)
   assert "of 2 texts or tokenizers" in text and "Lowest" not in text
-  assert "heat_map" not in page.figures
+  assert "heat_map" not in figures
   losses = [{s.scalar(comparison.final("eval/rate_0.15/loss"))[0]
-             for s in page._series if s.runs[0].config["data.source"] == source}
+             for s in content.series
+             if s.runs[0].config["data.source"] == source}
             for source in ("text:a", "text:b")]
-  for line in _joined(page.figures["frontier"]):
+  for line in _joined(figures["frontier"]):
     assert any(line <= mine for mine in losses)
   if is_equal:
-    assert len(_joined(page.figures["frontier"])) == 2
+    assert len(_joined(figures["frontier"])) == 2

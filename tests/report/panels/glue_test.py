@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 
 from latemask.finetune import grid as grid_lib
-from latemask.report import folder as report_folder
-from latemask.report import page as page_lib
-from latemask.report import reading
 from tests.report import made
 
 
@@ -22,9 +19,8 @@ def test_failed_cells_are_told(tmp_path):
       path.write_text(json.dumps(json.loads(path.read_text()) | {
           "score": None, "metrics": None,
           "epochs": [{"loss": None, "score": None}]}))
-  page = _page(tmp_path)
-  assert page.problems == []
-  text = page.text()
+  content, _, text = made.drawn(tmp_path)
+  assert content.problems == []
   row, = made.table(text, "## GLUE")
   assert (row["rte"], row["average"]) == ("failed", "–")
   assert "±" in row["cola"]
@@ -36,27 +32,25 @@ def test_glue_table_is_that_of_results(tmp_path):
   run = tmp_path / "runs/run"
   made.run(run)
   made.run(tmp_path / "runs/other", rate=0.15, layer=0)
-  made = made.glue(tmp_path / "runs/g1", run)
+  first = made.glue(tmp_path / "runs/g1", run)
   made.glue(tmp_path / "runs/g2", tmp_path / "runs/other", 0.7)
   hurt = tmp_path / "runs/g2/cells/cola/16-0.json"
   hurt.write_text(hurt.read_text()[:40])
-  out = tmp_path / "out"
-  problem, = report_folder.write([tmp_path / "runs"], out)
+  content, figures, text = made.drawn(tmp_path / "runs")
+  problem, = content.problems
   assert str(hurt) in problem
-  text = (out / "report.md").read_text()
-  assert grid_lib.tabulate(made) in text
-  assert {"glue", "frontier_glue"} <= made.check_pictures(out)
-  page = page_lib.Page(reading.read([tmp_path / "runs"]))
+  assert grid_lib.tabulate(first) in text
+  for name, axis in (("glue", "x"), ("frontier_glue", "y")):
+    axes = figures[name].axes[0]
+    assert getattr(axes, f"get_{axis}lim")()[0] == 0
   # Named and coloured as the run that it began from.
-  assert [s.label for s in page._glue_series] == [s.label
-                                                  for s in page._series]
-  with report_look.style():
-    page.draw()
+  assert [s.label for s in content.glue_series] == [
+      s.label for s in content.series]
   scores = [statistics.median(r["score"] for r in grid_lib.choose(cells))
-            for cells in made.values()]
-  drawn = [line.get_xdata()[0] for line in page.figures["glue"].axes[0].lines
-           if line.get_color() == page._look.colors[1] and len(line.get_xdata())
-           == 1]
+            for cells in first.values()]
+  drawn = [line.get_xdata()[0] for line in figures["glue"].axes[0].lines
+           if line.get_color() == content.look.colors[1]
+           and len(line.get_xdata()) == 1]
   for score in (*scores, statistics.mean(scores)):
     assert any(x == pytest.approx(100 * score) for x in drawn)
 
@@ -68,12 +62,11 @@ def test_glue_of_runs_that_differ_in_their_seed(tmp_path):
     for seed in (0, 1):
       run = tmp_path / f"runs/{rate}-{layer}-{seed}"
       made.run(run, rate=rate, layer=layer, seed=seed)
-      made = made.glue(run / "glue", run, quality + 0.05 * seed)
-      cells.setdefault((rate, layer), []).append(made)
-  out = tmp_path / "out"
-  assert report_folder.write([tmp_path / "runs"], out)[1] == []
-  assert {"glue", "heat_map_glue"} <= made.check_pictures(out)
-  rows = made.table((out / "report.md").read_text(), "## GLUE")
+      results = made.glue(run / "glue", run, quality + 0.05 * seed)
+      cells.setdefault((rate, layer), []).append(results)
+  content, figures, text = made.drawn(tmp_path / "runs")
+  assert content.problems == []
+  rows = made.table(text, "## GLUE")
   assert len(rows) == len(qualities)
   for row, mine in zip(rows, cells.values()):
     assert row["workdirs"] == "2"
@@ -83,21 +76,19 @@ def test_glue_of_runs_that_differ_in_their_seed(tmp_path):
       assert len(both) == 6
       assert row[task] == (f"{100 * statistics.median(both):.2f} ± "
                            f"{100 * statistics.stdev(both):.2f}")
-  page = page_lib.Page(reading.read([tmp_path / "runs"]))
-  with report_look.style():
-    page.draw()
-  image_RxI = page.figures["heat_map_glue"].axes[0].images[0].get_array()
+  image_RxI = figures["heat_map_glue"].axes[0].images[0].get_array()
   for (row, column), value in np.ndenumerate(image_RxI):
     mine = cells[((0.15, 0.5)[row], (0, 12)[column])]
     assert value == pytest.approx(100 * statistics.mean(
         statistics.median(r["score"] for r in grid_lib.choose(results))
-        for made in mine for results in made.values()))
+        for found in mine for results in found.values()))
 
 
 def test_one_fine_tuning_workdir_alone(tmp_path):
   made.glue(tmp_path / "g", "nowhere", tasks=("rte",))
   made.glue(tmp_path / "g/hurt", "nowhere", tasks=("cola",))
   (tmp_path / "g/hurt/config.json").write_text('{"task": "cola"}')
-  problem, = report_folder.write([tmp_path / "g"], tmp_path / "out")
+  content, figures, _ = made.drawn(tmp_path / "g")
+  problem, = content.problems
   assert "hurt/config.json has no init_from" in problem
-  assert made.check_pictures(tmp_path / "out") == {"glue"}
+  assert set(figures) == {"glue"}
