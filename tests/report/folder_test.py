@@ -14,12 +14,17 @@ from latemask.tools import report
 from tests.report import made
 
 
-def test_pictures_of_a_sweep(sweep, tmp_path):
-  pictures, problems = report_folder.write([sweep[1]], tmp_path / "out")
-  assert problems == []
-  assert made.check_pictures(tmp_path / "out") == set(pictures) == {
+def test_pictures_of_a_sweep(page, tmp_path):
+  _, figures, text = page
+  assert set(figures) == {
       "frontier", "heat_map", "loss_steps", "loss_tokens", "loss_flops",
       "accuracy", "throughput"}
+  # Two are saved, which is what takes long: one of points, one of curves.
+  for name in ("frontier", "loss_steps"):
+    with look_lib.style():
+      look_lib.save(figures[name], tmp_path, name)
+    made.check_picture(tmp_path, name)
+    assert f'src="{name}.png"' in text
 
 
 def test_damage_is_told_and_left_out(tmp_path, monkeypatch, capsys):
@@ -95,7 +100,8 @@ def test_refusals(tmp_path, monkeypatch, capsys):
   # An earlier report is written anew, and no stale picture stays.
   runs = tmp_path / "fine"
   made.glue(runs, "nowhere", tasks=("rte",))
-  report_folder.write([runs], out)
+  assert report_folder.write([runs], out) == (["glue"], [])
+  made.check_picture(out, "glue")
   first = {p.name: p.read_bytes() for p in out.iterdir()}
   (out / "rank.png").write_text("of an earlier report")
   report_folder.write([runs], out)
