@@ -70,7 +70,7 @@ def test_layers_are_counted_as_the_key_counts_them():
   config = encoder.make_model(tiny, 320).config
   masked = jax.device_get(selection.mask_batch(
       plan_lib.make_plan(tiny, 320), jax.random.key(3), np.zeros(1, np.int32),
-      conftest.random_rows(1, 32)))
+      conftest.random_rows(4, 32)[2:3]))
   figure = token_layers_lib.draw(config, masked, ["x"] * 32, {})
   ax, = figure.axes
   first = tiny.model.insertion_layer
