@@ -125,7 +125,7 @@ def measure_rows(config, params, plan, ids_NxL):
   """Measures a model on rows.
 
   Args:
-    config: its `model.ModelConfig`.
+    config: its `architecture.ModelConfig`.
     params: its parameters.
     plan: the `masking.Plan` that hides a share of each row.
     ids_NxL: packed rows.

@@ -5,7 +5,7 @@ import pathlib
 
 from latemask import errors
 from latemask.report import content as content_lib
-from latemask.report import look as report_look
+from latemask.report import look as look_lib
 from latemask.report import page as page_lib
 from latemask.report import reading
 from latemask.runtime import files
@@ -37,12 +37,12 @@ def write(directories, out, analyses=(), rank_rows=64):
     raise errors.InputError(
         "no run can be used: " + "; ".join(found.problems))
   content = content_lib.gather(found, rank_rows if "rank" in analyses else 0)
-  with report_look.style():
+  with look_lib.style():
     pictures = page_lib.draw(content)
     try:
       with files.replacing(out) as part:
         for name, (fig, _) in pictures.items():
-          report_look.save(fig, part, name)
+          look_lib.save(fig, part, name)
         (part / "report.md").write_text(
             _MARK + page_lib.text(content, pictures))
     except OSError as error:

@@ -50,7 +50,7 @@ def computed(config, masked):
   """Returns what each layer does with the tokens of the first row.
 
   Args:
-    config: a `model.ModelConfig`.
+    config: an `architecture.ModelConfig`.
 
   Returns:
     [layers, L]: 2 where a layer computes a state, 1 where it only reads one,
@@ -108,7 +108,7 @@ def draw(config, masked, names, guesses):
   """Returns the figure.
 
   Args:
-    config: a `model.ModelConfig`.
+    config: an `architecture.ModelConfig`.
     names: [L] the tokens as text.
     guesses: {place: (word, whether it is right)}.
   """

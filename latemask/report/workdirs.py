@@ -1,7 +1,8 @@
 """One workdir, of a run or of fine-tuning, read line by line.
 
-A file that cannot be used raises `Damaged`; a line that cannot be used is
-counted and skipped.
+A run is a folder with config.json and metrics.jsonl, a fine-tuning workdir has
+config.json and cells/TASK/*.json. A file that cannot be used raises `Damaged`;
+a line that cannot be used is counted and skipped.
 """
 
 import array

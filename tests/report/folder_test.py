@@ -1,9 +1,6 @@
 """The folder of a report, whole or not at all; the command."""
 
-import resource
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -109,22 +106,3 @@ def test_refusals(tmp_path, monkeypatch, capsys):
   (out / "notes.txt").write_text("mine")
   with pytest.raises(errors.InputError, match="notes.txt"):
     report_folder.write([runs], out)
-
-
-@pytest.mark.long
-def test_two_hundred_runs(tmp_path):
-  """Of 10,000 lines each, 0.5 GB in all: `--durations` has the time."""
-  for number in range(200):
-    made.run(tmp_path / f"runs/{number}", 10_000, seed=number % 2,
-              rate=(number // 2 % 10 + 1) / 20, layer=number // 20)
-  start_secs = time.monotonic()
-  done = subprocess.run(
-      [sys.executable, "-m", "latemask.tools.report", str(tmp_path / "runs"),
-       "--out", str(tmp_path / "out")], capture_output=True, text=True)
-  print(f"{time.monotonic() - start_secs:.1f} s")
-  assert done.returncode == 0, done.stderr
-  assert "200 pre-training runs in 100 series: 200 finished" in (
-      tmp_path / "out/report.md").read_text()
-  peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-  print(f"{peak_bytes / 1e9:.2f} GB")
-  assert peak_bytes < 2e9

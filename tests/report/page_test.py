@@ -1,7 +1,11 @@
 """The page: its numbers, and what it says of runs."""
 
 import json
+import resource
 import statistics
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -118,3 +122,22 @@ def test_a_panel_is_drawn_where_its_needs_are_met(page, monkeypatch):
   text = page_lib.text(content, pictures)
   assert "*a picture*: Said." in text and '"a_picture.png"' in text
   assert "GLUE" not in text and "too" not in text
+
+
+@pytest.mark.long
+def test_two_hundred_runs(tmp_path):
+  """Of 10,000 lines each, 0.5 GB in all: `--durations` has the time."""
+  for number in range(200):
+    made.run(tmp_path / f"runs/{number}", 10_000, seed=number % 2,
+              rate=(number // 2 % 10 + 1) / 20, layer=number // 20)
+  start_secs = time.monotonic()
+  done = subprocess.run(
+      [sys.executable, "-m", "latemask.tools.report", str(tmp_path / "runs"),
+       "--out", str(tmp_path / "out")], capture_output=True, text=True)
+  print(f"{time.monotonic() - start_secs:.1f} s")
+  assert done.returncode == 0, done.stderr
+  assert "200 pre-training runs in 100 series: 200 finished" in (
+      tmp_path / "out/report.md").read_text()
+  peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+  print(f"{peak_bytes / 1e9:.2f} GB")
+  assert peak_bytes < 2e9
