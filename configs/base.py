@@ -113,7 +113,7 @@ def get_config(size="base"):
   model.mlp = mlp
   # N, all layers, late ones included.
   model.layers = encoder_layers + LATE_LAYERS
-  # Layers before it see kept tokens only. 0: ordinary masking.
+  # Layers before it, counted from 0, see kept tokens only. 0: ordinary masking.
   model.insertion_layer = encoder_layers
   # append (slots behind the kept tokens) or scatter (in original order): the
   # same function.

@@ -99,6 +99,12 @@ class ModelConfig:
     """Rows of the word embedding."""
     return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
+  @property
+  def where_masks_join(self):
+    """Where masks join, with the number of the key, wherever it is told."""
+    return (f"masks join before layer {self.insertion_layer} of layers 0 to "
+            f"{self.layers - 1}")
+
 
 def config_of(fields, where):
   """Returns the ModelConfig that was written somewhere, now or before.

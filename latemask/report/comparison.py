@@ -126,7 +126,7 @@ def grid(series, of_run, lower_is_better=True, kinds=None):
 
   Args:
     of_run: function of a run: a number, NaN where unknown.
-    kinds: one a series, as of `report_alike.kinds`; None: all are alike.
+    kinds: one a series, as of `kinds`; None: all are alike.
   """
   cells = {}
   kinds = dict(zip((s.number for s in series), kinds or [0] * len(series)))

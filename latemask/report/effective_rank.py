@@ -65,6 +65,12 @@ class Ranks:
   width: int
 
 
+def mean(found):
+  """Returns the mean of the `Ranks` of some seeds."""
+  return Ranks(*(sum(getattr(ranks, field.name) for ranks in found) / len(found)
+                 for field in dataclasses.fields(Ranks)))
+
+
 def effective_rank(matrix_NxD):
   """Returns exp of the entropy of the normalised singular values.
 
@@ -119,7 +125,7 @@ def measure_rows(config, params, plan, ids_NxL):
   """Measures a model on rows.
 
   Args:
-    config: its `model.ModelConfig`.
+    config: its `architecture.ModelConfig`.
     params: its parameters.
     plan: the `masking.Plan` that hides a share of each row.
     ids_NxL: packed rows.

@@ -4,7 +4,8 @@ import os
 import pathlib
 
 from latemask import errors
-from latemask.report import look as report_look
+from latemask.report import content as content_lib
+from latemask.report import look as look_lib
 from latemask.report import page as page_lib
 from latemask.report import reading
 from latemask.runtime import files
@@ -24,7 +25,7 @@ def write(directories, out, analyses=(), rank_rows=64):
     rank_rows: held-out rows that it reads a run.
 
   Returns:
-    Lines about what is damaged and left out.
+    (names of the pictures, lines about what is damaged and left out).
 
   Raises:
     InputError: no run, or `out` holds something else.
@@ -35,20 +36,19 @@ def write(directories, out, analyses=(), rank_rows=64):
   if not found.runs and not found.glues:
     raise errors.InputError(
         "no run can be used: " + "; ".join(found.problems))
-  page = page_lib.Page(found)
-  with report_look.style():
-    page.draw()
-    if "rank" in analyses:
-      page.draw_rank(rank_rows)
+  content = content_lib.gather(found, rank_rows if "rank" in analyses else 0)
+  with look_lib.style():
+    pictures = page_lib.draw(content)
     try:
       with files.replacing(out) as part:
-        for name, fig in page.figures.items():
-          report_look.save(fig, part, name)
-        (part / "report.md").write_text(_MARK + page.text())
+        for name, (fig, _) in pictures.items():
+          look_lib.save(fig, part, name)
+        (part / "report.md").write_text(
+            _MARK + page_lib.text(content, pictures))
     except OSError as error:
       raise errors.of_disk(error) or errors.InputError(
           f"{out} cannot be written: {error}") from error
-  return page.problems
+  return list(pictures), content.problems
 
 
 def check_out(out):

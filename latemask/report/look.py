@@ -20,14 +20,6 @@ from PIL import Image
 
 from latemask.report import series as series_lib
 
-
-def point_style(looks):
-  """Returns the legend of a picture of points, which have no dashes."""
-  markers = MARKERS if looks.bar else looks.markers
-  return [(lines.Line2D([], [], color=line.get_color(), linestyle="",
-                        marker=marker, markersize=4), name)
-          for (line, name), marker in zip(looks.handles, markers)]
-
 MAX_NAMED = 8
 WIDTH_INCHES = 3.3
 PANEL_INCHES = 1.55
@@ -126,10 +118,28 @@ def _bar(values, name):
   return mappable.to_rgba, (mappable, name, None, None)
 
 
+def point_style(looks):
+  """Returns the legend of a picture of points, which have no dashes."""
+  markers = MARKERS if looks.bar else looks.markers
+  return [(lines.Line2D([], [], color=line.get_color(), linestyle="",
+                        marker=marker, markersize=4), name)
+          for (line, name), marker in zip(looks.handles, markers)]
+
+
 def cut(label, size=52):
-  """Returns a label that fits the width of a picture."""
+  """Returns a label that fits the width of a picture: one line, or two."""
+  if len(label) <= size:
+    return label
+  # Folders, and the keys in brackets.
+  folders, bracket, keys = label.partition(" (")
+  if bracket:
+    return f"{_shorten(folders, size)}\n{_shorten('(' + keys, size)}"
+  return _shorten(label, size)
+
+
+def _shorten(text, size):
   half = size // 2 - 2
-  return label if len(label) <= size else f"{label[:half]} … {label[-half:]}"
+  return text if len(text) <= size else f"{text[:half]} … {text[-half:]}"
 
 
 def unit(largest, what):
@@ -148,9 +158,10 @@ def begin(num_panels, looks, panel_inches=PANEL_INCHES, **options):
   height = num_panels * panel_inches + 0.25
   columns = 1
   if looks and looks.handles:
-    longest = max(len(name) for _, name in looks.handles)
+    lines_of = [name.split("\n") for _, name in looks.handles]
+    longest = max(len(line) for name in lines_of for line in name)
     columns = 3 if longest <= 11 else 2 if longest <= 25 else 1
-    height += 0.14 * -(-len(looks.handles) // columns) + 0.05
+    height += 0.14 * -(-sum(map(len, lines_of)) // columns) + 0.05
   if looks and looks.bar:
     height += 0.5
   fig = figure.Figure((WIDTH_INCHES, height), layout="constrained")
@@ -168,6 +179,15 @@ def begin(num_panels, looks, panel_inches=PANEL_INCHES, **options):
       bar.set_ticks(list(ticks), labels=names, minor=False)
       bar.ax.minorticks_off()
   return fig, axes
+
+
+def begin_at_zero(axis):
+  """Lets an axis begin at 0, unless something on it is less."""
+  data = axis.axes.dataLim
+  lowest, highest = (data.intervaly if axis.axis_name == "y"
+                     else data.intervalx)
+  if 0 <= lowest and highest > 0:
+    axis.set_view_interval(0, 1.06 * highest, ignore=True)
 
 
 def save(fig, folder, name):

@@ -1,10 +1,7 @@
-"""What a report reads: workdirs of runs and of fine-tuning, line by line.
+"""What is held of a run, and of a fine-tuning workdir.
 
-A pre-training run is a folder with config.json and metrics.jsonl, a
-fine-tuning one has config.json and cells/TASK/*.json. Nothing of a file is
-held but a few numbers a line, and of these, once the file is read, means over
-at most `MAX_POINTS` stretches of as many lines. A file that cannot be used is
-told with its reason and left out; so is a line, which is counted.
+Of a file a few numbers a line are held while it is read; after that, means
+over at most `MAX_POINTS` stretches of lines.
 """
 
 import dataclasses

@@ -1,10 +1,9 @@
 """What a report draws: series of runs that differ in their seed alone.
 
-A series is named by the config keys in which it differs from the others: the
-`columns` of a sweep.json where there is one, else mask rate and insertion
-layer, and then the fewest others that tell all series apart. Also what is
-computed of a series: means over its seeds, the grid of the heat map, the
-frontier.
+A series is named by the folders of its runs, and by the config keys in which
+it differs from the others: the `columns` of a sweep.json where there is one,
+else mask rate and insertion layer, and then the fewest others that tell all
+series apart. The folders of a sweep say the same keys, and are left out.
 """
 
 import dataclasses
@@ -12,12 +11,10 @@ import json
 import math
 import os
 import re
-import statistics
 
 import numpy as np
 
 from latemask.finetune import grid as grid_lib
-from latemask.finetune.tasks import glue
 from latemask.train import check
 
 # Of a run, what it may change on its way; of fine-tuning, what it is told to
@@ -44,12 +41,19 @@ class Series:
     label: what it is called in pictures.
     values: {key: value} that tell it from the others.
     runs: its members.
+    folders: what their folders are called, one a run.
   """
 
   number: int
   label: str
   values: dict
   runs: list
+  folders: list
+
+  @property
+  def members(self):
+    """The folders in short."""
+    return _in_short(self.folders, 3)
 
   def scalar(self, of_run):
     """Returns (mean, sample deviation, number) over the runs that know it."""
@@ -88,20 +92,33 @@ def group(runs, columns):
   keys = sorted(set().union(*configs), key=_rank)
   differing = [k for k in keys if len({c.get(k) for c in configs}) > 1]
   members = {}
-  for run, config in zip(runs, configs):
-    members.setdefault(tuple(config.get(k) for k in differing), []).append(run)
+  for run, folder, config in zip(runs, folders(runs), configs):
+    members.setdefault(tuple(config.get(k) for k in differing), []).append(
+        (run, folder))
   naming = _fewest(differing, list(members),
                    [c for c in columns or _FIRST_KEYS[:2] if c in differing])
   series = []
   for place in sorted(members, key=lambda p: [
       _order(dict(zip(differing, p))[k]) for k in naming + differing]):
-    first = members[place][0]
-    values = {k: first.config.get(k) for k in naming}
-    series.append(Series(
-        len(series) + 1, _label(values, first, len(members) == 1),
-        values, sorted(members[place], key=lambda r: (
-            str(r.config.get("seed")), r.path))))
+    mine, names = zip(*sorted(members[place], key=lambda member: (
+        str(member[0].config.get("seed")), member[0].path)))
+    values = {k: mine[0].config.get(k) for k in naming}
+    series.append(Series(len(series) + 1, _label(names, values), values,
+                         list(mine), list(names)))
   return series, naming, differing
+
+
+def folders(runs):
+  """Returns what the folder of each run is called: its name.
+
+  Where two have one name, each is its path below the folder that holds all.
+  """
+  paths = [os.path.abspath(run.path) for run in runs]
+  names = [os.path.basename(path) for path in paths]
+  if len(set(names)) == len(names):
+    return names
+  top = os.path.commonpath([os.path.dirname(path) for path in paths])
+  return [os.path.relpath(path, top) for path in paths]
 
 
 def group_glue(glues, names):
@@ -114,20 +131,22 @@ def group_glue(glues, names):
     names: {real path of a pre-training run: its label}.
   """
   found, order = {}, list(dict.fromkeys(names.values()))
-  for s in group(glues, ())[0] if glues else ():
-    for member in s.runs:
-      values, label = dict(s.values), s.label
-      begun = names.get(member.begun_from)
+  for s in group(glues, ())[0]:
+    for member, folder in zip(s.runs, s.folders):
+      values, begun = dict(s.values), names.get(member.begun_from)
       if "init_from" in values and begun:
+        del values["init_from"]
+        label = ", ".join(filter(None, [begun, _keys(values)]))
         values["init_from"] = begun
-        label = ", ".join([begun] + [f"{short(k)} {show(v)}" for k, v in
-                                     values.items() if k != "init_from"])
-      if len(s.runs) > 1:
-        label += f" ({os.path.basename(os.path.abspath(member.path))})"
+        label += f" ({folder})" if len(s.runs) > 1 else ""
+      else:
+        label = _label([folder], values)
       place = order.index(begun) if begun else len(order)
       # What began from elsewhere is not known to differ in its seed alone.
       key = place, label, None if begun else member.path
-      found.setdefault(key, (values, []))[1].append(member)
+      found.setdefault(key, (values, [], []))
+      found[key][1].append(member)
+      found[key][2].append(folder)
   return [Series(i + 1, key[1], *found[key]) for i, key in enumerate(
       sorted(found, key=lambda key: key[0]))]
 
@@ -158,11 +177,24 @@ def _fewest(keys, places, wanted):
   return chosen
 
 
-def _label(values, run, is_only):
-  if is_only:
-    return os.path.basename(os.path.abspath(run.path))
+def _label(names, values):
+  """Returns what a series is called in pictures: folders, and keys."""
+  if not values:
+    return _in_short(names, 3)
+  # A sweep names its folders by the keys.
+  if any("=" in name for name in names):
+    return _keys(values)
+  return f"{_in_short(names, 2)} ({_keys(values)})"
+
+
+def _keys(values):
   return ", ".join(f"{short(key)} {show(value)}"
                    for key, value in values.items())
+
+
+def _in_short(names, count):
+  more = len(names) - count
+  return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
 
 
 def short(key):
@@ -194,46 +226,3 @@ def numbers(series):
 def settled(series):
   """Returns the series whose runs have all ended; all where none has."""
   return [s for s in series if s.is_finished] or list(series)
-
-
-def curve(series, x_of_step, part, key):
-  """Returns (x, mean, low, high) over the runs of a series, each [P].
-
-  Where seeds have come to different steps, the mean is over those that have
-  come so far.
-
-  Args:
-    x_of_step: function of a run: what a step is in the units of x.
-    part: "train" or "evals".
-  """
-  curves = []
-  for run in series.runs:
-    columns = getattr(run, part)
-    if key in columns and len(columns["step"]):
-      is_known = np.isfinite(columns[key])
-      curves.append((columns["step"][is_known] * x_of_step(run),
-                     columns[key][is_known]))
-  curves = [c for c in curves if len(c[0]) and np.isfinite(c[0]).all()]
-  if not curves:
-    return (np.zeros(0),) * 4
-  x_P = max((c[0] for c in curves), key=lambda x: (x[-1], len(x)))
-  y_RxP = np.array([np.interp(x_P, x, y, right=np.nan) for x, y in curves])
-  # The longest curve knows every point, so there is no column of NaN alone.
-  return (x_P, np.nanmean(y_RxP, 0), np.nanmin(y_RxP, 0),
-          np.nanmax(y_RxP, 0))
-
-
-def glue_results(s):
-  """Returns {task: results of the cells of all members} of a GLUE series."""
-  found = {}
-  for task in glue.TASKS:
-    if cells := [cell for run in s.runs for cell in run.results.get(task, ())]:
-      found[task] = cells
-  return found
-
-
-def percent(cells):
-  """Returns (median, deviation) of the chosen scores; None without any."""
-  scores = [100 * r["score"] for r in grid_lib.choose(cells or ())]
-  return (statistics.median(scores), grid_lib.deviation(scores)
-          ) if scores else None

@@ -50,7 +50,7 @@ def computed(config, masked):
   """Returns what each layer does with the tokens of the first row.
 
   Args:
-    config: a `model.ModelConfig`.
+    config: an `architecture.ModelConfig`.
 
   Returns:
     [layers, L]: 2 where a layer computes a state, 1 where it only reads one,
@@ -108,52 +108,61 @@ def draw(config, masked, names, guesses):
   """Returns the figure.
 
   Args:
-    config: a `model.ModelConfig`.
+    config: an `architecture.ModelConfig`.
     names: [L] the tokens as text.
     guesses: {place: (word, whether it is right)}.
   """
   kind_L, state_NxL = kinds(masked), computed(config, masked)
   layers, length = state_NxL.shape
   fig = figure.Figure(
-      (max(4.2, length * _CELL_INCHES + 0.9), layers * _LAYER_INCHES + 2.1),
+      (max(4.2, length * _CELL_INCHES + 0.9), layers * _LAYER_INCHES + 2.25),
       layout="constrained")
   ax = fig.subplots()
-  for layer in range(layers):
-    for place in range(length):
-      if state_NxL[layer, place]:
-        ax.add_patch(patches.FancyBboxPatch(
-            (place - 0.38, layer + 1 - 0.36), 0.76, 0.72,
-            boxstyle="round,pad=0,rounding_size=0.15", linewidth=0,
-            facecolor=_COLORS[kind_L[place]],
-            alpha=1 if state_NxL[layer, place] == 2 else _PALE))
-  ax.axhline(config.insertion_layer + 0.5, color="0.3", linewidth=0.7,
+  _draw_states(ax, kind_L, state_NxL)
+  ax.axhline(config.insertion_layer - 0.5, color="0.3", linewidth=0.7,
              linestyle=(0, (4, 2)))
   for place, (word, is_right) in guesses.items():
-    ax.text(place, layers + 0.7, word, rotation=90, ha="center", va="bottom",
+    ax.text(place, layers - 0.3, word, rotation=90, ha="center", va="bottom",
             fontweight="bold" if is_right else "normal")
-  ax.text(-1.0, layers + 0.7, "guess", ha="right", va="bottom")
+  ax.text(-1.0, layers - 0.3, "guess", ha="right", va="bottom")
   ax.set_xlim(-0.7, length - 0.3)
-  ax.set_ylim(0.4, layers + 0.6)
+  ax.set_ylim(-0.6, layers - 0.4)
   ax.set_xticks(range(length), names, rotation=90)
   for label, kind in zip(ax.get_xticklabels(), kind_L):
     label.set_color("black" if kind == _KEPT else "0.6")
-  ax.set_yticks(range(1, layers + 1))
+  # Counted from 0, as model.insertion_layer counts them.
+  ax.set_yticks(range(layers))
   ax.set_ylabel("layer")
   ax.tick_params(length=0)
   ax.grid(False)
   for spine in ax.spines.values():
     spine.set_visible(False)
   share = (state_NxL == 2).sum() / (layers * length)
-  handles = [patches.Patch(color=color, label=kind)
-             for kind, color in _COLORS.items() if kind in kind_L]
-  if (state_NxL == 1).any():
-    handles.append(patches.Patch(
-        color=_COLORS[_KEPT], alpha=_PALE, label="read, not computed"))
+  handles = _legend(kind_L, (state_NxL == 1).any())
   fig.legend(handles=handles, loc="outside lower center", ncols=len(handles),
              handlelength=1.2, columnspacing=1.2)
-  fig.suptitle(f"{share:.0%} of the states are computed; masks come in before "
-               f"layer {config.insertion_layer + 1}", fontsize=8)
+  fig.suptitle(f"{share:.0%} of the states are computed\n"
+               f"{config.where_masks_join}", fontsize=8)
   return fig
+
+
+def _draw_states(ax, kind_L, state_NxL):
+  """Draws a box for each state that a layer computes or reads."""
+  for layer, place in np.argwhere(state_NxL):
+    ax.add_patch(patches.FancyBboxPatch(
+        (place - 0.38, layer - 0.36), 0.76, 0.72,
+        boxstyle="round,pad=0,rounding_size=0.15", linewidth=0,
+        facecolor=_COLORS[kind_L[place]],
+        alpha=1 if state_NxL[layer, place] == 2 else _PALE))
+
+
+def _legend(kind_L, has_read):
+  handles = [patches.Patch(color=color, label=kind)
+             for kind, color in _COLORS.items() if kind in kind_L]
+  if has_read:
+    handles.append(patches.Patch(
+        color=_COLORS[_KEPT], alpha=_PALE, label="read, not computed"))
+  return handles
 
 
 def guesses(filler, ids_L, masked):

@@ -6,14 +6,16 @@
 Reads run workdirs and fine-tuning workdirs, or folders that hold many, live or
 finished, and writes report.md with its pictures (PNG and SVG). Runs that
 differ in their seed alone are one series: the mean, with a band from the
-lowest to the highest. A series is named by the config keys in which it differs
-from the others (those of DIR/sweep.json's `columns` first). What is damaged is
-told on stderr and on the page, and left out. --out must be new, empty, or an
-earlier report. --analysis rank adds the effective rank of token
-representations by layer (see rank.py), from each run's newest checkpoint.
+lowest to the highest. A series is named by its folder and by the config keys
+in which it differs from the others (those of DIR/sweep.json's `columns` first;
+of a sweep by the keys alone). What is damaged is told on stderr and on the
+page, and left out. --out must be new, empty, or an earlier report. --analysis
+rank adds the effective rank of token representations by layer (see
+report/effective_rank.py), from each run's newest checkpoint.
 Exit code 2: no run found, or --out holds something else.
 """
 
+import os
 import sys
 
 from latemask import errors
@@ -39,10 +41,12 @@ def main():
   with errors.one_line_exit():
     if args.rank_rows < 1:
       raise errors.InputError("--rank_rows must be positive")
-    for problem in report_folder.write(
-        args.directories, args.out, args.analysis, args.rank_rows):
+    pictures, problems = report_folder.write(
+        args.directories, args.out, args.analysis, args.rank_rows)
+    for problem in problems:
       print(f"latemask: {problem}", file=sys.stderr)
-  print(f"{args.out}/report.md")
+    print(f"the report lies in {os.path.join(args.out, 'report.md')}, with "
+          f"{len(pictures)} pictures (.png, .svg) beside it")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@
 
 --workdir is a run, a checkpoint of it or an exported folder. The text is
 masked by the run's own rule; of a model that keeps none, half of the tokens
-are hidden. Columns are its tokens, rows the
-layers; what a layer computes has a colour, what it only reads is pale. Above
-each hidden token stands the model's best guess (bold: right). The share in the
-title is that of the states which a model without late masks would compute.
+are hidden. Columns are its tokens, rows the layers, counted from 0 as by
+model.insertion_layer; what a layer computes has a colour, what it only reads is
+pale. Above each hidden token stands the model's best guess (bold: right). The
+share in the title is that of the states which a model without late masks would
+compute.
 --out ends in .png, .svg or .pdf. Exit code 2: a text of too many tokens to be
 drawn, or too few to hide one.
 """
@@ -58,7 +59,7 @@ def _run(args):
     files.make(out.parent)
     with files.writing(out) as part:
       fig.savefig(part, format=out.suffix[1:], dpi=200)
-  print(out)
+  print(f"the picture lies in {out}; {loaded.config.where_masks_join}")
 
 
 def main():

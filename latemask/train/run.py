@@ -149,8 +149,8 @@ def introduce(program, loader, progress):
   count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
   devices = jax.devices()
   distributed.say(
-      f"{c.architecture}: {c.layers} layers, masks enter before layer "
-      f"{c.insertion_layer} ({c.decoder}); {count:,} parameters; "
+      f"{c.architecture}: {c.where_masks_join} ({c.decoder} decoder); "
+      f"{count:,} parameters; "
       f"{len(devices)} x {devices[0].device_kind} in {jax.process_count()} "
       f"process(es), mesh {dict(program.mesh.shape)}")
   num_steps, batch_size = config.train.num_steps, config.train.batch_size

@@ -4,6 +4,7 @@ import json
 import types
 
 import jax
+from matplotlib import colors
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
+from latemask.model import encoder
 from latemask.report import token_layers as token_layers_lib
 from latemask.tools import token_layers
 from tests import conftest
@@ -58,7 +60,29 @@ def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
   for place, kind in enumerate(token_layers_lib.kinds(masked)):
     assert (kind is None) == (not state_NxL[:, place].any())
     assert (kind == token_layers_lib._SLOT) == slot_L[place]
-    assert (kind == token_layers_lib._NOISE) == (kept_L[place] and place in targets)
+    assert (kind == token_layers_lib._NOISE) == (
+        kept_L[place] and place in targets)
+
+
+def test_layers_are_counted_as_the_key_counts_them():
+  """From 0, in the ticks, at the dashed line and in the title."""
+  tiny = conftest.tiny_config()
+  config = encoder.make_model(tiny, 320).config
+  masked = jax.device_get(selection.mask_batch(
+      plan_lib.make_plan(tiny, 320), jax.random.key(3), np.zeros(1, np.int32),
+      conftest.random_rows(4, 32)[2:3]))
+  figure = token_layers_lib.draw(config, masked, ["x"] * 32, {})
+  ax, = figure.axes
+  first = tiny.model.insertion_layer
+  assert [label.get_text() for label in ax.get_yticklabels()] == [
+      str(layer) for layer in range(tiny.model.layers)]
+  assert ax.lines[0].get_ydata()[0] == first - 0.5
+  slots = [box.get_y() for box in ax.patches
+           if box.get_facecolor()[:3] == colors.to_rgb(
+               token_layers_lib._COLORS[token_layers_lib._SLOT])]
+  assert slots and min(slots) > first - 0.5
+  told = f"before layer {first} of layers 0 to {tiny.model.layers - 1}"
+  assert told in figure.get_suptitle()
 
 
 def _run(monkeypatch, *arguments):
@@ -70,7 +94,9 @@ def _run(monkeypatch, *arguments):
 def test_draws(run, tmp_path, monkeypatch, capsys, name):
   _run(monkeypatch, "--workdir", run[0], "--out", tmp_path / name,
        "the other man was here before the old one")
-  assert capsys.readouterr().out.split() == [str(tmp_path / name)]
+  assert capsys.readouterr().out == (
+      f"the picture lies in {tmp_path / name}; masks join before layer 3 of "
+      "layers 0 to 3\n")
   start = (tmp_path / name).read_bytes()[:60]
   assert start.startswith(b"\x89PNG") or b"<?xml" in start
 

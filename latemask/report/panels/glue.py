@@ -5,15 +5,26 @@ import dataclasses
 from latemask.report import look as look_lib
 
 
-def glue(rows, num_series, looks):
-  """Draws scores by task, with a sample deviation to each side.
+def glue(content):
+  """Draws scores by task, with a sample deviation to each side."""
+  fig = _draw(content.glue_rows, len(content.glue_series), _looks(content))
+  return fig, (
+      "GLUE dev scores by task: of the best learning rate and batch size the "
+      "median over seeds, those of pre-training included, with a sample "
+      "deviation to each side; of tasks with two metrics their mean. Within a "
+      "task, series stand below each other.")
 
-  Args:
-    rows: [(task, [(median, deviation) in percent or None, one a series])].
 
-  Returns:
-    A figure.
-  """
+def _looks(content):
+  """Returns how series look: as the one that each began from, if one each."""
+  numbers = {s.label: s.number for s in content.series}
+  begun = [numbers.get(s.label) for s in content.glue_series]
+  if None not in begun and len(set(begun)) == len(begun):
+    return look_lib.pick(content.look, [n - 1 for n in begun])
+  return look_lib.look(content.glue_series)
+
+
+def _draw(rows, num_series, looks):
   many = num_series > look_lib.MAX_NAMED
   step = 0.8 / max(num_series, 2)
   inches = 0.45 + len(rows) * (0.3 if many else 0.1 + 0.09 * num_series)
@@ -34,5 +45,6 @@ def glue(rows, num_series, looks):
   ax.set_ylim(len(rows) - 0.5, -0.5)
   ax.tick_params(axis="y", length=0)
   ax.grid(False, axis="y")
+  look_lib.begin_at_zero(ax.xaxis)
   ax.set_xlabel("dev score (%), median over seeds ± deviation")
   return fig

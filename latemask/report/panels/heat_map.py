@@ -1,17 +1,48 @@
 """Quality by mask rate and insertion layer."""
 
 import math
+import os
 
 import numpy as np
 
+from latemask.report import comparison
 from latemask.report import look as look_lib
 
 
-def heat_map(panels, names):
+def loss(content):
+  """Draws the last held-out loss, at each run's rate and at one for all."""
+  series = content.series
+  keys = list(dict.fromkeys(["eval/loss", content.quality_key]))
+  fig = _draw([
+      (comparison.loss_name(key) + (
+          " (trained rate)" if key == "eval/loss" else ""), "nats a target",
+       comparison.grid(series, comparison.final(key),
+                       kinds=comparison.kinds(series, key)), True)
+      for key in keys], comparison.depths(content.settled))
+  return fig and (fig, "Final held-out loss by mask rate and insertion layer"
+                  + (": above at the rate that each was trained at (an easier "
+                     "task where fewer tokens are hidden), below at one rate "
+                     "for all" if len(keys) > 1 else "")
+                  + ". Mean over seeds; where other keys differ, the best."
+                  + content.unfinished)
+
+
+def glue(content):
+  """Draws the GLUE average of what began from the runs."""
+  averages = content.glue_averages
+  fig = _draw([("GLUE average", "%", comparison.grid(
+      content.series, lambda run: averages.get(
+          os.path.realpath(run.path), math.nan), False), False)],
+              comparison.depths(content.settled))
+  return fig and (fig, "GLUE average by mask rate and insertion layer of "
+                  f"pre-training, mean over its seeds.{content.unfinished}")
+
+
+def _draw(panels, names):
   """Draws numbers over mask rate and insertion layer, the better the lighter.
 
   Args:
-    panels: [(title, unit, what `report_series.grid` returns, whether the
+    panels: [(title, unit, what `comparison.grid` returns, whether the
       lower is the better)].
     names: {insertion layer: what it is called}.
 

@@ -1,0 +1,59 @@
+"""GLUE scores by task: of a series of fine-tuning, and of each run."""
+
+import math
+import statistics
+
+from latemask.finetune import grid as grid_lib
+from latemask.finetune.tasks import glue
+
+
+def results(series):
+  """Returns {task: results of the cells of all members} of a GLUE series."""
+  found = {}
+  for task in glue.TASKS:
+    if cells := [cell for run in series.runs
+                 for cell in run.results.get(task, ())]:
+      found[task] = cells
+  return found
+
+
+def percent(cells):
+  """Returns (median, deviation) of the chosen scores; None without any."""
+  scores = [100 * r["score"] for r in grid_lib.choose(cells or ())]
+  return (statistics.median(scores), grid_lib.deviation(scores)
+          ) if scores else None
+
+
+def averages(glues):
+  """Returns {real path of a run: GLUE average of what began from it}.
+
+  Of those that were asked all the tasks, the best where there are several.
+  """
+  tasks = max((set(g.results) for g in glues), key=len, default=set())
+  found = {}
+  for run in glues:
+    scores = [percent(cells) for cells in run.results.values()]
+    if set(run.results) == tasks and all(scores):
+      found[run.begun_from] = max(
+          found.get(run.begun_from, -math.inf),
+          statistics.fmean(median for median, _ in scores))
+  return found
+
+
+def by_task(results_of_series):
+  """Returns [(task, [(median, deviation) or None, one a series])].
+
+  Of several tasks the last row is their average.
+
+  Args:
+    results_of_series: one a series, as of `results`.
+  """
+  rows = [(task, [percent(found.get(task)) for found in results_of_series])
+          for task in glue.TASKS
+          if any(task in found for found in results_of_series)]
+  if len(rows) > 1:
+    columns = zip(*(scores for _, scores in rows))
+    rows.append(("average", [
+        tuple(map(statistics.fmean, zip(*scores))) if all(scores) else None
+        for scores in columns]))
+  return rows

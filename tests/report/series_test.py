@@ -1,0 +1,61 @@
+"""What is one series, and what it is called."""
+
+import json
+
+from latemask.report import reading
+from latemask.report import series as series_lib
+from tests.report import made
+
+
+def test_names_are_what_differs(tmp_path):
+  def name(columns=(), **runs):
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    for run, overrides in runs.items():
+      made.run(folder / run, **overrides)
+    if columns:
+      (folder / "sweep.json").write_text(json.dumps({"columns": columns}))
+    found = reading.read([folder])
+    series, naming, differing = series_lib.group(found.runs, found.columns)
+    return [s.label for s in series], naming, differing
+
+  lr, width = "optimizer.learning_rate", "model.mlp"
+  assert name(a={}) == (["a"], [], [])
+  # Seeds, and what may change on the way of a run, make no other series.
+  assert name(a={"seed": 0}, b={
+      "seed": 1, "data.dir": "x", "data.cache_dir": "y", "checkpoint.keep": 9,
+      "train.on_nonfinite": "rollback", "train.max_rollbacks": 7})[1:] == (
+          [], [])
+  assert name(a={lr: 1e-3}, b={lr: 5e-4, width: 64}) == (
+      ["b (learning rate 0.0005)", "a (learning rate 0.001)"], [lr],
+      [lr, width])
+  assert name([width], a={lr: 1e-3}, b={lr: 5e-4, width: 64})[:2] == (
+      ["b (mlp 64)", "a (mlp 2048)"], [width])
+  assert name([width], a={lr: 1e-3}, b={lr: 5e-4}, c={width: 64})[1] == [
+      width, lr]
+  # What a run is comes before how it is watched.
+  steps = "train.num_steps"
+  assert name(a={steps: 12, "eval.every_steps": 5},
+              b={steps: 16, "eval.every_steps": 7})[1] == [steps]
+
+
+def test_names_have_the_folders(tmp_path):
+  def labels(folder, *names, **overrides):
+    for seed, name in enumerate(names):
+      made.run(tmp_path / folder / name, seed=seed, **overrides)
+    series, *_ = series_lib.group(reading.read([tmp_path / folder]).runs, [])
+    return {s.label: s.members for s in series}
+
+  assert labels("x", "a") == {"a": "a"}
+  assert labels("x", "a1", "b1", rate=0.3) == {
+      "a1, b1 (mask rate 0.3)": "a1, b1", "a (mask rate 0.5)": "a"}
+  # Where two folders have one name, what holds them tells them apart.
+  made.run(tmp_path / "x/deep/a", rate=0.1)
+  assert labels("x") == {
+      "deep/a (mask rate 0.1)": "deep/a",
+      "a1, b1 (mask rate 0.3)": "a1, b1", "a (mask rate 0.5)": "a"}
+  # The name of a point of a sweep says its keys already.
+  for rate in (0.3, 0.4):
+    made.run(tmp_path / f"y/masking.rate={rate}_seed=0", rate=rate)
+  assert labels("y") == {
+      f"mask rate {rate}": f"masking.rate={rate}_seed=0"
+      for rate in (0.3, 0.4)}
