@@ -19,36 +19,11 @@ from latemask.runtime import files
 from latemask.runtime import signals as signals_lib
 from latemask.sweep import costs
 from latemask.sweep import points as points_lib
+from latemask.sweep import shim
 
 _POLL_SECS = 0.2
 _LOOK_SECS = 3  # Between looks at what others do.
 _MAIN = ("-m", "latemask.main")
-# Stands between the sweep and a run, so that the run does not outlive a sweep
-# that is killed: signals come as bytes through a pipe, and at its end the run
-# is told once to save. (PR_SET_PDEATHSIG may tell it twice, a thread of the
-# parent each time, and a second SIGTERM ends a run at once.) Runs at a time
-# share the cores out: on the same ones they are 13 % slower.
-_SHIM = """
-import os, signal, subprocess, sys, threading
-place, places = int(sys.argv[1]), int(sys.argv[2])
-if hasattr(os, "sched_setaffinity"):
-  cores = sorted(os.sched_getaffinity(0))
-  first, end = (len(cores) * i // places for i in (place, place + 1))
-  os.sched_setaffinity(0, cores[first:end] or cores)
-for s in (signal.SIGTERM, signal.SIGINT):
-  signal.signal(s, lambda *_: None)
-run = subprocess.Popen(sys.argv[3:], stdin=subprocess.DEVNULL, close_fds=False)
-def follow():
-  told = False
-  while told_now := os.read(0, 1):
-    run.send_signal(told_now[0])
-    told = True
-  if not told:
-    run.terminate()
-threading.Thread(target=follow, daemon=True).start()
-code = run.wait()
-os._exit(code if code >= 0 else 128 - code)
-"""
 
 
 class _Process:
@@ -74,7 +49,7 @@ class _Process:
       log.flush()
       # A session of its own: Ctrl-C goes to the sweep, which tells it once.
       self._shim = subprocess.Popen(
-          [sys.executable, "-I", "-S", "-c", _SHIM, str(place),
+          [sys.executable, "-I", "-S", shim.__file__, str(place),
            str(args.parallel), sys.executable, *_MAIN, *point.flags,
            f"--workdir={point.path}"],
           stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,

@@ -532,22 +532,6 @@ def test_killed_twice_beside_another(write, tmp_path):
                    random.Random(), 8, two=True)
 
 
-@pytest.mark.parametrize("places", [1, 2, 1000])
-def test_runs_at_a_time_share_the_cores_out(places):
-  cores = os.sched_getaffinity(0)
-  shares = []
-  for place in range(min(places, 3)):
-    with subprocess.Popen(
-        [sys.executable, "-c", runner._SHIM, str(place), str(places),
-         sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-      shares.append(set(map(int, process.stdout.read().split())))
-  assert all(share and share <= cores for share in shares)
-  if places <= len(cores):
-    assert set().union(*shares) == cores
-    assert sum(map(len, shares)) == len(cores)
-
-
 @pytest.mark.long
 def test_twenty_runs_killed_twice(write, tmp_path):
   good = [{"checkpoint.keep": number} for number in range(1, 21)]
