@@ -8,6 +8,7 @@ value unless another KEY= follows it.
 """
 
 import ast
+import difflib
 import importlib.util
 import json
 import pathlib
@@ -18,6 +19,9 @@ import sys
 from latemask import errors
 
 _NEXT_CHANGE = re.compile(r",(?=[\w.]+=)")
+# What a value of a type is called.
+_KINDS = {int: "a whole number", float: "a number", str: "text",
+          bool: "True or False", tuple: "a list, such as (1, 2)"}
 
 
 def load(spec):
@@ -42,7 +46,7 @@ def load(spec):
     if not equals:
       raise errors.InputError(
           f"{spec}: {change!r} is no KEY=VALUE, such as model.unroll=2")
-    override(config, {key: _value(value)}, f"{spec}: {change!r}")
+    override(config, {key: value_of(value)}, f"{spec}: {change!r}")
   return config
 
 
@@ -52,14 +56,25 @@ def override(config, changes, where):
   Raises:
     InputError: no such key, or a value of another type; begins with `where`.
   """
-  try:
-    config.update_from_flattened_dict(changes)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    reason = str(error).strip().splitlines()[0]
-    raise errors.InputError(f"{where}: {reason}") from error
+  known = flatten(config.to_dict())
+  for key, value in changes.items():
+    if key not in known:
+      close = difflib.get_close_matches(key, known, n=1)
+      raise errors.InputError(
+          f"{where}: there is no key {key}"
+          + (f" (did you mean {close[0]}?)" if close else ""))
+    try:
+      config.update_from_flattened_dict({key: value})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      group, _, name = key.rpartition(".")
+      kind = (config[group] if group else config).get_type(name)
+      raise errors.InputError(
+          f"{where}: {key} is {value!r}; it must be "
+          + _KINDS.get(kind, kind.__name__)) from error
 
 
-def _value(text):
+def value_of(text):
+  """Returns what stands on a command line as a value; see the module."""
   try:
     return ast.literal_eval(text)
   except (SyntaxError, ValueError):

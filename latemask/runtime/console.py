@@ -1,6 +1,7 @@
 """What the commands of latemask/tools and bench share: parser and table."""
 
 import argparse
+import shlex
 
 
 def parser(name, description, **options):
@@ -13,6 +14,12 @@ def parser(name, description, **options):
   return argparse.ArgumentParser(
       prog=f"python -m latemask.tools.{name}", description=description,
       formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+
+def command(name, *arguments):
+  """Returns a command of latemask/tools as one can paste it."""
+  return shlex.join(["python", "-m", f"latemask.tools.{name}",
+                     *map(str, arguments)])
 
 
 def table(rows):

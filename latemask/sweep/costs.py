@@ -11,6 +11,7 @@ from latemask.finetune import run as finetune_run
 from latemask.runtime import console
 from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
+from latemask.sweep import outcome
 from latemask.sweep import points as points_lib
 from latemask.train import check as check_lib
 
@@ -71,18 +72,18 @@ def table(points, rate, parallel):
     rate: FLOP/s of a run; None where it is unknown.
     parallel: runs at a time.
   """
-  rows = [("run", "steps", "PFLOP", "time", "state")]
+  rows = [("run", "steps", "PFLOP", "time", "state", "result")]
   for point in points:
     rows.append((
         point.name, f"{point.num_steps:,}" if point.num_steps else "",
         f"{point.flops / 1e15:,.4g}" if point.flops else "",
         _time(point.flops / rate if rate and point.flops else None),
-        point.state))
+        point.state, outcome.text(point) if point.done else ""))
   todo = [point for point in points if not point.done]
   total = sum(point.flops or 0 for point in todo)
   rows.append((f"{len(todo)} of {len(points)} to do, {parallel} at a time",
                "", f"{total / 1e15:,.4g}" if total else "",
-               _time(left_secs(todo, points, rate, parallel)), ""))
+               _time(left_secs(todo, points, rate, parallel)), "", ""))
   return console.table(rows)
 
 

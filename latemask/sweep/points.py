@@ -1,7 +1,7 @@
 """The points of a sweep: what each of them is, costs and has come to.
 
-A sweep is a config file that also has sweep(config) and columns(); see
-configs/sweeps/. A point is one run, in a workdir of its own, with beside it
+A sweep is a config file that also has sweep(config) and columns() (see
+configs/sweeps/), or any config with a grid (grid.py). A point is one run, in a workdir of its own, with beside it
   RUN.log      what it printed
   RUN.done     its config and its rate, once it has come to its end
   RUN.failed   its exit code and last line, where it ended otherwise
@@ -22,6 +22,7 @@ from latemask.config import spec as spec_lib
 from latemask.data import packed_set
 from latemask import errors
 from latemask.runtime import files
+from latemask.sweep import grid as grid_lib
 
 # Where things lie: another path to it makes no other run.
 _PLACES = re.compile(r"(data\.)?(dir|cache_dir|tfds_dir|data_dir|workers)"
@@ -83,38 +84,33 @@ class Point:
     return "begun" if (self.path / "config.json").exists() else "new"
 
 
-def read(spec, out, init_from=()):
+def read(spec, out, init_from=(), grid=None):
   """Returns (points, columns) of a sweep.
 
   Args:
-    spec: FILE[:SIZE][,KEY=VALUE...] of a sweep.
+    spec: FILE[:SIZE][,KEY=VALUE...] of a sweep, or with a grid of any config.
     out: the folder that its runs lie in.
     init_from: runs to fine-tune; of pre-training, none. None of fine-tuning:
       those of `out` that are done.
+    grid: {dotted key: values}, with which each point is taken; see grid.py.
 
   Raises:
     InputError: it is no sweep, or a point of it cannot be.
   """
+  grid = grid or {}
   name = spec.split(",")[0]
   path = name.partition(":")[0]
   config, given = spec_lib.load(spec), spec_lib.load(name)
-  module = spec_lib.module(path)
-  for function in ("sweep", "columns"):
-    if not hasattr(module, function):
-      raise errors.InputError(
-          f"{path} has no {function}(); a sweep is one of configs/sweeps/")
-  columns = list(module.columns())
-  for key in columns:
-    if key not in spec_lib.flatten(config.to_dict()):
-      raise errors.InputError(f"{path}: columns() has {key!r}, no config key")
+  found, columns = _file_says(spec_lib.module(path), path, config, grid)
+  columns += [key for key in grid if key not in columns]
   is_finetuning = "task" in config
   if init_from and not is_finetuning:
     raise errors.InputError(
         "--init_from is for fine-tuning; give train.init_from with --config")
   points = []
-  for overrides in module.sweep(config):
+  for overrides in grid_lib.points(grid, found):
     changed = copied(config)
-    spec_lib.override(changed, overrides, f"{path}: {overrides}")
+    spec_lib.override(changed, overrides, _where(path, overrides, grid))
     if is_finetuning:
       points += [_finetuning(run, overrides, changed) for run
                  in init_from or _done_runs(epath.Path(out))]
@@ -129,6 +125,28 @@ def read(spec, out, init_from=()):
       name, point.config, given)) for point in points]
   _refuse_twins(points, path)
   return points, columns
+
+
+def _file_says(module, path, config, grid):
+  """Returns (overrides of each point, columns) of a file's own sweep."""
+  if grid and not hasattr(module, "sweep"):
+    return [{}], []
+  for function in ("sweep", "columns"):
+    if not hasattr(module, function):
+      raise errors.InputError(
+          f"{path} has no {function}(); give one of configs/sweeps/, or "
+          "--grid KEY=VALUE,VALUE...")
+  columns = list(module.columns())
+  for key in columns:
+    if key not in spec_lib.flatten(config.to_dict()):
+      raise errors.InputError(f"{path}: columns() has {key!r}, no config key")
+  return list(module.sweep(config)), columns
+
+
+def _where(path, overrides, grid):
+  """Returns where overrides were written, for a message."""
+  return "--grid" if grid.keys() == overrides.keys() else (
+      f"{path}: {overrides}")
 
 
 def _finetuning(run, overrides, config):

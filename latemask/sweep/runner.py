@@ -18,6 +18,7 @@ from latemask.runtime import console
 from latemask.runtime import files
 from latemask.runtime import signals as signals_lib
 from latemask.sweep import costs
+from latemask.sweep import outcome
 from latemask.sweep import points as points_lib
 from latemask.sweep import shim
 
@@ -125,7 +126,8 @@ class Sweep:
       print(f"latemask: {name}: {reason}", file=sys.stderr)
     if self._failed:
       print(f"latemask: {len(self._failed)} of {len(self._points)} runs "
-            "failed; the same command tries them again", file=sys.stderr)
+            "failed; what each printed is in RUN.log beside its folder, and "
+            "the same command tries them again", file=sys.stderr)
     return int(bool(self._failed))
 
   def _look(self):
@@ -191,7 +193,9 @@ class Sweep:
           "flops_per_sec": process.flops_per_sec})
       point.file("failed").unlink(missing_ok=True)
       self._rate = costs.rate_of(self._points) or self._rate
-      said = f"done in {console.duration(process.secs)}"
+      found = outcome.text(point)
+      said = f"done in {console.duration(process.secs)}" + (
+          f", {found}" if found else "")
     else:
       reason = f"exit code {code}: {process.last_line()}"
       files.write_json(point.file("failed"),

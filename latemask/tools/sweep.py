@@ -6,12 +6,15 @@
       configs/sweeps/lr.py:tiny,data.source=builtin,model.dtype=float32
   python -m latemask.tools.sweep --out runs/lr \\
       --config configs/sweeps/glue.py,data_dir=/data/glue
+  python -m latemask.tools.sweep --out runs/rates --config configs/demo.py \\
+      --grid masking.rate=0.15,0.5 --grid model.insertion_layer=0,4
   python -m latemask.tools.report runs/lr
 
---config is FILE[:SIZE][,KEY=VALUE...] of configs/sweeps/; every point is a run
-of latemask.main in --out/NAME. The same command goes on: what is done is left,
-what was begun goes on from its checkpoint, what failed is tried again. A run
-that fails stops no other. Rows that points share are packed once, under
+--config is FILE[:SIZE][,KEY=VALUE...] of configs/sweeps/, or any config with
+--grid: each value of one key with each value of the others. Every point is a
+run of latemask.main in --out/NAME. The same command goes on: what is done is
+left, what was begun goes on from its checkpoint, what failed is tried again. A
+run that fails stops no other. Rows that points share are packed once, under
 --out/data, compiled programs are kept in --out/cache, and --out/sweep.json
 tells tools/report.py what was swept. With configs/sweeps/glue.py the finished
 runs of --out, or those of --init_from, are fine-tuned, each in RUN/glue.
@@ -35,6 +38,7 @@ from latemask.runtime import claims as sweep_claims
 from latemask.runtime import console
 from latemask.runtime import files
 from latemask.sweep import costs
+from latemask.sweep import grid as grid_lib
 from latemask.sweep import points as points_lib
 from latemask.sweep import runner
 
@@ -42,7 +46,12 @@ from latemask.sweep import runner
 def _parser():
   parser = console.parser("sweep", __doc__)
   parser.add_argument("--config", required=True,
-                      help="a sweep, FILE[:SIZE][,KEY=VALUE...]")
+                      help="a sweep, or any config with --grid: "
+                      "FILE[:SIZE][,KEY=VALUE...]")
+  parser.add_argument("--grid", action="append", default=[],
+                      metavar="KEY=VALUE,...",
+                      help="values to try of a config key; may be given for "
+                      "several keys")
   parser.add_argument("--out", help="folder of the runs")
   parser.add_argument("--init_from", nargs="+", default=[], metavar="RUN",
                       help="runs to fine-tune")
@@ -82,7 +91,8 @@ def _run(args):
     raise errors.InputError(
         "no file of gs:// can be created exclusively, so no run be claimed; "
         "with --no_claims one machine alone may run the sweep")
-  points, columns = points_lib.read(args.config, args.out, args.init_from)
+  points, columns = points_lib.read(args.config, args.out, args.init_from,
+                                    grid_lib.parse(args.grid))
   points = costs.check(points)
   files.check_writable(args.out)
   rate = costs.rate_of(points) or args.flops_per_sec
@@ -92,7 +102,12 @@ def _run(args):
   runner.pack(points, args)
   if points[0].flops:
     points_lib.record(points, columns, epath.Path(args.out) / "sweep.json")
-  return runner.Sweep(points, args, rate).run()
+  code = runner.Sweep(points, args, rate).run()
+  done = sum(bool(point.done) for point in points)
+  if done:
+    print(f"{done} of {len(points)} runs are finished, in {args.out}\n"
+          "next: " + console.command("report", args.out))
+  return code
 
 
 def main():

@@ -287,6 +287,8 @@ workdir = sys.argv[-1].split("=", 1)[1]
 seed = next(a.split("=")[1] for a in sys.argv if "seed=" in a and "-c" in a)
 os.makedirs(workdir, exist_ok=True)
 print("begun", seed, flush=True)
+with open(workdir + "/metrics.jsonl", "w") as metrics:
+  metrics.write('{"step": 12, "eval/loss": 4.25}')
 if seed == "9":
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   open(workdir + "/ready", "w")
@@ -317,6 +319,11 @@ def test_failed_runs_stop_no_other(write, tmp_path, monkeypatch, capsys, stub):
   assert "latemask: seed=7: exit code 3: the last line" in told.err
   assert "1 of 3 runs failed" in told.err
   assert re.search(r"\[3/3\] seed=\d: .*; 0:00 left", told.out)
+  assert len(re.findall(
+      r"\] seed=[12]: done in 0:\d\d, held-out loss 4.250; ", told.out)) == 2
+  assert told.out.endswith(
+      f"2 of 3 runs are finished, in {out}\n"
+      f"next: python -m latemask.tools.report {out}\n")
   assert _starts(out) == {"seed=7": 1, "seed=1": 1, "seed=2": 1}
   assert len(list(out.glob("data/*/manifest.json"))) == 1
   record = json.loads((out / "sweep.json").read_text())
