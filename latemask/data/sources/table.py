@@ -17,6 +17,7 @@ of a file `[,]` and `[@]` are never either, as GLOB reads them.
 """
 
 import contextlib
+import glob
 import operator
 import os
 import re
@@ -111,7 +112,19 @@ def open_source(spec, config, key="data.source", download=True):
       there and cannot be downloaded (NotPrepared).
   """
   kind, _, rest = spec.partition(":")
+  if kind not in _KINDS and _is_path(spec):
+    path = os.path.expanduser(spec)
+    path = os.path.join(path, "*") if os.path.isdir(path) else path
+    raise errors.InputError(
+        f"{key} is {spec!r}, a path without its kind; write text:{path}")
   return errors.choose(_KINDS, kind, key)(rest, config, key, download)
+
+
+def _is_path(text):
+  """Returns whether a text looks like the path of files: there, or one day."""
+  return (text.startswith(("/", "./", "../", "~")) or glob.has_magic(text)
+          or os.path.exists(text) or files_lib.is_remote(text)
+          or text_lib.is_text(text))
 
 
 def open_sources(config, key="data.source"):

@@ -67,7 +67,7 @@ class Text:
     """Finds the files of a glob pattern; `**` crosses folders."""
     del download
     found, passed = lines.find(pattern)
-    paths = {path for path in found if lines.ending(path)[0] in _CHECKS}
+    paths = {path for path in found if is_text(path)}
     again = passed.pop(lines.AGAIN, 0)
     passed.update(_label(path) for path in found - paths)
     left_out = sorted((-count, label) for label, count in passed.items())
@@ -279,6 +279,11 @@ def _check_json(path, head):
 # Ending -> what refuses a file by its beginning.
 _CHECKS = {".txt": _check_nothing, ".jsonl": _check_nothing,
            ".json": _check_json}
+
+
+def is_text(path):
+  """Returns whether a file is one that is read, by its ending."""
+  return lines.ending(path)[0] in _CHECKS
 
 
 def _label(path):

@@ -220,3 +220,28 @@ def test_bad_sources(tiny, tmp_path, source, message):
   tiny.data.tfds_dir = str(tmp_path)
   with pytest.raises(errors.InputError, match=message):
     sources_lib.open_sources(tiny)
+
+
+@pytest.mark.parametrize("source, text", [
+    ("/nowhere/x.txt", "text:/nowhere/x.txt"), ("x.jsonl.gz", "text:x.jsonl.gz"),
+    ("books/*", "text:books/*"), ("./books", "text:./books"),
+    ("gs://bucket/x", "text:gs://bucket/x"),
+    ("there", "text:there"), ("folder", "text:folder/*"),
+    ("~/x.txt", "text:/home/me/x.txt")])
+def test_a_path_is_told_its_kind(tiny, tmp_path, monkeypatch, source, text):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", "/home/me")
+  (tmp_path / "there").touch()
+  (tmp_path / "folder").mkdir()
+  for key in ("source", "eval_source"):
+    tiny.data[key] = source
+    with pytest.raises(errors.InputError) as error:
+      sources_lib.open_sources(tiny, f"data.{key}")
+    assert str(error.value) == (
+        f"data.{key} is {source!r}, a path without its kind; write {text}")
+
+
+def test_what_is_no_path_is_told_the_kinds(tiny):
+  tiny.data.source = "wikipedia/20230601.en"
+  with pytest.raises(errors.InputError, match="text, tfds, builtin"):
+    sources_lib.open_sources(tiny)
