@@ -50,6 +50,14 @@ def load(spec):
   return config
 
 
+def flags(spec):
+  """Returns a spec as the flags of latemask.main."""
+  name, comma, rest = spec.partition(",")
+  return [f"--config={name}"] + [
+      f"--config.{change}" for change
+      in (_NEXT_CHANGE.split(rest) if comma else ())]
+
+
 def override(config, changes, where):
   """Sets {dotted key: value} in a locked config.
 

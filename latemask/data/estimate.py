@@ -16,8 +16,9 @@ from latemask.data.sources import tfds as tfds_source
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
 
-# Text that an estimate is made from, at least, for each source.
+# Text that an estimate is made from, for each source: all of a small one.
 _SAMPLE_BYTES = 4 << 20
+# Where there is no text to train a tokenizer on, for the estimate alone.
 _BYTES_A_TOKEN = 4
 # ArrayRecord: chunk header and index entry of a record; blocks of a file.
 _RECORD_BYTES = 43 + 9
@@ -26,7 +27,7 @@ _BLOCK_BYTES = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class _Guess:
-  """Stands for a tokenizer that is still to be trained."""
+  """Stands for a tokenizer that cannot be trained yet."""
 
   vocab_size: int
 
@@ -53,7 +54,6 @@ def dry_run(config, directory, given_tokenizer):
   packed = complete(config, directory)
   if packed:
     return packed.manifest["totals"]
-  tokenizer = _tokenizer(config, directory, given_tokenizer)
   totals, found = dict.fromkeys((*packing.COUNTS, "bad_documents"), 0), []
   for key, spec in sources_lib.named(config):
     try:
@@ -63,6 +63,7 @@ def dry_run(config, directory, given_tokenizer):
       print(f"{spec}: not prepared yet, so its size is not known; left out "
             "below, and downloaded first unless this is a dry run")
   sources = sources_lib.once([source for _, source in found])
+  tokenizer = _tokenizer(config, directory, given_tokenizer, sources)
   for (spec, _), source in zip(found, sources):
     for note in source.notes:
       print(note)
@@ -80,9 +81,12 @@ def dry_run(config, directory, given_tokenizer):
   blocks = -(-totals["rows"] * row_bytes // num_shards // _BLOCK_BYTES) + 1
   totals["bytes"] = num_shards * blocks * _BLOCK_BYTES
   done = len(shards.done(directory, num_shards))
+  batch_size = config.train.batch_size
   print(f"in all about {totals['tokens']:,} tokens in {totals['rows']:,} rows "
-        f"of {config.data.length}: {totals['bytes']:,} bytes in {num_shards:,} "
-        f"shards, of which {done:,} are packed; nothing was written")
+        f"of {config.data.length}; one epoch is about "
+        f"{-(-totals['rows'] // batch_size):,} steps of {batch_size:,} rows\n"
+        f"on disk about {totals['bytes']:,} bytes in {num_shards:,} shards, of "
+        f"which {done:,} are packed; nothing was written")
   return totals
 
 
@@ -104,32 +108,63 @@ def complete(config, directory):
   return packed
 
 
-def _tokenizer(config, directory, given_tokenizer):
+def _tokenizer(config, directory, given_tokenizer, sources):
   """Returns the tokenizer, or what stands for it; says which."""
   path = config.data.tokenizer or directory / "tokenizer.model"
   if config.data.tokenizer or path.exists():
-    print(f"estimated from a sample, with the tokenizer {path}")
+    print(f"estimated with the tokenizer {path}")
     return tokenizer_lib.load(path)
   if given := given_tokenizer(config):
-    print("estimated from a sample, with the tokenizer of train.init_from")
+    print("estimated with the tokenizer of train.init_from")
     return given
-  print(f"estimated from a sample, at {_BYTES_A_TOKEN} bytes a token: a "
-        f"tokenizer of {config.data.vocab_size:,} pieces is trained first, on "
-        f"{config.data.tokenizer_sample_bytes:,} bytes")
-  return _Guess(config.data.vocab_size)
+  wanted = f"a tokenizer of {config.data.vocab_size:,} pieces"
+  try:
+    tokenizer = tokenizer_lib.train(_texts(sources), config.data.vocab_size)
+  except errors.InputError:
+    if sources and all(source.size_bytes <= _SAMPLE_BYTES // len(sources)
+                       for source in sources):
+      raise  # That is all the text there is.
+    print(f"estimated at {_BYTES_A_TOKEN} bytes a token: {wanted} is trained "
+          "first, and there is no text for it yet")
+    return _Guess(config.data.vocab_size)
+  few = f"; the text gives {tokenizer.vocab_size:,}" * (
+      tokenizer.vocab_size < config.data.vocab_size)
+  print(f"estimated with {wanted}, trained on a sample for this alone{few}")
+  return tokenizer
+
+
+def _texts(sources):
+  """Yields documents of every source, to train a tokenizer on."""
+  for source in sources:
+    left_bytes = _SAMPLE_BYTES // len(sources)
+    for document in _sample(source, sources_lib.BadDocuments(float("inf"))):
+      yield document
+      left_bytes -= len(document)
+      if left_bytes < 0:
+        break
+
+
+def _num_parts(source):
+  """Returns of how many parts of a source one is the sample."""
+  return -(-source.size_bytes // _SAMPLE_BYTES) or 1
+
+
+def _sample(source, bad):
+  """Returns the documents of one part of a source, all parts being alike."""
+  # One of many small shards: of files, blocks that lie evenly.
+  parts = _num_parts(source)
+  return (text for _, text in source.documents(parts // 2, parts, bad))
 
 
 def _estimate(config, source, tokenizer):
   """Returns (counts of a source, what is wrong with a bad document)."""
-  # One of many small shards: of files, blocks that lie evenly.
-  parts = -(-source.size_bytes // _SAMPLE_BYTES) or 1
   bad = sources_lib.BadDocuments(float("inf"))
   counts = dict.fromkeys(packing.COUNTS, 0)
-  documents = (text for _, text in source.documents(parts // 2, parts, bad))
   found = packing.pack(
-      documents, tokenizer, config.data.packing, config.data.length, counts,
-      progress=lambda num_bytes: None)
+      _sample(source, bad), tokenizer, config.data.packing,
+      config.data.length, counts, progress=lambda num_bytes: None)
   for _ in found:
     pass
   counts["bad_documents"] = bad.count
+  parts = _num_parts(source)
   return {key: parts * value for key, value in counts.items()}, bad.first

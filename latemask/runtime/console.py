@@ -16,9 +16,9 @@ def parser(name, description, **options):
       formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
 
-def command(name, *arguments):
-  """Returns a command of latemask/tools as one can paste it."""
-  return shlex.join(["python", "-m", f"latemask.tools.{name}",
+def command(module, *arguments):
+  """Returns `python -m latemask.MODULE ...` as one can paste it."""
+  return shlex.join(["python", "-m", f"latemask.{module}",
                      *map(str, arguments)])
 
 

@@ -43,7 +43,12 @@ def main():
         loaded.config, loaded.params, loaded.tokenizer, args.out,
         args.keep_layers, overwrite=args.overwrite, masking=loaded.masking,
         max_length=args.max_length, trained_length=loaded.trained_length)
-  print(f"{args.out}: {name}")
+  kind = "ForMaskedLM" if name.endswith("ForMaskedLM") else ""
+  print(f"{args.out}: {name}\nload it in Python: transformers.AutoModel{kind}."
+        f"from_pretrained({args.out!r})")
+  if "head" in loaded.params:
+    print("try it here: " + console.command(
+        "tools.fill_mask", "--workdir", args.out, "It can <mask> used."))
   length = args.max_length or loaded.trained_length
   if length > loaded.trained_length:
     print("warning: its tokenizer lets through " + pretrained.beyond(

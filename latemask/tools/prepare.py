@@ -63,6 +63,9 @@ def main(argv=None):
     if not estimate.complete(config, args.out):
       prepare_lib.prepare(
           config, args.out, pack, _given_tokenizer(config))
+  print(f"the rows are in {args.out}\nnext: " + console.command(
+      "main", *spec_lib.flags(args.config), f"--config.data.dir={args.out}",
+      "--workdir", "runs/NAME"))
 
 
 if __name__ == "__main__":

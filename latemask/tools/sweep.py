@@ -106,7 +106,7 @@ def _run(args):
   done = sum(bool(point.done) for point in points)
   if done:
     print(f"{done} of {len(points)} runs are finished, in {args.out}\n"
-          "next: " + console.command("report", args.out))
+          "next: " + console.command("tools.report", args.out))
   return code
 
 

@@ -26,6 +26,7 @@ from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask import errors
 from latemask.hub import pretrained
+from latemask.runtime import console
 from latemask.runtime import distributed
 from latemask.runtime import signals as signals_lib
 from latemask.runtime import workdir as workdir_lib
@@ -75,8 +76,12 @@ def train(config, workdir):
     with signals_lib.heard() as signals:
       while True:
         try:
-          return loop.run(program, loader, evaluator, checkpoints, writer,
-                          signals, progress, workdir)
+          ended = loop.run(program, loader, evaluator, checkpoints, writer,
+                           signals, progress, workdir)
+          distributed.say(f"saved in {workdir}; try: " + console.command(
+              "tools.fill_mask", "--workdir", workdir,
+              "It can <mask> used."))
+          return ended
         except loop.NonFiniteError as error:
           # Its frames hold the state's memory, which the next one needs.
           cause = error.with_traceback(None)
@@ -170,6 +175,9 @@ def introduce(program, loader, progress):
     distributed.say(line)
   distributed.say(f"going on from the checkpoint at step {start:,}" if start
                   else "beginning at step 0")
+  if start >= num_steps:
+    distributed.say("this run is already finished: nothing is trained, and it "
+                    "is evaluated once more")
   if progress.skipped_steps:
     distributed.say(f"{progress.skipped_steps:,} batches are skipped, after "
                     f"{progress.num_rollbacks} rollbacks")

@@ -48,3 +48,12 @@ def test_bad_files(tmp_path):
   (tmp_path / "broken.py").write_text("def get_config(:\n")
   with pytest.raises(errors.InputError, match="cannot be read"):
     spec_lib.load(str(tmp_path / "broken.py"))
+
+
+def test_flags_of_main():
+  assert spec_lib.flags("configs/base.py:tiny") == [
+      "--config=configs/base.py:tiny"]
+  assert spec_lib.flags(
+      "configs/base.py,data.source=text:/a,builtin,model.unroll=2") == [
+          "--config=configs/base.py", "--config.data.source=text:/a,builtin",
+          "--config.model.unroll=2"]

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from latemask.config import spec as spec_lib
 from latemask.data import beam as beam_lib
 from latemask.data import estimate
 from latemask.data import packed_set
@@ -67,8 +68,16 @@ def test_packs_as_a_run_does(text, tmp_path, capsys):
   assert before == _bytes(tmp_path / "run")
   rows = packed.manifest["totals"]["rows"]
   _prepare(tmp_path / "tool", _spec(text))
-  assert capsys.readouterr().out.endswith(
-      f"tool is complete: {rows:,} rows; nothing is to be done\n")
+  *_, complete, place, command = capsys.readouterr().out.splitlines()
+  assert complete.endswith(
+      f"tool is complete: {rows:,} rows; nothing is to be done")
+  assert place == f"the rows are in {tmp_path / 'tool'}"
+  assert command == (
+      f"next: python -m latemask.main --config={ROOT}/configs/base.py:tiny "
+      f"--config.data.source=text:{text} --config.data.vocab_size=320 "
+      "--config.data.length=32 --config.data.shards=5 --config.data.workers=1 "
+      f"--config.data.eval_fraction=0.1 --config.data.dir={tmp_path / 'tool'} "
+      "--workdir runs/NAME")
   # Of other text.
   with text.open("a") as file:
     file.write("More.\n")
@@ -212,13 +221,18 @@ def test_shards_that_did_not_arrive(text, tmp_path):
 def test_dry_run_is_right_about_a_small_set(text, tmp_path, capsys):
   out = tmp_path / "out"
   spec = _spec(text)
-  _prepare(out, spec, "--dry_run")
+  ahead = estimate.dry_run(spec_lib.load(spec), out, lambda _: None)
   assert not out.exists()
   said = capsys.readouterr().out
-  assert "4 bytes a token: a tokenizer of 320 pieces is trained" in said
+  assert "estimated with a tokenizer of 320 pieces, trained on a" in said
   assert "nothing was written" in said and "0 are packed" in said
+  steps = -(-ahead["rows"] // 16)  # Of base.py:tiny.
+  assert f"one epoch is about {steps} steps of 16 rows" in said
   _prepare(out, spec)
   true = json.loads((out / "manifest.json").read_text())
+  # What is held out goes into its tokenizer, and not into the true one.
+  for key in ("tokens", "rows"):
+    assert abs(ahead[key] / true["totals"][key] - 1) < 0.03, key
   # With the tokenizer that lies there, and all of the text as the sample.
   (out / "manifest.json").unlink()
   before = _bytes(out)
@@ -280,6 +294,9 @@ def test_dry_run_downloads_nothing(text, tmp_path, monkeypatch, capsys):
   config.data.tfds_dir = str(tmp_path / "tfds")
   assert estimate.dry_run(config, tmp_path / "out", lambda _: None)["documents"] == 400
   assert "tfds:pg19: not prepared yet" in capsys.readouterr().out
+  config.data.source = "tfds:pg19"
+  assert estimate.dry_run(config, tmp_path / "out", lambda _: None)["rows"] == 0
+  assert "at 4 bytes a token: a tokenizer of" in capsys.readouterr().out
   assert not (tmp_path / "tfds").exists()
 
 

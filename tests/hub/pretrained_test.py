@@ -366,6 +366,11 @@ def test_commands(run, tmp_path):
         [sys.executable, "-m", "latemask.tools.export", "--init_from",
          str(run[0]), "--out", str(out)], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
+    if not code:
+      assert done.stdout.splitlines()[1:3] == [
+          f"load it in Python: transformers.AutoModel.from_pretrained('{out}')",
+          f"try it here: python -m latemask.tools.fill_mask --workdir {out} "
+          "'It can <mask> used.'"]
   assert "exists" in done.stderr
   done = subprocess.run(
       [sys.executable, "-m", "latemask.tools.fill_mask", "--workdir",

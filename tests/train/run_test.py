@@ -89,13 +89,20 @@ def test_finished_run_is_left_as_it_is(tiny_run, tmp_path, capsys):
   _, first = run_lib.train(tiny_run, tmp_path)
   before = {k: v for k, v in _files(tmp_path).items()
             if "events.out" not in k}
-  assert "step 4: warning: the loss is" in capsys.readouterr().out
+  told = capsys.readouterr().out
+  assert "step 4: warning: the loss is" in told
+  assert "already finished" not in told
+  last = (f"saved in {tmp_path}; try: python -m latemask.tools.fill_mask "
+          f"--workdir {tmp_path} 'It can <mask> used.'")
+  assert told.splitlines()[-1] == last
   _, again = run_lib.train(tiny_run, tmp_path)
   assert first == again
   after = {k: v for k, v in _files(tmp_path).items() if "events.out" not in k}
   assert before == after
   out = capsys.readouterr().out
   assert "eval loss" in out and "warning" not in out
+  assert "this run is already finished" in out
+  assert out.splitlines()[-1] == last
 
 
 # Of tiny_config, by hand: width 16, MLP 32, 16 of 32 tokens kept. An early
