@@ -129,7 +129,8 @@ def _tokenizer(config, directory, given_tokenizer, sources):
     return _Guess(config.data.vocab_size)
   few = f"; the text gives {tokenizer.vocab_size:,}" * (
       tokenizer.vocab_size < config.data.vocab_size)
-  print(f"estimated with {wanted}, trained on a sample for this alone{few}")
+  print(f"estimated with {wanted}, trained on a sample of the text and not "
+        f"kept{few}")
   return tokenizer
 
 

@@ -15,6 +15,8 @@ from latemask.model import encoder
 from latemask.model import products
 
 MASK = specials.SPECIALS[specials.MASK]
+# Of a word that goes on in the piece beside it; and of a space alone.
+JOINED, SPACE = "##", "\u2423"
 # Lengths, and numbers of masks, are rounded up to these: few compiles.
 _LENGTH_MULTIPLE = 32
 _MASKS_MULTIPLE = 4
@@ -105,18 +107,27 @@ class Filler:
     return probabilities_TxV
 
   def word(self, index):
-    """Returns a piece as text; ## stands where a word goes on.
-
-    A space alone, with which a word begins that is written in other pieces,
-    is \u2423.
-    """
+    """Returns a piece as text, with the marks of which `legend` tells."""
     piece = self._tokenizer.pieces[index]
     word = piece.replace(word_starts.SPACE, " ").strip()
     if not word:
-      return "\u2423"
+      return SPACE
     if self._tokenizer.spaces_are_behind:
-      return word if piece.endswith(word_starts.SPACE) else word + "##"
-    return word if piece.startswith(word_starts.SPACE) else "##" + word
+      return word if piece.endswith(word_starts.SPACE) else word + JOINED
+    return word if piece.startswith(word_starts.SPACE) else JOINED + word
+
+
+def legend(words):
+  """Yields what the marks mean that stand in some words, a line each."""
+  if any(word.startswith(JOINED) for word in words):
+    yield (f"{JOINED}less: joined to what stands before it, so that "
+           f"un{MASK} becomes unless")
+  if any(word.endswith(JOINED) for word in words):
+    yield (f"un{JOINED}: joined to what stands behind it, so that "
+           f"{MASK}less becomes unless")
+  if SPACE in words:
+    yield (f"{SPACE}: a space alone; a word begins here that takes several "
+           "pieces, and is not known yet")
 
 
 def _round_up(count, multiple):

@@ -3,8 +3,9 @@
   python -m latemask.tools.fill_mask --workdir runs/demo \\
       "The value of <mask> is a string."
 
-Prints the most probable pieces for each <mask> with their probabilities; the
-masks enter at the insertion layer, as in training. --workdir is a run, a
+Prints the most probable words for each <mask>, in percent; the masks enter at
+the insertion layer, as in training. A word may be a piece of a longer one: the
+last lines tell what marks it. --workdir is a run, a
 checkpoint of it or an exported folder. Without a text, each line of standard
 input is one. --json prints one JSON object a line. Exit code 2: a text without
 <mask>, or one longer than the rows that the model was trained on (--truncate
@@ -23,14 +24,21 @@ from latemask.runtime import console
 
 
 def _print(text, filled, as_json):
+  """Prints the guesses for a text; returns the words that may need a legend."""
   if as_json:
     print(json.dumps({"text": text, "masks": [
         [{"word": word, "probability": round(p, 6)} for word, p in best]
         for best in filled]}, ensure_ascii=False), flush=True)
-    return
+    return set()
   print(text)
   for best in filled:
-    print("  " + "  ".join(f"{word} {p:.3f}" for word, p in best), flush=True)
+    print("  " + "   ".join(f"{word} {p:.1%}" for word, p in best), flush=True)
+  return {word for best in filled for word, _ in best}
+
+
+def _tell_marks(words):
+  for line in fill_mask_lib.legend(words):
+    print(line)
 
 
 def _parser():
@@ -64,25 +72,30 @@ def main():
           loaded.params, loaded.trained_length, args.max_length),
             file=sys.stderr)
     if args.texts:
+      words = set()
       for text in args.texts:
-        _print(text, filler.fill(text, args.top, args.truncate), args.json)
+        words |= _print(
+            text, filler.fill(text, args.top, args.truncate), args.json)
+      _tell_marks(words)
     else:
       sys.exit(_fill_lines(filler, args))
 
 
 def _fill_lines(filler, args):
   """Fills the lines of standard input; returns the exit code."""
-  code = 0
+  code, words = 0, set()
   for number, line in enumerate(sys.stdin.buffer, 1):
     try:
       text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
       if not text:
         continue
-      _print(text, filler.fill(text, args.top, args.truncate), args.json)
+      words |= _print(
+          text, filler.fill(text, args.top, args.truncate), args.json)
     except (errors.InputError, UnicodeDecodeError) as error:
       # One of many: the others are done.
       print(f"latemask: line {number}: {error}", file=sys.stderr, flush=True)
       code = 1
+  _tell_marks(words)
   return code
 
 
