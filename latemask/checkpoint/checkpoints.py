@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import itertools
 
-from absl import logging
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
@@ -30,12 +29,6 @@ from latemask.config import since
 from latemask.data import order
 from latemask import errors
 from latemask.runtime import distributed
-
-
-# What Orbax logs (each step of a save, formats of before, errors of its
-# threads, which are raised here, too) says nothing to who runs a command.
-logging.get_absl_logger().addFilter(
-    lambda record: "orbax" not in record.pathname)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 
+from absl import logging
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,12 @@ from latemask.config import since
 from latemask import errors
 from latemask.model import partition
 from latemask.runtime import rng
+
+
+# What Orbax logs (each step of a save, formats of before, errors of its
+# threads, which are raised here, too) says nothing to who runs a command.
+logging.get_absl_logger().addFilter(
+    lambda record: "orbax" not in record.pathname)
 
 
 def steps(workdir):

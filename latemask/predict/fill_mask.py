@@ -120,14 +120,14 @@ class Filler:
 def legend(words):
   """Yields what the marks mean that stand in some words, a line each."""
   if any(word.startswith(JOINED) for word in words):
-    yield (f"{JOINED}less: joined to what stands before it, so that "
-           f"un{MASK} becomes unless")
+    yield (f"{JOINED} in front: joined to what stands before it, as un{MASK} "
+           f"with {JOINED}less is unless")
   if any(word.endswith(JOINED) for word in words):
-    yield (f"un{JOINED}: joined to what stands behind it, so that "
-           f"{MASK}less becomes unless")
+    yield (f"{JOINED} at the end: joined to what stands behind it, as "
+           f"{MASK}less with un{JOINED} is unless")
   if SPACE in words:
-    yield (f"{SPACE}: a space alone; a word begins here that takes several "
-           "pieces, and is not known yet")
+    yield (f"{SPACE}: a space alone; the word behind it takes several pieces, "
+           "and this guess does not name it")
 
 
 def _round_up(count, multiple):
