@@ -49,6 +49,13 @@ class Data:
     """The row of `glue.TASKS`."""
     return glue.TASKS[self.name]
 
+  @property
+  def about(self):
+    """Rows and labels, in words."""
+    labels_R = np.concatenate([rows.labels_R for rows in self.dev.values()])
+    return (f"{self.name}: {len(self.train):,} rows to train on; "
+            f"{len(labels_R):,} dev rows: {glue.about(self.name, labels_R)}")
+
 
 def learning_rates(config, data, cell):
   """Returns the learning rate of each step of a cell."""
@@ -86,25 +93,26 @@ def train(config, program, data, cell, clock=None, stop_after=None):
       losses.append(loss)
     loss = float(np.mean(jax.device_get(losses)))
     train_secs = time.monotonic() - start_secs
+    logits = {part: program.predict(state.params, encoded, data.lengths)
+              for part, encoded in data.dev.items()}
     found = {}
     for part, encoded in data.dev.items():
-      found |= glue.score(data.name, part, encoded.labels_R, program.predict(
-          state.params, encoded, data.lengths))
+      found |= glue.score(data.name, part, encoded.labels_R, logits[part])
     has_failed = not np.isfinite([loss, *found.values()]).all()
+    one_answer = None if has_failed else glue.one_answer(
+        data.name, np.concatenate(list(logits.values())))
     epochs.append({"loss": loss if np.isfinite(loss) else None,
                    "score": (None if has_failed
                              else statistics.mean(found.values())),
                    "metrics": None if has_failed else found,
+                   "one_answer": one_answer,
                    "train_secs": round(train_secs, 2),
                    "secs": round(time.monotonic() - start_secs, 2)})
     if clock:
-      left = clock.left(len(data.train))
       distributed.say(
           f"{data.name} {cell}: epoch {epoch + 1}/{data.num_epochs}  loss "
-          f"{loss:.4f}  "
-          + ("loss or logits are not finite: the cell has failed" if has_failed
-             else "  ".join(f"{k} {100 * v:.2f}" for k, v in found.items()))
-          + f"  {epochs[-1]['secs']:.1f} s  {console.duration(left)} left")
+          f"{loss:.4f}  " + _found(found, has_failed, one_answer)
+          + f"  {epochs[-1]['secs']:.1f} s  {clock.done(len(data.train))}")
     if has_failed:
       if clock:
         clock.skip((num_epochs - 1 - epoch) * len(data.train))
@@ -118,19 +126,47 @@ def train(config, program, data, cell, clock=None, stop_after=None):
           "digest": data.digest}, state.params
 
 
+def _found(found, has_failed, one_answer):
+  """Returns in words what came out of the dev set."""
+  if has_failed:
+    return "loss or logits are not finite: the cell has failed"
+  return "  ".join(f"{k} {100 * v:.2f}" for k, v in found.items()) + (
+      f" (all dev rows got one answer: {one_answer})" if one_answer else "")
+
+
 class Clock:
-  """Tells the time left from the rows trained on so far."""
+  """Tells the time left from the rows trained on so far.
+
+  Between enter and exit. What was spent on compiling says nothing of what is
+  to come, and is left out.
+  """
 
   def __init__(self, num_rows):
-    """Starts, with so many rows to train on."""
+    """Takes the number of rows to train on."""
     self._num_rows, self._done = num_rows, 0
-    self._start_secs = time.monotonic()
+    self._compile_secs = self._told_secs = 0.0
 
-  def left(self, num_rows):
-    """Counts rows as done; returns the seconds that the others will take."""
+  def __enter__(self):
+    jax.monitoring.register_event_duration_secs_listener(self._listen)
+    self._start_secs = time.monotonic()
+    return self
+
+  def __exit__(self, *_):
+    jax.monitoring.unregister_event_duration_listener(self._listen)
+
+  def _listen(self, event, secs, **_):
+    if event.startswith("/jax/core/compile/"):
+      self._compile_secs += secs
+
+  def done(self, num_rows):
+    """Counts rows as done; returns in words what the others will take."""
     self._done += num_rows
-    return ((time.monotonic() - self._start_secs) / self._done
-            * (self._num_rows - self._done))
+    secs = time.monotonic() - self._start_secs - self._compile_secs
+    left = secs / self._done * (self._num_rows - self._done)
+    compiled = self._compile_secs - self._told_secs
+    self._told_secs = self._compile_secs
+    return (f"({compiled:.1f} s compiling)  " * (compiled >= 0.1)
+            + f"{console.duration(max(left, 0))} left")
 
   def skip(self, num_rows):
     """Takes rows that will not be trained on out of the account."""

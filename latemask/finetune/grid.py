@@ -44,6 +44,15 @@ def failed_epoch(result):
                if None in (epoch["loss"], epoch["score"])), None)
 
 
+def one_answer(result):
+  """Returns the answer that all dev rows got at a cell's best epoch.
+
+  None where there were several; and of cells of before that was written down.
+  """
+  epochs = result.get("epochs")
+  return epochs and epochs[result["best_epoch"] - 1].get("one_answer")
+
+
 def scored(results):
   """Returns the results of cells that have not failed."""
   return [result for result in results if failed_epoch(result) is None]
@@ -88,7 +97,7 @@ def tabulate(results):
   """
   rows = [("task", "metric", "median", "std", "best", "learning rate",
            "batch", "seeds", "cells")]
-  scores, failed = [], []
+  scores, failed, same = [], [], []
   for name, cells in results.items():
     chosen = choose(cells)
     bad = [cell for cell in cells if failed_epoch(cell) is not None]
@@ -104,6 +113,8 @@ def tabulate(results):
           f"{chosen[0]['learning_rate']:g}", str(chosen[0]["batch_size"]),
           str(len(chosen)), count))
     scores.append([result["score"] for result in chosen])
+    same += [f"- {name}, seed {result['seed']}: {answer}\n"
+             for result in chosen if (answer := one_answer(result))]
   rows.append((
       "average", "", *(f"{100 * statistics.mean(map(f, scores)):.2f}"
                        if all(scores) else "–"
@@ -111,7 +122,9 @@ def tabulate(results):
       "", "", "", ""))
   return console.table(rows) + (
       "\nFailed, and without a score, since loss or logits were not finite:\n\n"
-      + "".join(failed) if failed else "")
+      + "".join(failed) if failed else "") + (
+      "\nOne answer was given to all rows of the dev set, as by a model that has "
+      "learned nothing of the task:\n\n" + "".join(same) if same else "")
 
 
 def _spread(values):

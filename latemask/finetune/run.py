@@ -82,16 +82,20 @@ def finetune(config, workdir):
       f"{len(cells)} cells a task, to train: "
       + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
       + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
+  for data in datas:
+    distributed.say(data.about)
+  distributed.say("compiling: the first epochs take longer" if todo else
+                  "already finished: every cell has its result")
   mine = distributed.share(todo)
-  clock = cell_lib.Clock(sum(
-      data.num_epochs * len(data.train) for data, _ in mine))
   encoder = jax.device_put(encoder)
   programs = {num: cell_lib.make_program(config, model, encoder, num)
               for num in {data.task.num_outputs for data in datas}}
-  for data, cell in mine:
-    result, _ = cell_lib.train(
-        config, programs[data.task.num_outputs], data, cell, clock)
-    files.write_json(grid_lib.cell_path(workdir, data.name, cell), result)
+  with cell_lib.Clock(sum(
+      data.num_epochs * len(data.train) for data, _ in mine)) as clock:
+    for data, cell in mine:
+      result, _ = cell_lib.train(
+          config, programs[data.task.num_outputs], data, cell, clock)
+      files.write_json(grid_lib.cell_path(workdir, data.name, cell), result)
   distributed.meet("cells")
   missing = [path for path in (grid_lib.cell_path(workdir, data.name, cell)
                                for data, cell in todo) if not path.exists()]
@@ -108,9 +112,20 @@ def finetune(config, workdir):
   table = grid_lib.tabulate(results)
   if jax.process_index() == 0:
     (workdir / "results.md").write_text(table)
-  distributed.say("\n" + table)
+  distributed.say(f"\n{table}\nsaved in {workdir / 'results.md'}")
   grid_lib.check(results)
+  distributed.say(_models(config, workdir / "export"))
   return results
+
+
+def _models(config, folder):
+  """Returns what to say of the models: where they are, or how to have them."""
+  if not config.export:
+    return ("scores were kept, and no model: the same command with "
+            "--config.export=true trains the best cell of each task once more, "
+            f"and writes its model to {folder}/TASK")
+  return (f"the best model of each task is in {folder}/TASK, for "
+          "transformers.AutoModelForSequenceClassification.from_pretrained")
 
 
 def check(config):
@@ -209,7 +224,7 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir):
     folder = workdir / "export" / data.name
     hub_folder.export(
         program.model, params["encoder"], tokenizer, folder,
-        class_head=params["head"], labels=data.task.labels,
+        class_head=params["head"], labels=data.task.class_names,
         trained_length=max(trained_length, config.max_length or 0),
         overwrite=True)
     distributed.say(f"wrote {folder}: {cell}")

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -101,13 +102,21 @@ def test_bfloat16_learns_too(config, tmp_path):
 
 
 def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
-                                          data_dir):
+                                          data_dir, capsys):
   trained = []
   train = cell_lib.train
   monkeypatch.setattr(
       cell_lib, "train", lambda config, program, data, cell, *a, **k:
       trained.append(cell) or train(config, program, data, cell, *a, **k))
   results = finetune_run.finetune(config, tmp_path)
+  told = capsys.readouterr().out
+  assert re.search(r"cola: 100 rows to train on; 37 dev rows: \d\d\.\d% "
+                   r"unacceptable, \d\d\.\d% acceptable\n", told)
+  assert "compiling: the first epochs take longer\n" in told
+  assert re.search(r"epoch 1/8 .* s  \(\d+\.\d s compiling\)  0:\d\d left", told)
+  assert f"saved in {tmp_path / 'results.md'}\n" in told
+  assert "no model: the same command with --config.export=true" in (
+      told.splitlines()[-1])
   # Chance is 0.
   assert all(r["score"] > 0.9 for r in results["cola"])
   assert [cell.seed for cell in trained] == [0, 1]
@@ -118,6 +127,9 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
   # The same command: nothing to do, the same table.
   finetune_run.finetune(config, tmp_path)
   assert len(trained) == 2 and _files(tmp_path) == before
+  told = capsys.readouterr().out
+  assert "already finished: every cell has its result\n" in told
+  assert "compiling" not in told
 
   # One cell lost and one asked for anew: these alone, the lost one the same.
   lost = tmp_path / "cells" / "cola" / "lr0.01-batch16-seed1.json"
@@ -137,7 +149,9 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
   assert len(trained) == 5
   exported = json.loads(
       (tmp_path / "export" / "cola" / "config.json").read_text())
-  assert exported["id2label"] == {"0": "0", "1": "1"}
+  assert exported["id2label"] == {"0": "unacceptable", "1": "acceptable"}
+  assert capsys.readouterr().out.splitlines()[-1].startswith(
+      f"the best model of each task is in {tmp_path}/export/TASK")
   assert exported["architectures"][0].endswith("ForSequenceClassification")
   assert (tmp_path / "test" / "CoLA.tsv").read_text().splitlines() == [
       "index\tprediction", "0\t1", "1\t0", "2\t1"]
@@ -279,6 +293,36 @@ def test_the_choice_is_the_median_over_seeds():
   assert rte == ["rte", "accuracy", "71.00", "1.00", "72.00", "1e-05", "16",
                  "3", "7"]
   assert average[:5] == ["average", "", "71.00", "1.00", "72.00"]
+
+
+def test_one_answer_for_all_rows_is_told():
+  bad, good = ({**_result(1e-5, seed, 0.7), "best_epoch": 2, "epochs": [
+      {"loss": 0.4, "score": 0.6, "one_answer": None},
+      {"loss": 0.4, "score": 0.7, "one_answer": answer}]}
+               for seed, answer in ((3, "acceptable"), (4, None)))
+  table = grid_lib.tabulate({"cola": [bad, good]})
+  assert "One answer was given to all rows" in table
+  assert "- cola, seed 3: acceptable\n" in table and "seed 4" not in table
+  assert "One answer" not in grid_lib.tabulate({"cola": [good]})
+  # Cells of before say nothing of it.
+  assert "One answer" not in grid_lib.tabulate({"cola": [_result(1, 0, 0.7)]})
+
+
+def test_the_time_left_leaves_compiling_out(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(cell_lib.time, "monotonic", lambda: now[0])
+  with cell_lib.Clock(30) as clock:
+    jax.monitoring.record_event_duration_secs(
+        "/jax/core/compile/backend_compile_duration", 90.0)
+    jax.monitoring.record_event_duration_secs("/of/another/kind", 5.0)
+    now[0] = 100.0
+    assert clock.done(10) == "(90.0 s compiling)  0:20 left"
+    now[0] = 110.0
+    assert clock.done(10) == "0:10 left"
+  jax.monitoring.record_event_duration_secs(
+      "/jax/core/compile/backend_compile_duration", 90.0)
+  now[0] = 120.0
+  assert clock.done(10) == "0:00 left"
 
 
 @pytest.mark.slow

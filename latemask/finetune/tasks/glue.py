@@ -34,6 +34,7 @@ class Task:
     features: the same in TFDS.
     label: column of the TSV files.
     labels: what stands there, by class; () for a score of 0 to 5.
+    names: what the classes are called, where the labels are mere numbers.
     metrics: official ones, keys of `METRICS`.
     num_epochs: 10 for the small tasks, 3 for the large.
     columns: of train and dev files that have no header.
@@ -49,6 +50,12 @@ class Task:
   num_epochs: int
   columns: tuple[str, ...] = ()
   parts: tuple[str, ...] = ("",)
+  names: tuple[str, ...] = ()
+
+  @property
+  def class_names(self):
+    """What the classes are called; () for a score."""
+    return self.names or self.labels
 
   @property
   def num_outputs(self):
@@ -64,15 +71,18 @@ _ENTAILED = ("entailment", "not_entailment")
 TASKS = {
     "cola": Task(
         "CoLA", ("sentence",), ("sentence",), "label", _YES_NO, ("matthews",),
-        10, columns=("source", "label", "star", "sentence")),
+        10, columns=("source", "label", "star", "sentence"),
+        names=("unacceptable", "acceptable")),
     "sst2": Task("SST-2", ("sentence",), ("sentence",), "label", _YES_NO,
-                 ("accuracy",), 3),
+                 ("accuracy",), 3, names=("negative", "positive")),
     "mrpc": Task("MRPC", ("#1 String", "#2 String"), _TWO, "Quality", _YES_NO,
-                 ("accuracy", "f1"), 10),
+                 ("accuracy", "f1"), 10,
+                 names=("not_equivalent", "equivalent")),
     "stsb": Task("STS-B", _TWO, _TWO, "score", (), ("pearson", "spearman"),
                  10),
     "qqp": Task("QQP", ("question1", "question2"), ("question1", "question2"),
-                "is_duplicate", _YES_NO, ("accuracy", "f1"), 3),
+                "is_duplicate", _YES_NO, ("accuracy", "f1"), 3,
+                names=("not_duplicate", "duplicate")),
     "mnli": Task("MNLI", _TWO, ("premise", "hypothesis"), "gold_label",
                  ("entailment", "neutral", "contradiction"), ("accuracy",), 3,
                  parts=("_matched", "_mismatched")),
@@ -240,6 +250,28 @@ def predictions(name, logits_RxC):
   if TASKS[name].labels:
     return np.argmax(logits_RxC, axis=-1)
   return np.clip(logits_RxC[:, 0], 0, 5)
+
+
+def one_answer(name, logits_RxC):
+  """Returns the answer that was given to all rows, in words.
+
+  None where there are several, or a single row.
+  """
+  found_R = predictions(name, logits_RxC)
+  if len(found_R) < 2 or len(np.unique(found_R)) > 1:
+    return None
+  names = TASKS[name].class_names
+  return names[found_R[0]] if names else f"{found_R[0]:.2f}"
+
+
+def about(name, labels_R):
+  """Returns in words how labels are spread, such as "31.0% negative, ..."."""
+  names = TASKS[name].class_names
+  if not names:
+    return f"scores of 0 to 5, {np.mean(labels_R):.2f} on average"
+  shares = np.bincount(labels_R, minlength=len(names)) / len(labels_R)
+  return ", ".join(f"{share:.1%} {label}"
+                   for share, label in zip(shares, names))
 
 
 def score(name, part, labels_R, logits_RxC):
