@@ -151,6 +151,28 @@ def tokenizer():
   return tokenizer_lib.train(conftest.make_text(200).splitlines(), 320)
 
 
+def test_one_answer_to_all_rows():
+  same = np.array([[0.1, 0.9], [0.4, 0.6]])
+  assert glue.one_answer("sst2", same) == "positive"
+  assert glue.one_answer("rte", same) == "not_entailment"
+  assert glue.one_answer("sst2", same * [[1], [-1]]) is None
+  assert glue.one_answer("sst2", same[:1]) is None  # A row has but one.
+  # Scores are cut to 0 to 5, and then compared.
+  assert glue.one_answer("stsb", np.array([[7.0], [9.0]])) == "5.00"
+  assert glue.one_answer("stsb", np.array([[1.0], [1.1]])) is None
+
+
+def test_labels_in_words():
+  assert glue.about("sst2", np.array([1, 1, 0, 1])) == (
+      "25.0% negative, 75.0% positive")
+  assert glue.about("rte", np.array([0])) == (
+      "100.0% entailment, 0.0% not_entailment")
+  assert glue.about("stsb", np.array([1.0, 4.0])) == (
+      "scores of 0 to 5, 2.50 on average")
+  for task in glue.TASKS.values():
+    assert len(task.class_names) == len(task.labels)
+
+
 def test_pairs_and_cuts(tokenizer):
   texts = ("the old time", "he")
   first, second = (tokenizer.encode(t).tolist() for t in texts)
