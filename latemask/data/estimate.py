@@ -44,11 +44,11 @@ def dry_run(config, directory, given_tokenizer):
     given_tokenizer: function (config) -> that of `train.init_from`, or None.
 
   Returns:
-    The estimated counts, keys of `rows.COUNTS`, bad_documents and bytes.
+    The estimated counts, keys of `packing.COUNTS`, bad_documents and bytes.
 
   Raises:
-    InputError: see `packing.load` and `sources.open_source`; or the set was
-      packed from other text.
+    InputError: see `packed_set.load` and `table.open_source`; the set was
+      packed from other text; or there is too little of it for a tokenizer.
   """
   directory = epath.Path(directory)
   packed = complete(config, directory)
@@ -94,7 +94,7 @@ def complete(config, directory):
   """Returns the complete set in a folder, and says so; None if none is there.
 
   Raises:
-    InputError: see `packing.load`; or it was packed from other text.
+    InputError: see `packed_set.load`; or it was packed from other text.
   """
   packed = packed_set.load(config, directory)
   if packed:

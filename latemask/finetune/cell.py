@@ -1,7 +1,7 @@
 """A cell of fine-tuning: a task, a learning rate, a batch size and a seed.
 
-finetune.py deals them out and keeps their results; finetune_step.py is what a
-cell is trained with.
+run.py deals them out and keeps their results; step.py is what a cell is trained
+with.
 """
 
 import dataclasses
@@ -67,12 +67,12 @@ def train(config, program, data, cell, clock=None, stop_after=None):
   """Trains a cell; one that fails ends there.
 
   Args:
-    program: a `finetune_step.Program`, for the task's outputs.
+    program: a `step.Program`, for the task's outputs.
     clock: a `Clock`; None says nothing.
     stop_after: epochs after which to end; None for all of them.
 
   Returns:
-    (result, see results.py, final parameters). A cell that has failed has
+    (result, see grid.py, final parameters). A cell that has failed has
     None for its score, metrics and best epoch.
   """
   rates = iter(learning_rates(config, data, cell))

@@ -123,8 +123,8 @@ def tabulate(results):
   return console.table(rows) + (
       "\nFailed, and without a score, since loss or logits were not finite:\n\n"
       + "".join(failed) if failed else "") + (
-      "\nOne answer was given to all rows of the dev set, as by a model that has "
-      "learned nothing of the task:\n\n" + "".join(same) if same else "")
+      "\nOne answer was given to all rows of the dev set, as by a model that "
+      "has learned nothing of the task:\n\n" + "".join(same) if same else "")
 
 
 def _spread(values):
@@ -148,9 +148,9 @@ def is_finished(workdir, data, cell):
     return False
   if _read_json(path)["digest"] != data.digest:
     raise errors.InputError(
-        f"{path} is of other weights, initial values or rows than init_from, "
-        "this version (max_length None took all positions once) and the data "
-        "have now; choose another --workdir")
+        f"{path} comes from other weights, initial values or rows than this "
+        "command has (max_length None once meant all positions); choose "
+        "another --workdir")
   return True
 
 

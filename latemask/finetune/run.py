@@ -9,10 +9,12 @@ A cell is a learning rate, a batch size and a seed. What a workdir promises:
      result, and never chosen.
   4. Learning rate and batch size are chosen by the median over seeds of the
      best epoch's dev score (the mean of the task's metrics).
-A cell is trained on one device. Several processes deal the cells out among
-themselves, and write into one workdir. One program serves all tasks of as many
-outputs, compiled for each batch size and length: learning rate and seed are
-arguments. Source of the protocol: RoBERTa (arXiv 1907.11692, section 5.1).
+No model is kept but with `export`: then the best cell of each task is trained
+once more, up to its best epoch. A cell is trained on one device. Several
+processes deal the cells out among themselves, and write into one workdir. One
+program serves all tasks of as many outputs, compiled for each batch size and
+length: learning rate and seed are arguments. Source of the protocol: RoBERTa
+(arXiv 1907.11692, section 5.1).
 """
 
 import dataclasses
@@ -73,8 +75,9 @@ def finetune(config, workdir):
   names = [data.name for data, _ in todo]
   if not distributed.is_same(f"{[(d.name, d.digest, c) for d, c in todo]}"):
     raise errors.InputError(
-        f"the processes see other weights, rows or results; {workdir} must "
-        "lie where all hosts see it, and so must what the config names")
+        "the processes do not all see the same weights, rows and results; "
+        f"{workdir} and what the config names must lie where all hosts see "
+        "them")
   workdir_lib.write_config(config, workdir)
   distributed.say(
       f"{model.architecture}: {model.layers} "

@@ -74,8 +74,8 @@ class Filler:
     limit = self._limit
     if len(ids) + 1 > limit and not truncate:
       raise errors.InputError(
-          f"a text of {len(ids) + 1} tokens is longer than {limit}, the rows "
-          "that the model was trained on or --max_length; --truncate cuts it")
+          f"a text of {len(ids) + 1} tokens is too long: at most {limit} are "
+          "taken, as in training or as --max_length says; --truncate cuts it")
     ids = ids[:limit - 1]
     if specials.MASK not in ids:
       raise errors.InputError(f"truncation to {limit} tokens cut every {MASK}")

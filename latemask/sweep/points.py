@@ -1,7 +1,8 @@
 """The points of a sweep: what each of them is, costs and has come to.
 
 A sweep is a config file that also has sweep(config) and columns() (see
-configs/sweeps/), or any config with a grid (grid.py). A point is one run, in a workdir of its own, with beside it
+configs/sweeps/), or any config with a grid (grid.py). A point is one run, in
+a workdir of its own, with beside it
   RUN.log      what it printed
   RUN.done     its config and its rate, once it has come to its end
   RUN.failed   its exit code and last line, where it ended otherwise
@@ -221,8 +222,8 @@ def _changes(prefix, group, before):
     elif json.loads(json.dumps(value)) != before[key]:
       if value is None:
         raise errors.InputError(
-            f"{key} is None, and the sweep's file has {before[key]!r}: no flag "
-            "can say so; change a copy of the file")
+            f"{key} is None for a run, and {before[key]!r} in the file: None "
+            "cannot be given as a flag; write it into a copy of the file")
       yield f"--config.{key}={value}"
 
 

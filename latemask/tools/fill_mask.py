@@ -62,9 +62,10 @@ def main():
   args = _parser().parse_args()
   with errors.one_line_exit():
     if args.top < 1:
-      raise errors.InputError("--top must be positive")
+      raise errors.InputError(f"--top is {args.top}; it must be at least 1")
     if args.max_length is not None and args.max_length < 3:
-      raise errors.InputError("--max_length must be at least 3")
+      raise errors.InputError(
+          f"--max_length is {args.max_length}; it must be at least 3")
     loaded = pretrained.load(args.workdir)
     filler = fill_mask_lib.Filler(loaded, args.max_length)
     if (args.max_length or 0) > loaded.trained_length:

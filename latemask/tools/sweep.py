@@ -73,7 +73,8 @@ def _run(args):
   """Runs the command; returns the exit code."""
   if not args.out:
     if not args.init_from:
-      raise errors.InputError("--out is missing: the folder of the runs")
+      raise errors.InputError(
+          "--out is missing; name the folder that the runs shall lie in")
     args.out = os.path.commonpath(
         [os.path.dirname(os.path.abspath(run)) for run in args.init_from])
   if args.parallel < 1:

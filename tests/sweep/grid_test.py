@@ -31,7 +31,8 @@ def _read(grid, spec=BASE):
 
 
 def test_all_pairs_are_points():
-  points, columns = _read(["masking.rate=0.15,0.5", "model.insertion_layer=0,2"])
+  points, columns = _read(
+      ["masking.rate=0.15,0.5", "model.insertion_layer=0,2"])
   assert [point.overrides for point in points] == [
       {"masking.rate": rate, "model.insertion_layer": layer}
       for rate in (0.15, 0.5) for layer in (0, 2)]
