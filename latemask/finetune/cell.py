@@ -76,46 +76,30 @@ def train(config, program, data, cell, clock=None, stop_after=None):
     None for its score, metrics and best epoch.
   """
   rates = iter(learning_rates(config, data, cell))
-  seed = np.uint32(cell.seed)
-  state = program.init_state(seed)
+  state = program.init_state(np.uint32(cell.seed))
   epochs = []
   num_epochs = stop_after or data.num_epochs
   for epoch in range(num_epochs):
     start_secs = time.monotonic()
-    batches = batches_lib.shuffled(
-        data.train.lengths_R, cell.batch_size, cell.seed, epoch)
-    losses = []  # Read at the end: no step waits for the host.
-    for rows in tqdm.tqdm(batches, f"{data.name} {cell}, epoch {epoch + 1}",
-                          leave=False, disable=None):
-      state, loss = program.train_step(
-          state, batches_lib.collate(data.train, rows, cell.batch_size,
-                                     data.lengths), next(rates), seed)
-      losses.append(loss)
-    loss = float(np.mean(jax.device_get(losses)))
+    state, loss = _train_epoch(program, state, data, cell, epoch, rates)
     train_secs = time.monotonic() - start_secs
-    logits = {part: program.predict(state.params, encoded, data.lengths)
-              for part, encoded in data.dev.items()}
-    found = {}
-    for part, encoded in data.dev.items():
-      found |= glue.score(data.name, part, encoded.labels_R, logits[part])
+    found, one_answer = _on_dev(program, state.params, data)
     has_failed = not np.isfinite([loss, *found.values()]).all()
-    one_answer = None if has_failed else glue.one_answer(
-        data.name, np.concatenate(list(logits.values())))
     epochs.append({"loss": loss if np.isfinite(loss) else None,
                    "score": (None if has_failed
                              else statistics.mean(found.values())),
                    "metrics": None if has_failed else found,
-                   "one_answer": one_answer,
+                   "one_answer": None if has_failed else one_answer,
                    "train_secs": round(train_secs, 2),
                    "secs": round(time.monotonic() - start_secs, 2)})
     if clock:
       distributed.say(
           f"{data.name} {cell}: epoch {epoch + 1}/{data.num_epochs}  loss "
-          f"{loss:.4f}  " + _found(found, has_failed, one_answer)
-          + f"  {epochs[-1]['secs']:.1f} s  {clock.done(len(data.train))}")
-    if has_failed:
-      if clock:
+          f"{loss:.4f}  {_in_words(epochs[-1])}  {epochs[-1]['secs']:.1f} s  "
+          f"{clock.done(len(data.train))}")
+      if has_failed:
         clock.skip((num_epochs - 1 - epoch) * len(data.train))
+    if has_failed:
       break
   best = None if has_failed else max(
       range(len(epochs)), key=lambda e: epochs[e]["score"])
@@ -126,12 +110,39 @@ def train(config, program, data, cell, clock=None, stop_after=None):
           "digest": data.digest}, state.params
 
 
-def _found(found, has_failed, one_answer):
+def _train_epoch(program, state, data, cell, epoch, rates):
+  """Returns (state, mean loss) after all rows once."""
+  batches = batches_lib.shuffled(
+      data.train.lengths_R, cell.batch_size, cell.seed, epoch)
+  losses = []  # Read at the end: no step waits for the host.
+  for rows in tqdm.tqdm(batches, f"{data.name} {cell}, epoch {epoch + 1}",
+                        leave=False, disable=None):
+    state, loss = program.train_step(
+        state, batches_lib.collate(data.train, rows, cell.batch_size,
+                                   data.lengths), next(rates),
+        np.uint32(cell.seed))
+    losses.append(loss)
+  return state, float(np.mean(jax.device_get(losses)))
+
+
+def _on_dev(program, params, data):
+  """Returns ({metric: value}, the answer that all rows got or None)."""
+  logits = {part: program.predict(params, encoded, data.lengths)
+            for part, encoded in data.dev.items()}
+  found = {}
+  for part, encoded in data.dev.items():
+    found |= glue.score(data.name, part, encoded.labels_R, logits[part])
+  return found, glue.one_answer(
+      data.name, np.concatenate(list(logits.values())))
+
+
+def _in_words(epoch):
   """Returns in words what came out of the dev set."""
-  if has_failed:
+  if epoch["metrics"] is None:
     return "loss or logits are not finite: the cell has failed"
-  return "  ".join(f"{k} {100 * v:.2f}" for k, v in found.items()) + (
-      f" (all dev rows got one answer: {one_answer})" if one_answer else "")
+  found = "  ".join(f"{k} {100 * v:.2f}" for k, v in epoch["metrics"].items())
+  answer = epoch["one_answer"]
+  return found + (f" (all dev rows got one answer: {answer})" if answer else "")
 
 
 class Clock:

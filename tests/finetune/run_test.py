@@ -304,6 +304,9 @@ def test_one_answer_for_all_rows_is_told():
   assert "One answer was given to all rows" in table
   assert "- cola, seed 3: acceptable\n" in table and "seed 4" not in table
   assert "One answer" not in grid_lib.tabulate({"cola": [good]})
+  assert cell_lib._in_words(
+      {"metrics": {"accuracy": 0.7}, "one_answer": "acceptable"}) == (
+          "accuracy 70.00 (all dev rows got one answer: acceptable)")
   # Cells of before say nothing of it.
   assert "One answer" not in grid_lib.tabulate({"cola": [_result(1, 0, 0.7)]})
 

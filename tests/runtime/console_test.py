@@ -9,3 +9,9 @@ def test_table_is_aligned():
       "| --- | ------ |\n"
       "| 1   | a\\|b   |\n"
       "| 2   | longer |\n")
+
+
+def test_a_command_can_be_pasted():
+  told = console.command("tools.fill_mask", "--workdir", "a b", "It <mask>.")
+  assert told == (
+      "python -m latemask.tools.fill_mask --workdir 'a b' 'It <mask>.'")
