@@ -47,8 +47,8 @@ def dry_run(config, directory, given_tokenizer):
     The estimated counts, keys of `packing.COUNTS`, bad_documents and bytes.
 
   Raises:
-    InputError: see `packed_set.load` and `table.open_source`; the set was
-      packed from other text; or there is too little of it for a tokenizer.
+    InputError: see `packed_set.load` and `table.open_source`; or the set was
+      packed from other text.
   """
   directory = epath.Path(directory)
   packed = complete(config, directory)

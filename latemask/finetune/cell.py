@@ -1,7 +1,7 @@
 """A cell of fine-tuning: a task, a learning rate, a batch size and a seed.
 
-run.py deals them out and keeps their results; step.py is what a cell is trained
-with.
+run.py deals cells out to the processes, grid.py keeps their results, and
+step.py is the step that a cell is trained with.
 """
 
 import dataclasses
