@@ -108,6 +108,10 @@ class Checkpoints:
     if self._claim and jax.process_count() == 1:
       self._claim.notice()
 
+  def _check_owned(self):
+    if self._claim:
+      workdir_lib.check_owned(self._claim)
+
   def compile(self, state):
     """Compiles what a save runs before it writes."""
     record_lib.digests(state)
@@ -124,8 +128,7 @@ class Checkpoints:
     self._finish()
     if step in self._manager.all_steps():
       return
-    if self._claim:
-      workdir_lib.check_owned(self._claim)
+    self._check_owned()
     run = self._run | {
         "skipped_steps": progress.skipped_steps,
         "num_rollbacks": progress.num_rollbacks,
@@ -196,6 +199,7 @@ class Checkpoints:
   def set_newest_aside(self, word):
     """Takes the newest checkpoint out of the run, renamed to STEP.word."""
     self._finish()
+    self._check_owned()
     step = self._manager.latest_step()
     if step is not None:
       self._set_aside(step, word)

@@ -6,6 +6,7 @@ is started and, where it must be dead, killed.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -59,6 +60,13 @@ def _read(path):
   return json.loads(path.read_text())
 
 
+def _wait_until(condition):
+  deadline_secs = time.monotonic() + 20
+  while not condition():
+    assert time.monotonic() < deadline_secs
+    time.sleep(0.01)
+
+
 @pytest.fixture
 def sleeper():
   """A program of this host that does nothing."""
@@ -108,8 +116,7 @@ def test_of_another_program_alive_and_dead(path, sleeper):
     claims.take(path)
   sleeper.kill()
   # Dead as soon as it ends, though its parent has not asked after it yet.
-  while claims._start_of(sleeper.pid):
-    time.sleep(0.01)
+  _wait_until(lambda: not claims._start_of(sleeper.pid))
   claims.take(path).release()
   assert not path.exists()
   sleeper.wait()
@@ -143,7 +150,7 @@ def test_stopped_and_killed(tmp_path, name):
     assert program.stdout.readline() == b"ready\n"
     with pytest.raises(claims.HeldError, match=f"process {program.pid},"):
       claims.take(path)
-    program.send_signal(getattr(__import__("signal"), name))
+    program.send_signal(getattr(signal, name))
   assert path.exists() == (name == "SIGKILL")
   claims.take(path).release()
 
@@ -154,15 +161,20 @@ def test_stopped_and_killed(tmp_path, name):
 def test_another_host_that_is_alive(path, capsys):
   """It touches its claim while it is watched."""
   _place(path, _elsewhere())
+  is_over = threading.Event()
   def touch():
-    time.sleep(0.1)
-    _place(path, _elsewhere(beats=1))
-  threading.Thread(target=touch).start()
-  begin_secs = time.monotonic()
+    for beats in range(10**6):
+      with files.writing(path) as part:
+        part.write_text(json.dumps(_elsewhere(beats=beats)))
+      if is_over.wait(0.02):
+        return
+  thread = threading.Thread(target=touch)
+  thread.start()
   with pytest.raises(claims.HeldError, match="host far, process"):
     claims.take(path)
-  assert time.monotonic() - begin_secs < 0.3
-  assert _read(path)["beats"] == 1
+  is_over.set()
+  thread.join()
+  assert _read(path)["token"] == "other"
   line, = capsys.readouterr().out.splitlines()
   assert "host far" in line and "watching for 0.3 s" in line
 
@@ -232,10 +244,7 @@ def test_its_own_clock_may_jump(path, monkeypatch):
 
 def _wait_for_beat(path):
   before = _read(path)["beats"]
-  deadline_secs = time.monotonic() + 20
-  while _read(path)["beats"] == before:
-    assert time.monotonic() < deadline_secs
-    time.sleep(0.01)
+  _wait_until(lambda: _read(path)["beats"] > before)
 
 
 # ---- Fencing
@@ -261,10 +270,7 @@ def test_a_beat_finds_out_as_well(path):
   with claims.held(path) as claim:
     _wait_for_beat(path)
     _place(path, _elsewhere())
-    deadline_secs = time.monotonic() + 20
-    while not claim.is_lost:
-      assert time.monotonic() < deadline_secs
-      time.sleep(0.01)
+    _wait_until(lambda: claim.is_lost)
   assert _read(path) == _elsewhere()
 
 
@@ -272,14 +278,7 @@ def test_a_holder_puts_a_damaged_claim_right(path):
   with claims.held(path) as claim:
     _place(path, "{")
     claim.check()
-    _wait_until(lambda: claim._is_there())
-
-
-def _wait_until(condition, secs=20):
-  deadline_secs = time.monotonic() + secs
-  while not condition():
-    assert time.monotonic() < deadline_secs
-    time.sleep(0.01)
+    _wait_until(claim._is_there)
 
 
 def test_another_process_of_the_run_checks_the_same_claim(path):
