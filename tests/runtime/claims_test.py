@@ -136,7 +136,7 @@ from latemask.runtime import signals
 signals.listen()
 from latemask.runtime import claims
 from latemask.runtime import files
-with claims.held(sys.argv[1]):
+with claims.held(sys.argv[1], wait=bool(sys.argv[2:])):
   print("ready", flush=True)
   time.sleep(60)
 """
@@ -335,6 +335,17 @@ def test_waiting_for_another(path, sleeper, capsys):
     assert claim._is_there()
   line, = capsys.readouterr().out.splitlines()
   assert f"process {sleeper.pid}," in line and "waiting for its end" in line
+
+
+def test_waiting_ends_with_ctrl_c(tmp_path):
+  with claims.held(claims.inside(tmp_path / "rows")) as claim:
+    with subprocess.Popen(
+        [sys.executable, "-c", _KILLED, claim.path, "wait"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+      assert b"waiting for its end" in program.stdout.readline()
+      program.send_signal(signal.SIGINT)
+    assert program.returncode == 130
+    claim.check()
 
 
 # ---- The exit code

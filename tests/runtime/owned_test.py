@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from latemask.checkpoint import checkpoints
 from latemask.checkpoint import record
+from latemask.data import loader
 from latemask.data import prepare
 from latemask import errors
 from latemask.hub import folder as hub_folder
@@ -22,6 +23,7 @@ from latemask.train import run as run_lib
 from tests import conftest
 from tests.runtime import distributed_test
 
+_FAR = '{"token": "other", "host": "far"}'
 _TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
 
 
@@ -101,6 +103,22 @@ def test_a_thread_of_a_failed_save_keeps_no_program(
   assert ended.stderr == "latemask: full\n"
 
 
+def test_a_run_that_was_taken_over_saves_nothing(
+    tiny_run, tmp_path, monkeypatch, few_devices):
+  tiny_run.train.num_steps = 4
+  real = loader.Loader.train_batches
+  def stolen(*args):
+    for number, batch in enumerate(real(*args)):
+      if number == 2:
+        (tmp_path / "claim.json").write_text(_FAR)
+      yield batch
+  monkeypatch.setattr(loader.Loader, "train_batches", stolen)
+  with pytest.raises(claims.HeldError, match="but of host far"):
+    run_lib.train(tiny_run, tmp_path)
+  assert record.steps(tmp_path) == []
+  assert (tmp_path / "claim.json").read_text() == _FAR
+
+
 def test_export_has_one_writer(run, tmp_path, monkeypatch):
   """Another is refused; one that is taken over replaces nothing."""
   out, loaded = tmp_path / "out", pretrained.load(run[0])
@@ -115,7 +133,7 @@ def test_export_has_one_writer(run, tmp_path, monkeypatch):
   before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
   real = safetensors.numpy.save_file
   def save_file(*args, **options):
-    claims.beside(out).write_text('{"token": "other", "host": "far"}')
+    claims.beside(out).write_text(_FAR)
     real(*args, **options)
   monkeypatch.setattr(safetensors.numpy, "save_file", save_file)
   with pytest.raises(claims.HeldError, match="but of host far"):
