@@ -9,6 +9,11 @@ import contextlib
 import errno
 import os
 import sys
+import threading
+import time
+
+# How long an end waits for threads that others have left.
+_THREAD_SECS = 20
 
 
 class Ending(Exception):
@@ -67,7 +72,8 @@ def of_disk(error):
 def one_line_exit():
   """Ends the program with the message and the exit code of an `Ending`.
 
-  A disk that is full or read-only is one, too, wherever it was met.
+  A disk that is full or read-only is one, too, wherever it was met. Threads
+  that hang (those of a save that failed, say) do not keep the program.
   """
   try:
     yield
@@ -76,7 +82,15 @@ def one_line_exit():
     if ending is None:
       raise
     print(f"latemask: {ending}", file=sys.stderr, flush=True)
+    threading.Thread(target=_end, args=(ending.code,), daemon=True).start()
     sys.exit(ending.code)
+
+
+def _end(code):
+  """Ends the program if it has not ended soon after its main thread."""
+  threading.main_thread().join()
+  time.sleep(_THREAD_SECS)
+  os._exit(code)
 
 
 def choose(table, name, key):

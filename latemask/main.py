@@ -18,10 +18,11 @@ Options:
   --process_id I         which of them this is, 0 to P - 1
   --start_secs S         how long they wait for each other (300)
 
-Exit codes: 0 done; 2 what was given cannot be used (one line on stderr says
-why); 3 the loss is no longer finite; 4 processes are missing; 5 nothing can
-be saved any more; 143 / 130 stopped by SIGTERM / SIGINT, after a save if
-there was something to save.
+Exit codes: 0 done; 2 what was given cannot be used, or another program has the
+workdir (one line on stderr says which; LATEMASK_HELD_CODE sets another code
+for the latter); 3 the loss is no longer finite; 4 processes are missing; 5
+nothing can be saved any more; 143 / 130 stopped by SIGTERM / SIGINT, after a
+save if there was something to save.
 """
 
 import re

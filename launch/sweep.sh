@@ -10,9 +10,9 @@
 #
 # start  runs the same `python -m latemask.tools.sweep` on every VM, with what
 #        stands behind --; each goes on until all runs have ended. --out must
-#        lie on a disk that all of them mount (NFS, such as Filestore): there
+#        lie where all of them see it (gs://, or NFS such as Filestore): there
 #        they claim runs, so that none is done twice, and the runs of a VM that
-#        goes away are taken over. gs:// cannot do that.
+#        goes away are taken over.
 # setup, status, logs, stop: launch/tpu_vm.sh's, for one VM after the other;
 #        the VMs are those of launch/tpu_vm.sh create, single machines each.
 #
@@ -51,12 +51,6 @@ command=()
 if [ "$action" = run ]; then
   [ ${#sweep[@]} -gt 0 ] ||
     fail "which sweep? --config and --out stand behind --"
-  for word in "${sweep[@]}"; do
-    case "$word" in
-      gs://*|--out=gs://*) fail "$word: gs:// has no claims, so that every VM" \
-        "would do every run; --out must lie on a disk that all VMs mount";;
-    esac
-  done
   command=(-- python -m latemask.tools.sweep "${sweep[@]}")
 elif [ ${#sweep[@]} -gt 0 ]; then
   fail "$action takes nothing behind --"

@@ -23,8 +23,9 @@
 #         preempted, suspended, failed or deleted is created and set up anew,
 #         and CMD starts again (from its checkpoints: let --workdir be on
 #         gs://). Ends with CMD's exit code: 0; 2 or 3, which no restart
-#         mends; any other after --restarts restarts. Ctrl-C ends the
-#         watching only, and the same line watches again.
+#         mends; any other after --restarts restarts (6: another program
+#         holds the workdir). Ctrl-C ends the watching only, and the same
+#         line watches again.
 # logs, status, stop, delete: of all workers; stop lets CMD save.
 #
 # --dry_run prints the commands and runs none. The project, zone and name have

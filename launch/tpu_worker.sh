@@ -63,7 +63,9 @@ supervise() {
   trap : TERM INT
   echo "$(date -u +%FT%TZ) $(cat "$run/command")"
   local code=0
-  bash "$root/launch/local.sh" "$@" || code=$?
+  # Of a workdir that another program holds: other than 2, which no second try
+  # mends. What held it may be dead, and is known to be a minute later.
+  LATEMASK_HELD_CODE=6 bash "$root/launch/local.sh" "$@" || code=$?
   echo "$(date -u +%FT%TZ) exit $code"
   echo "$code" > "$run/exit.new"
   mv "$run/exit.new" "$run/exit"

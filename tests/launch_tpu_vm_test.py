@@ -18,6 +18,7 @@ import time
 import pytest
 import yaml
 
+from latemask.runtime import claims
 from tests import conftest
 
 ROOT = conftest.ROOT
@@ -444,13 +445,16 @@ KEEP = ["run", "--keep", *SLICE, *KIND]
 LIFE = ["scp", "ssh setup", "ssh start"]
 
 # Each start of a worker's command takes the next word of its plan: an exit
-# code, or a state that the slice falls into while it runs.
+# code, `held` by another program, or a state that the slice falls into while it
+# runs.
 PLAN = '''
 import json, os, pathlib, sys, time
 fake, worker = pathlib.Path(os.environ["FAKE"]), os.environ["HOSTNAME"][-1]
 path = fake / ("plan" + worker)
 word, *rest = path.read_text().split()
 path.write_text(" ".join(rest or [word]))
+if word == "held":
+  word = os.environ["LATEMASK_HELD_CODE"]
 if word.isdigit():
   sys.exit(int(word))
 if word != "hang":
@@ -509,6 +513,15 @@ def test_keep_does_not_restart_what_no_restart_mends(cloud, code):
   verbs = cloud.verbs()
   assert verbs.count("ssh start") == 1 and verbs[-1] == "ssh stop"
   assert cloud.wait(0) == "143"
+
+
+def test_keep_tries_again_what_another_program_holds(cloud):
+  """Its own predecessor, perhaps, which is known to be dead a minute later."""
+  cloud.set_up()
+  done = _keep(cloud, "held held 0", "held held 0")
+  assert done.returncode == 0, done.stderr
+  assert cloud.verbs().count("ssh start") == 3
+  assert "w-0: exit 6" in done.stderr
 
 
 # Answers as a list of them says, one a poll.
@@ -639,6 +652,10 @@ def test_jobset():
   chips = container["resources"]["limits"]["google.com/tpu"]
   assert container["resources"]["requests"]["google.com/tpu"] == chips
   assert job["parallelism"] == job["completions"] == rows * columns // chips
+  # Held by another program is none of those that end it all.
+  held, = container["env"]
+  assert held["name"] == claims.CODE_VARIABLE
+  assert int(held["value"]) not in (0, 2, 3)
   command = container["command"] + container["args"]
   assert command[:5] == ["bash", "launch/local.sh", "python", "-m",
                          "latemask.main"]

@@ -18,6 +18,7 @@ import base64
 import contextlib
 import dataclasses
 import itertools
+import threading
 
 from etils import epath
 import jax
@@ -29,6 +30,11 @@ from latemask.config import since
 from latemask.data import order
 from latemask import errors
 from latemask.runtime import distributed
+from latemask.runtime import workdir as workdir_lib
+
+
+# How long an end waits for Orbax once a save has failed.
+_CLOSE_SECS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +59,14 @@ class Progress:
 class Checkpoints:
   """The checkpoints of a workdir."""
 
-  def __init__(self, workdir, config, packed):
+  def __init__(self, workdir, config, packed, claim=None):
     """Opens the folder, creating it where it must be.
 
     Args:
-      packed: the `packing.Packed` that the run reads.
+      packed: the `packed_set.Packed` that the run reads.
+      claim: the `claims.Claim` on the workdir; None: nobody else knows of it.
     """
+    self._claim = claim
     self._run = {
         "format": since.FORMAT,
         "config": config.to_dict(),
@@ -86,6 +94,18 @@ class Checkpoints:
     """Whether a save runs beside training."""
     return self._manager.is_saving_in_progress()
 
+  def notice(self):
+    """Raises a HeldError once the workdir is known to be another program's.
+
+    Several processes find out together, at the next save.
+    """
+    if self._claim and jax.process_count() == 1:
+      self._claim.notice()
+
+  def _check_owned(self):
+    if self._claim:
+      workdir_lib.check_owned(self._claim)
+
   def compile(self, state):
     """Compiles what a save runs before it writes."""
     record_lib.digests(state)
@@ -97,10 +117,12 @@ class Checkpoints:
 
     Raises:
       SaveError: too many saves have failed in a row.
+      HeldError: the workdir is another program's now.
     """
     self._finish()
     if step in self._manager.all_steps():
       return
+    self._check_owned()
     run = self._run | {
         "skipped_steps": progress.skipped_steps,
         "num_rollbacks": progress.num_rollbacks,
@@ -171,6 +193,7 @@ class Checkpoints:
   def set_newest_aside(self, word):
     """Takes the newest checkpoint out of the run, renamed to STEP.word."""
     self._finish()
+    self._check_owned()
     step = self._manager.latest_step()
     if step is not None:
       self._set_aside(step, word)
@@ -197,7 +220,18 @@ class Checkpoints:
           f"step {self.latest_step or 0:,}")
 
   def close(self):
-    """Waits, and frees Orbax's threads."""
+    """Waits, and frees Orbax's threads.
+
+    After a failed save it waits for a while only: a thread may hang with it.
+    """
+    if not self._num_failed:
+      self._close()
+      return
+    thread = threading.Thread(target=self._close, daemon=True)
+    thread.start()
+    thread.join(_CLOSE_SECS)
+
+  def _close(self):
     # What `wait` would tell; something else ends the run already.
     with contextlib.suppress(OSError, ValueError):
       self._manager.wait_until_finished()
@@ -236,7 +270,8 @@ class Checkpoints:
 
     More than once: a thread of theirs may come late and write on.
     """
-    if jax.process_index() == 0:
+    is_ours = not (self._claim and self._claim.is_lost)
+    if jax.process_index() == 0 and is_ours:
       for step in self._failed_steps - set(self._manager.all_steps()):
         for path in self._manager.directory.glob(
             f"{step}.orbax-checkpoint-tmp*"):

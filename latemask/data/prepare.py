@@ -24,6 +24,7 @@ from latemask.data.sources import lines
 from latemask.data.sources import table as sources_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
+from latemask.runtime import claims
 from latemask.runtime import files
 from latemask.runtime import workers
 
@@ -31,7 +32,8 @@ from latemask.runtime import workers
 def prepare(config, directory, pack=None, tokenizer=None):
   """Packs the documents of `config.data` into `directory`, or loads them.
 
-  Prints a summary at the end.
+  Prints a summary at the end. Where another program packs them just now, it
+  waits for that.
 
   Args:
     pack: called with a `shards.Job`, it lets `shards.pack` run on each of its
@@ -50,14 +52,25 @@ def prepare(config, directory, pack=None, tokenizer=None):
             "as they are", flush=True)
     return packed
   files.check_writable(directory)
-  start_secs = time.monotonic()
-  directory = epath.Path(directory)
   sources = sources_lib.open_sources(config)
   eval_sources = (sources_lib.open_sources(config, "data.eval_source")
                   if config.data.eval_source else [])
   everything = sources + eval_sources
   print("".join(f"{note}\n" for source in everything
                 for note in source.notes), end="", flush=True)
+  with claims.held(claims.inside(directory, "packing.json"),
+                   wait=True) as claim:
+    # Another program may have packed them meanwhile.
+    return packed_set.load(config, directory, tokenizer) or _prepare(
+        config, epath.Path(directory), pack or _pack_here, tokenizer, claim,
+        sources, eval_sources)
+
+
+def _prepare(config, directory, pack, tokenizer, claim, sources,
+             eval_sources):
+  """Packs what is not packed yet, and returns the `packed_set.Packed`."""
+  start_secs = time.monotonic()
+  everything = sources + eval_sources
   num_shards = config.data.shards or sources_lib.default_shards(everything)
   begun = packed_set.read_begun(directory)
   split = (begun.get("split") if begun
@@ -75,7 +88,7 @@ def prepare(config, directory, pack=None, tokenizer=None):
       (directory / shards_lib.name(s, num_shards, suffix)).exists()
       for suffix in (".json", ".arrayrecord"))]
   pack_secs = time.monotonic()
-  (pack or _pack_here)(shards_lib.Job(
+  pack(shards_lib.Job(
       config, str(directory), sources, eval_sources, split, num_shards,
       tuple(todo),
       sum(s.size_bytes for s in everything) * len(todo) // num_shards))
@@ -86,6 +99,7 @@ def prepare(config, directory, pack=None, tokenizer=None):
         f"{directory} has {len(shards)} of {num_shards} shards after packing; "
         "it must lie where all machines that pack see it")
   totals = _totals(config, shards, split)
+  claim.check()
   files.write_json(directory / "manifest.json", manifest | {
       "complete": True, "totals": totals, "shards": shards}, sort_keys=True)
   done_tokens = sum(shards[s]["tokens"] for s in todo)

@@ -2,7 +2,8 @@
 
 A cell is a learning rate, a batch size and a seed. What a workdir promises:
   1. Nothing on disk changes before config, weights and data have been checked.
-  2. It belongs to one config; task and grid may grow, other keys may not.
+  2. It belongs to one config; task and grid may grow, other keys may not. And
+     to one running program (runtime/claims.py), with all its processes.
   3. A cell's result is written whole or not at all; a cell that has one is
      not trained again, and one of other weights, initial values or rows is
      refused. One that failed (its logits are not finite) is one with a
@@ -56,12 +57,21 @@ def finetune(config, workdir):
   Raises:
     InputError: the config or what it names cannot be used; processes see
       other results, or none, of what was trained.
+    HeldError: another program has the workdir, or has taken it over.
     FailedError: all cells of a task have failed; the table is written.
   """
   workdir = epath.Path(workdir)
   check(config)
   files.check_writable(workdir)
   workdir_lib.compare_config(config, workdir, _FREE_KEYS)
+  with workdir_lib.owned(workdir) as claim:
+    # Another may have begun it since.
+    workdir_lib.compare_config(config, workdir, _FREE_KEYS)
+    return _finetune(config, workdir, claim)
+
+
+def _finetune(config, workdir, claim):
+  """Fine-tunes in a workdir that this program has to itself."""
   model, encoder, tokenizer, trained_length = load(config)
   datas = cell_lib.read(config, encoder, tokenizer, trained_length)
   if config.export:
@@ -98,6 +108,7 @@ def finetune(config, workdir):
     for data, cell in mine:
       result, _ = cell_lib.train(
           config, programs[data.task.num_outputs], data, cell, clock)
+      claim.check()
       files.write_json(grid_lib.cell_path(workdir, data.name, cell), result)
   distributed.meet("cells")
   missing = [path for path in (grid_lib.cell_path(workdir, data.name, cell)
@@ -109,11 +120,12 @@ def finetune(config, workdir):
   if config.predict_test or config.export:
     for data in distributed.share(datas):
       _use_best(config, programs[data.task.num_outputs], data, tokenizer,
-                trained_length, workdir)
+                trained_length, workdir, claim)
     distributed.meet("best")
   results = grid_lib.scores_of(workdir)
   table = grid_lib.tabulate(results)
   if jax.process_index() == 0:
+    claim.check()
     (workdir / "results.md").write_text(table)
   distributed.say(f"\n{table}\nsaved in {workdir / 'results.md'}")
   grid_lib.check(results)
@@ -195,7 +207,8 @@ def load(config):
           loaded.trained_length)
 
 
-def _use_best(config, program, data, tokenizer, trained_length, workdir):
+def _use_best(config, program, data, tokenizer, trained_length, workdir,
+              claim):
   """Trains the best cell anew up to its best epoch; predicts and exports.
 
   Cheaper than keeping the weights of every cell.
@@ -213,6 +226,7 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir):
   distributed.say(f"{data.name}: training {cell}, the best, anew")
   again, params = cell_lib.train(
       config, program, data, cell, stop_after=best["best_epoch"])
+  claim.check()
   for part, encoded in data.test.items():
     logits_RxC = program.predict(params, encoded, data.lengths)
     if not np.isfinite(logits_RxC).all():

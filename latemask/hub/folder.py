@@ -30,6 +30,7 @@ from latemask.hub import tokenizer as hub_tokenizer
 from latemask.hub import weights as hf_weights
 from latemask.model import architecture as architecture_lib
 from latemask.model import cut
+from latemask.runtime import claims
 from latemask.runtime import files as files_lib
 
 # What an export writes.
@@ -103,8 +104,10 @@ def export(config, params, tokenizer, folder, keep_layers=None,
   about = {"format": since.FORMAT, "model": dataclasses.asdict(config),
            "encoder_layers": cut_config.layers, "masking": masking,
            "trained_length": trained_length}
-  _write(folder, stock, tensors, about, rest, tokenizer,
-         max_length or trained_length)
+  with claims.held(claims.beside(folder)) as claim:
+    _check_free(folder, overwrite)  # Another may have written since.
+    _write(folder, stock, tensors, about, rest, tokenizer,
+           max_length or trained_length, claim)
   return class_prefix + kind
 
 
@@ -116,15 +119,22 @@ def check_out(folder, overwrite, tokenizer=None):
 
   Raises:
     InputError: it is there, and is not to be overwritten; or holds anything
-      that no export has written; or `hf_tokenizer.check`.
+      that no export has written; or `hub_tokenizer.check`.
+    HeldError: another program is writing there.
   """
   if tokenizer:
     hub_tokenizer.check(tokenizer)
+  if holder := claims.living(claims.beside(folder)):
+    raise claims.HeldError(f"{folder} is being written by {holder}")
+  _check_free(folder, overwrite)
+  files_lib.check_writable(folder)
+
+
+def _check_free(folder, overwrite):
   if os.path.lexists(folder) and not overwrite:
     raise errors.InputError(
         f"{folder} exists; give another folder, or --overwrite")
   files_lib.check_replaceable(folder, "latemask.json", _FILES)
-  files_lib.check_writable(folder)
 
 
 def is_folder(path):
@@ -199,7 +209,7 @@ def _read(path):
     raise errors.InputError(f"{path} cannot be read: {error}") from error
 
 
-def _write(folder, stock, tensors, about, rest, tokenizer, max_length):
+def _write(folder, stock, tensors, about, rest, tokenizer, max_length, claim):
   files = {"config.json": stock, "latemask.json": about,
            "tokenizer.json": hub_tokenizer.tokenizer_json(tokenizer),
            "tokenizer_config.json": hub_tokenizer.tokenizer_config(max_length)}
@@ -212,3 +222,4 @@ def _write(folder, stock, tensors, about, rest, tokenizer, max_length):
       safetensors.numpy.save_file(
           {k: np.ascontiguousarray(v) for k, v in arrays.items()},
           str(part / f"{name}.safetensors"), metadata={"format": "pt"})
+    claim.check()

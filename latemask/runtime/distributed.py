@@ -128,6 +128,13 @@ def is_same(text):
   return bool(np.all(found == found.flat[0]))
 
 
+def from_first(text):
+  """Returns, on all processes, the text of process 0: of 64 bytes at most."""
+  sent_64 = np.frombuffer(text.encode().ljust(64, b"\0"), np.uint8)
+  got_64 = np.asarray(multihost_utils.broadcast_one_to_all(sent_64))
+  return got_64.tobytes().rstrip(b"\0").decode()
+
+
 def share(items):
   """Returns those of the items that fall to this process."""
   return items[jax.process_index()::jax.process_count()]

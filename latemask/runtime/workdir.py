@@ -1,5 +1,11 @@
-"""The config that a workdir belongs to: WORKDIR/config.json."""
+"""A workdir belongs to one config, and to one running program.
 
+The config is WORKDIR/config.json, the program's claim WORKDIR/claim.json. Of
+several processes the first one holds the claim, for all.
+"""
+
+import contextlib
+import itertools
 import json
 
 from etils import epath
@@ -10,7 +16,52 @@ import ml_collections
 from latemask.config import since
 from latemask.config import spec
 from latemask import errors
+from latemask.runtime import claims
+from latemask.runtime import distributed
 from latemask.runtime import files
+
+_count = itertools.count()
+
+
+@contextlib.contextmanager
+def owned(workdir):
+  """Its body runs while this program has a workdir to itself.
+
+  All processes of the program come here; each is yielded a `claims.Claim`.
+
+  Raises:
+    HeldError: another program has it; on all processes.
+  """
+  path, claim, refusal = claims.inside(workdir), None, None
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:
+      try:
+        claim = stack.enter_context(claims.held(path))
+      except errors.Ending as error:
+        refusal = error
+    distributed.meet(f"claim {next(_count)}")  # It may take a minute.
+    token = distributed.from_first(claim.token if claim else "")
+    if not token:
+      raise refusal or claims.HeldError(
+          f"process 0 could not have {workdir}; its line says why")
+    yield claim or claims.Claim(path, token)
+
+
+def check_owned(claim):
+  """Checks, on all processes together, that a claim is still theirs.
+
+  Raises:
+    HeldError: it is another's, or gone; on all processes.
+  """
+  refusal = None
+  if jax.process_index() == 0:
+    try:
+      claim.check()
+    except claims.HeldError as error:
+      refusal = error
+  if not distributed.everywhere(refusal is None):
+    raise refusal or claims.HeldError(
+        "process 0 found the workdir another's; its line says whose")
 
 
 def compare_config(config, workdir, free_keys):

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 
 from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask.hub import pretrained
-from latemask.runtime import claims as sweep_claims
+from latemask.runtime import claims
 from latemask.runtime import console
 from latemask.runtime import files
 from latemask.runtime import signals as signals_lib
@@ -25,6 +26,7 @@ from latemask.sweep import shim
 _POLL_SECS = 0.2
 _LOOK_SECS = 3  # Between looks at what others do.
 _MAIN = ("-m", "latemask.main")
+_HELD_CODE = 6  # Of a run that another program holds: no failure.
 
 
 class _Process:
@@ -44,9 +46,9 @@ class _Process:
       environment.setdefault(
           "JAX_COMPILATION_CACHE_DIR",
           str(pathlib.Path(args.out).absolute() / "cache"))
+    environment[claims.CODE_VARIABLE] = str(_HELD_CODE)
     with self.log.open("a") as log:
-      number = claim.number if claim else ""
-      log.write(f"--- start {number} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+      log.write(f"--- start {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
       log.flush()
       # A session of its own: Ctrl-C goes to the sweep, which tells it once.
       self._shim = subprocess.Popen(
@@ -54,8 +56,7 @@ class _Process:
            str(args.parallel), sys.executable, *_MAIN, *point.flags,
            f"--workdir={point.path}"],
           stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-          env=environment, start_new_session=True, bufsize=0,
-          pass_fds=[claim.fd] if claim else [])
+          env=environment, start_new_session=True, bufsize=0)
 
   @property
   def code(self):
@@ -93,20 +94,17 @@ class Sweep:
   def __init__(self, points, args, rate):
     """Takes the points, the flags and the FLOP/s of a run, None if unknown."""
     self._points, self._args, self._rate = points, args, rate
-    self._held, self._running = set(), {}
-    self._failed = {}
+    self._running, self._failed, self._watches = {}, {}, {}
     self._looked_secs = -math.inf
     self._left = list(points)
     self._told_of = set()
-    # What others found to fail since is not tried again here.
-    self._began_secs = time.time()
+    # What others find to fail from now on is not tried again here.
+    self._failed_before = {p.name: _text(p.file("failed")) for p in points}
 
   def run(self):
     """Runs what is not done; returns the exit code."""
-    with sweep_claims.Heart(self._held), signals_lib.heard() as signals:
+    with signals_lib.heard() as signals:
       signals.hold()
-      if not self._args.no_claims:
-        self._began_secs = sweep_claims.now(self._args.out)
       try:
         while True:
           for process in list(self._running.values()):
@@ -141,35 +139,36 @@ class Sweep:
     for point in self._left:
       if len(self._running) >= self._args.parallel:
         return
-      if point.name in self._running:
+      if point.name in self._running or self._failed_elsewhere(point):
         continue
-      if self._failed_elsewhere(point):
+      claim = self._claim(point)
+      if not claim:
         continue
-      claim = None
-      if not self._args.no_claims:
-        claim = sweep_claims.take(point.path, self._stale_secs)
-        if claim is None:
-          if point.name not in self._told_of:
-            print(f"{point.name}: held by {sweep_claims.holder(point.path)}; "
-                  "waiting", flush=True)
-            self._told_of.add(point.name)
-          continue
-        # It may have ended between the look and the claim.
-        if point.done or self._failed_elsewhere(point):
-          claim.release()
-          continue
-        self._held.add(claim)
+      # It may have ended between the look and the claim.
+      if point.done or self._failed_elsewhere(point):
+        claim.release()
+        continue
       taken = {process.place for process in self._running.values()}
       place = min(set(range(self._args.parallel)) - taken)
       self._running[point.name] = _Process(point, claim, self._args, place)
 
-  @property
-  def _stale_secs(self):
-    return 60 * self._args.stale_mins
+  def _claim(self, point):
+    """Returns a claim on a run; None, and says so once, where others hold it.
+    """
+    watch = self._watches.setdefault(
+        point.name, claims.Watch(claims.beside(point.path)))
+    # A run whose sweep was killed may still save; another may be no sweep's.
+    holder = claims.living(claims.inside(point.path))
+    claim = None if holder else watch.take()
+    holder = holder or watch.holder
+    if not claim and holder and point.name not in self._told_of:
+      print(f"{point.name}: held by {holder}; waiting", flush=True)
+      self._told_of.add(point.name)
+    return claim
 
   def _failed_elsewhere(self, point):
     path = point.file("failed")
-    if not path.exists() or path.stat().mtime < self._began_secs:
+    if _text(path) in (None, self._failed_before[point.name]):
       return False
     self._failed[point.name] = points_lib.read_json(path).get("reason", "?")
     return True
@@ -177,7 +176,7 @@ class Sweep:
   def _look_after(self, process):
     """Takes down how a run ended, if it did."""
     point, claim = process.point, process.claim
-    if claim and claim.is_lost:
+    if claim.is_lost:
       process.tell(signal.SIGKILL)
       while process.code is None:
         time.sleep(_POLL_SECS)
@@ -196,10 +195,13 @@ class Sweep:
       found = outcome.text(point)
       said = f"done in {console.duration(process.secs)}" + (
           f", {found}" if found else "")
+    elif code == _HELD_CODE:
+      said = f"another program holds it; waiting: {process.last_line()}"
     else:
       reason = f"exit code {code}: {process.last_line()}"
       files.write_json(point.file("failed"),
-                       {"code": code, "reason": reason})
+                       {"code": code, "reason": reason,
+                        "id": uuid.uuid4().hex})
       self._failed[point.name] = reason
       said = f"FAILED, {reason}"
     self._drop(process)
@@ -214,9 +216,7 @@ class Sweep:
 
   def _drop(self, process):
     del self._running[process.point.name]
-    if process.claim:
-      self._held.discard(process.claim)
-      process.claim.release()
+    process.claim.release()
 
   def _stop(self, signum):
     """Lets the runs save; returns the exit code."""
@@ -234,28 +234,15 @@ class Sweep:
     return 128 + signum
 
 
-def pack(points, args):
+def pack(points):
   """Packs the rows that runs share, each set once."""
   todo = [point for point in points if not point.done]
   for directory, config in costs.rows(todo).items():
-    told = False
-    while not packed_set.load(config, directory):
-      claim = None if args.no_claims else sweep_claims.take(
-          directory, 60 * args.stale_mins)
-      if claim or args.no_claims:
-        held = {claim} if claim else set()
-        def release():
-          for claim in held:
-            claim.release()
-        with sweep_claims.Heart(held), signals_lib.undoing(release):
-          try:
-            prepare_lib.prepare(config, directory, tokenizer=
-                                pretrained.tokenizer_of_rows(config))
-          finally:
-            release()
-      else:
-        if not told:
-          print(f"{directory}: {sweep_claims.holder(directory)} packs it; "
-                "waiting", flush=True)
-        told = True
-        time.sleep(_LOOK_SECS)
+    if not packed_set.load(config, directory):
+      prepare_lib.prepare(config, directory, tokenizer=
+                          pretrained.tokenizer_of_rows(config))
+
+
+def _text(path):
+  """Returns the text of a file; None where there is none."""
+  return path.read_text() if path.exists() else None

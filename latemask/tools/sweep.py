@@ -19,9 +19,10 @@ run that fails stops no other. Rows that points share are packed once, under
 tells tools/report.py what was swept. With configs/sweeps/glue.py the finished
 runs of --out, or those of --init_from, are fine-tuned, each in RUN/glue.
 
-Several machines may share --out and run the same command: each run is claimed
-(see sweep_claims.py). A command ends when all runs have ended, those of other
-machines, too. gs:// has no claims: there, --no_claims, and one machine.
+Several machines may share --out, on NFS or gs://, and run the same command:
+each run is claimed (see runtime/claims.py), and that of a machine which went
+away is taken over after a minute. A command ends when all runs have ended,
+those of other machines, too.
 
 Exit codes: 0 all done; 1 some runs failed (they are listed); 2 what was given
 cannot be used; 143 / 130 stopped by SIGTERM / SIGINT, the runs after a save.
@@ -34,7 +35,6 @@ from etils import epath
 import jax
 
 from latemask import errors
-from latemask.runtime import claims as sweep_claims
 from latemask.runtime import console
 from latemask.runtime import files
 from latemask.sweep import costs
@@ -59,11 +59,6 @@ def _parser():
                       help="runs at a time on this machine (1)")
   parser.add_argument("--flops_per_sec", type=float,
                       help="of a run, for an estimate while none is done")
-  parser.add_argument("--stale_mins", type=float, default=10,
-                      help="silence after which another machine is taken for "
-                      "dead, and its run over (10)")
-  parser.add_argument("--no_claims", action="store_true",
-                      help="this machine alone runs the sweep")
   parser.add_argument("--dry_run", action="store_true",
                       help="print the runs, write nothing")
   return parser
@@ -82,16 +77,6 @@ def _run(args):
   if args.flops_per_sec is not None and not args.flops_per_sec > 0:
     raise errors.InputError(
         f"--flops_per_sec is {args.flops_per_sec}; it must be positive")
-  # Below, a beat that comes late would be taken for the end.
-  if not 60 * args.stale_mins >= 4 * sweep_claims.BEAT_SECS:
-    raise errors.InputError(
-        f"--stale_mins is {args.stale_mins}; it must be at least "
-        f"{4 * sweep_claims.BEAT_SECS / 60:g}")
-  if any(map(files.is_remote, (args.out, *args.init_from))) and (
-      not args.no_claims and not args.dry_run):
-    raise errors.InputError(
-        "no file of gs:// can be created exclusively, so no run be claimed; "
-        "with --no_claims one machine alone may run the sweep")
   points, columns = points_lib.read(args.config, args.out, args.init_from,
                                     grid_lib.parse(args.grid))
   points = costs.check(points)
@@ -100,7 +85,7 @@ def _run(args):
   print(costs.table(points, rate, args.parallel), end="", flush=True)
   if args.dry_run:
     return 0
-  runner.pack(points, args)
+  runner.pack(points)
   if points[0].flops:
     points_lib.record(points, columns, epath.Path(args.out) / "sweep.json")
   code = runner.Sweep(points, args, rate).run()

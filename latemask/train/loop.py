@@ -49,6 +49,7 @@ def run(program, loader, evaluator, checkpoints, writer, signals, progress,
   Raises:
     NonFiniteError: a loss or gradient is NaN or infinite.
     SaveError: neither checkpoints nor metrics can be written any more.
+    HeldError: another program has taken the workdir over.
     signals.Stopped: a signal asked for the end.
   """
   with contextlib.closing(
@@ -102,6 +103,7 @@ class _Loop:
         self._checkpoints.wait()
         return self.state, self.evaluation[1]
       profiler.at(step)
+      self._checkpoints.notice()
       with self._clock.wait():
         ids_BxL = next(batches)
       self._step(step, ids_BxL)

@@ -2,7 +2,8 @@
 
 What a run promises, in order of precedence:
   1. Nothing on disk changes before the whole config has been checked.
-  2. A workdir belongs to one config: another one is refused, by key.
+  2. A workdir belongs to one config: another one is refused, by key. And to
+     one running program: a second one is refused (runtime/claims.py).
   3. A run goes on from the newest checkpoint of its workdir, else from
      step 0. Rows and masks follow from (seed, step): nothing is replayed.
   4. The loop (loop.py) saves no state from which no finite loss comes. A
@@ -51,11 +52,20 @@ def train(config, workdir):
     InputError: the config or what it names cannot be used.
     NonFiniteError: the loss or gradient became NaN or infinite.
     SaveError: neither checkpoints nor metrics can be written any more.
+    HeldError: another program has the workdir, or has taken it over.
     signals.Stopped: a signal asked for the end.
   """
   workdir = epath.Path(workdir)
   config = workdir_lib.keep_meaning(config, workdir)
   _, beginning = check_lib.check(config, workdir)
+  with workdir_lib.owned(workdir) as claim:
+    # Another may have begun it since.
+    workdir_lib.compare_config(config, workdir, check_lib.FREE_KEYS)
+    return _train(config, workdir, beginning, claim)
+
+
+def _train(config, workdir, beginning, claim):
+  """Trains in a workdir that this program has to itself."""
   packed = _prepare(config, workdir, beginning and beginning.tokenizer)
   tokenizer = packed.tokenizer
   program = step_lib.build(config, tokenizer.vocab_size,
@@ -63,7 +73,7 @@ def train(config, workdir):
   loader = loader_lib.Loader(packed, config)
   evaluator = evaluate.Evaluator(program, loader)
   workdir_lib.write_config(config, workdir)
-  checkpoints = checkpoints_lib.Checkpoints(workdir, config, packed)
+  checkpoints = checkpoints_lib.Checkpoints(workdir, config, packed, claim)
 
   def begin():
     return _begin(program, tokenizer, checkpoints, beginning)

@@ -22,6 +22,7 @@ from latemask.finetune import grid as grid_lib
 from latemask.finetune import run as finetune_run
 from latemask.hub import pretrained
 from latemask.model import cut
+from latemask.runtime import claims
 from latemask.train import step as step_lib
 from tests import conftest
 
@@ -99,6 +100,22 @@ def test_bfloat16_learns_too(config, tmp_path):
   config.grid.seeds = (0,)
   results = finetune_run.finetune(config, tmp_path)
   assert results["cola"][0]["score"] > 0.9
+
+
+def test_a_workdir_has_one_program(config, tmp_path, monkeypatch):
+  """A second is refused; one that is taken over keeps no result."""
+  path = claims.inside(tmp_path / "tuned")
+  with claims.held(path):
+    with pytest.raises(claims.HeldError, match="tuned belongs to a program"):
+      finetune_run.finetune(config, path.parent)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+  def train(*_, **__):
+    path.write_text('{"token": "other", "host": "far"}')
+    return {}, None
+  monkeypatch.setattr(cell_lib, "train", train)
+  with pytest.raises(claims.HeldError, match="but of host far"):
+    finetune_run.finetune(config, path.parent)
+  assert not list(tmp_path.rglob("cells"))
 
 
 def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 
 import jax
 import pytest
@@ -20,7 +21,7 @@ from configs import sweeps
 from latemask.config import since
 from latemask.config import spec as spec_lib
 from latemask.report import reading
-from latemask.runtime import claims as sweep_claims
+from latemask.runtime import claims
 from latemask.sweep import costs
 from latemask.sweep import points as points_lib
 from latemask.sweep import runner
@@ -190,103 +191,23 @@ def test_names():
   assert len(name(other, {"data.source": 0})) < 200
 
 
-# ---- Claims
-
-
-def _age(path, secs=3600, boot="another"):
-  """Makes a claim that of another machine, silent for so long."""
-  record = json.loads(path.read_text()) | {"boot": boot}
-  path.write_text(json.dumps(record))
-  then = time.time() - secs
-  os.utime(path, (then, then))
-
-
-def test_claim_is_one(tmp_path):
-  run = tmp_path / "deep" / "run=1"
-  claim = sweep_claims.take(run, 60)
-  assert claim.number == 1
-  assert json.loads(claim.path.read_text())["pid"] == os.getpid()
-  assert str(os.getpid()) in sweep_claims.holder(run)
-  assert sweep_claims.take(run, 60) is None
-  assert sweep_claims.take(tmp_path / "deep" / "run=12", 60).number == 1
-  # Held here, so it is live, whatever the clock says.
-  os.utime(claim.path, (1, 1))
-  assert sweep_claims.take(run, 60) is None
-  claim.release()
-  assert sweep_claims.take(run, 60).number == 2
-
-
-def test_claim_of_a_dead_process_is_free(tmp_path):
-  code = ("import sys; from latemask.tools import sweep_claims as c; "
-          "c.take(sys.argv[1], 60)")
-  subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=True)
-  assert sweep_claims.take(tmp_path / "run", 60).number == 2
-
-
-def test_claim_of_another_machine(tmp_path):
-  run = tmp_path / "run"
-  claim = sweep_claims.take(run, 60)
-  _age(claim.path, 50)
-  assert sweep_claims.take(run, 60) is None
-  claim.beat()
-  _age(claim.path, 70)
-  taken = sweep_claims.take(run, 60)
-  assert taken.number == 2 and claim.is_lost and not taken.is_lost
-  # The one that slept neither beats nor frees what is another's now.
-  claim.beat()
-  claim.release()
-  assert claim.path.stat().st_mtime < time.time() - 60
-  assert sweep_claims.take(run, 60) is None
-
-
-def test_half_written_claim_is_live_for_a_while(tmp_path):
-  (tmp_path / "run.claim.1").touch()
-  assert sweep_claims.take(tmp_path / "run", 60) is None
-  os.utime(tmp_path / "run.claim.1", (5, 5))
-  assert sweep_claims.take(tmp_path / "run", 60).number == 2
-
-
-def test_claims_race(tmp_path):
-  """Of many that see the same stale claim, one takes it over; each time."""
-  run, found = tmp_path / "run", []
-  barrier = threading.Barrier(8)
-  def contend():
-    barrier.wait()
-    found.append(sweep_claims.take(run, 60))
-  for number in range(1, 15):
-    found.clear()
-    threads = [threading.Thread(target=contend, daemon=True)
-               for _ in range(8)]
-    for thread in threads:
-      thread.start()
-    for thread in threads:
-      thread.join()
-    claim, = filter(None, found)
-    assert claim.number == number
-    _age(claim.path)
-
-
-def test_heart_beats(tmp_path, monkeypatch):
-  monkeypatch.setattr(sweep_claims, "BEAT_SECS", 0.01)
-  claim = sweep_claims.take(tmp_path / "run", 60)
-  os.utime(claim.path, (5, 5))
-  with sweep_claims.Heart({claim}):
-    for _ in range(500):
-      if claim.path.stat().st_mtime > 5:
-        break
-      time.sleep(0.01)
-  assert claim.path.stat().st_mtime > 5
-
-
 # ---- The command, with runs that only pretend
 
-# Exit code by seed: 3 for 0; sleeps until a signal for 9.
+# By seed: 7 fails; 9 sleeps until a signal; 8 is held by another at first; and
+# meanwhile, elsewhere, 7 failed once more for 3.
 STUB = '''
 import os, signal, sys, time
 workdir = sys.argv[-1].split("=", 1)[1]
 seed = next(a.split("=")[1] for a in sys.argv if "seed=" in a and "-c" in a)
 os.makedirs(workdir, exist_ok=True)
 print("begun", seed, flush=True)
+if seed == "8" and not os.path.exists(workdir + "/held"):
+  open(workdir + "/held", "w")
+  print("another's")
+  sys.exit(int(os.environ["LATEMASK_HELD_CODE"]))
+if seed == "3":
+  with open(workdir.replace("seed=3", "seed=7.failed"), "w") as failed:
+    failed.write('{"reason": "elsewhere"}')
 with open(workdir + "/metrics.jsonl", "w") as metrics:
   metrics.write('{"step": 12, "eval/loss": 4.25}')
 if seed == "9":
@@ -335,12 +256,12 @@ def test_failed_runs_stop_no_other(write, tmp_path, monkeypatch, capsys, stub):
   assert _starts(out) == {"seed=7": 2, "seed=1": 1, "seed=2": 1}
   # More points: only they are run, and one that another machine sees fail
   # meanwhile is not tried by this one.
-  spec = write([{"seed": seed} for seed in (7, 1, 2, 3)])
-  failed = out / "seed=7.failed"
-  then = time.time() + 60
-  os.utime(failed, (then, then))
-  assert _main(monkeypatch, *command) == 1
+  write([{"seed": seed} for seed in (3, 1, 2, 7)])
+  capsys.readouterr()
+  assert _main(monkeypatch, *command[:-1], 1) == 1
   assert _starts(out) == {"seed=7": 2, "seed=1": 1, "seed=2": 1, "seed=3": 1}
+  assert "latemask: seed=7: elsewhere" in capsys.readouterr().err
+  assert not list(out.glob("*.claim"))
   # A key that changes the result is another run, and stale no more.
   assert json.loads((out / "seed=1.done").read_text())["config"]["seed"] == 1
 
@@ -362,17 +283,41 @@ def test_signal_lets_runs_save(
   assert not list(out.glob("*.done")) and not list(out.glob("*.failed"))
   assert "seed=1" not in _starts(out)
   assert "goes on" in capsys.readouterr().out
-  # Nothing is held any more.
-  assert sweep_claims.take(out / "seed=9", 60).number == 2
+  assert not list(out.glob("*.claim"))  # Nothing is held any more.
+
+
+def test_held_by_another_is_no_failure(
+    write, tmp_path, monkeypatch, capsys, stub):
+  """By another sweep of this host, or by a run that is no sweep's."""
+  out = tmp_path / "out"
+  spec = write([{"seed": seed} for seed in (1, 2, 8)])
+  with claims.held(claims.beside(out / "seed=1")) as first:
+    second = claims.take(claims.inside(out / "seed=2"))
+    def release():
+      while not (out / "seed=8.done").exists():
+        time.sleep(0.01)
+      first.release()
+      second.release()
+    thread = threading.Thread(target=release)
+    thread.start()
+    assert _main(monkeypatch, "--config", spec, "--out", out) == 0
+    thread.join()
+  told = capsys.readouterr().out
+  for seed in (1, 2):
+    assert f"seed={seed}: held by host" in told
+  assert "seed=8: another program holds it; waiting: another's" in told
+  assert _starts(out) == {"seed=1": 1, "seed=2": 1, "seed=8": 2}
 
 
 def test_lost_claim_ends_the_run(write, tmp_path, monkeypatch, capsys, stub):
   """Another machine took over while this one slept."""
   out = tmp_path / "out"
+  monkeypatch.setattr(claims, "BEAT_SECS", 0.05)
   def steal():
     while not (out / "seed=9" / "ready").exists():
       time.sleep(0.01)
-    (out / "seed=9.claim.2").touch()
+    (out / "seed=9.claim").write_text(json.dumps({
+        "token": uuid.uuid4().hex, "host": "far"}))
     while "took it over" not in capsys.readouterr().out:
       time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -440,8 +385,6 @@ def test_dry_run_writes_nothing(write, tmp_path, monkeypatch, capsys):
     (GOOD, ",train.batch_size=None", "", "train.batch_size"),
     (GOOD, "", "--parallel=0", "--parallel is 0"),
     (GOOD, "", "--flops_per_sec=0", "--flops_per_sec is 0"),
-    (GOOD, "", "--stale_mins=0.5", "--stale_mins is 0.5"),
-    (GOOD, "", "--out=gs://bucket/x", "--no_claims"),
     (GOOD, "", "--init_from=runs/a", "--init_from is for fine-tuning"),
     (GOOD, "", "--out=/dev/null/x", "/dev/null"),
     (GOOD, "", "--config=configs/base.py:tiny", "has no sweep()"),
@@ -489,9 +432,9 @@ def _wait(condition, secs=120):
 
 def _is_training(out, pid):
   """Whether a run of some sweep has taken steps."""
-  held = [p for p in out.glob("*.claim.*")
-          if f'"pid": {pid},' in p.read_text()]
-  logs = [p.with_name(re.sub(r"claim.\d+$", "log", p.name)) for p in held]
+  held = [p for p in out.glob("*.claim")
+          if f'"process": {pid},' in p.read_text()]
+  logs = [p.with_suffix(".log") for p in held]
   return any(p.exists() and re.search(
       r"\nstep \d+/", p.read_text().split("--- start")[-1])
              for p in logs)
@@ -502,7 +445,7 @@ def _kill_and_finish(spec, out, good, rng, max_secs, two):
   log = out.with_name("out.log")
   spec += f",train.num_steps={_NUM_STEPS}"  # Time enough to be killed in.
   beside = _command(spec, out, log) if two else None
-  for is_ready in (lambda pid: list(out.glob("*.claim.*")),
+  for is_ready in (lambda pid: list(out.glob("*.claim")),
                    lambda pid: _is_training(out, pid)):
     killed = _command(spec, out, log)
     _wait(lambda: is_ready(killed.pid) or killed.poll() is not None)
@@ -524,7 +467,6 @@ def _kill_and_finish(spec, out, good, rng, max_secs, two):
     text = (out / f"{name}.log").read_text()
     steps = [int(s) for s in re.findall(r"^step (\d+)/", text, re.M)]
     assert steps == list(range(1, _NUM_STEPS + 1)), text
-    assert text.count("--- start") == len(list(out.glob(f"{name}.claim.*")))
     run = reading.read_run(out / name)
     assert run.is_finished and run.num_damaged == 0
   assert not (out / f"{BAD_NAME}.done").exists()
