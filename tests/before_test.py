@@ -67,7 +67,8 @@ def test_a_run_goes_on_exactly(before, capsys):
     told = {k: v for k, v in told.items() if "unigram" not in k}
     assert told == {k: v for k, v in line.items() if k in told}
   out = capsys.readouterr().out
-  assert "eval.masks (as then: seeded)" in out
+  assert ("was begun by an earlier version; as then: masking.word_starts "
+          "spaces, eval.masks seeded, optimizer.warmup_steps 2") in out
   assert "rows was packed before documents were held out" in out
 
 

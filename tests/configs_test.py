@@ -14,7 +14,6 @@ from latemask.config import spec
 from latemask import errors
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import workdir
-from latemask.train import run
 from latemask.train import step as step_lib
 from tests import conftest
 
@@ -93,13 +92,12 @@ def test_a_run_of_base_as_it_was_is_refused(tmp_path):
   config.model.update(architecture="roberta_prenorm", mlp=256)
   workdir.write_config(config, tmp_path)
   with pytest.raises(errors.InputError) as refused:
-    workdir.compare_config(base.get_config("tiny"), tmp_path,
-                           run.FREE_KEYS)
+    workdir.compare_config(base.get_config("tiny"), tmp_path)
   assert str(refused.value) == (
       f"{tmp_path} was begun with model.architecture 'roberta_prenorm' (now "
       "'modern'), model.mlp 256 (now 128); give the same config, or another "
       "--workdir")
-  workdir.compare_config(config, tmp_path, run.FREE_KEYS)
+  workdir.compare_config(config, tmp_path)
 
 
 def test_modern_is_base():

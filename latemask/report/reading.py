@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 import tqdm
 
-from latemask.config import since
+from latemask.config import keys
 from latemask.config import spec
 from latemask import errors
 from latemask.finetune import grid as grid_lib
@@ -77,7 +77,7 @@ def read(directories):
 def _filled(found, wanted=()):
   """Returns runs with the keys that some are too old to have."""
   wanted = set(wanted).union(*(run.config for run in found))
-  return [dataclasses.replace(run, config=since.fill(run.config, wanted))
+  return [dataclasses.replace(run, config=keys.fill(run.config, wanted))
           for run in found]
 
 
@@ -160,6 +160,9 @@ def read_run(path):
     _Damaged: config.json or metrics.jsonl cannot be used.
   """
   config = spec.flatten(_read_json(path / "config.json"))
+  if "optimizer.warmup_steps" in config:  # Begun before it was a share.
+    config["optimizer.warmup_fraction"] = (
+        config.pop("optimizer.warmup_steps") / config["train.num_steps"])
   for key in _NEEDED_KEYS:
     if key not in config:
       raise _Damaged(f"{path}/config.json has no {key}")
