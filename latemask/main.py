@@ -35,7 +35,6 @@ from ml_collections import config_flags
 
 from latemask.config import keys
 from latemask import errors
-from latemask.model import architecture
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see above")
 _WORKDIR = flags.DEFINE_string("workdir", None, "see above")
@@ -55,12 +54,13 @@ def main(argv):
   # A file that is not there comes back as something that raises when read.
   if not isinstance(_CONFIG.value, ml_collections.ConfigDict):
     _refuse(f"--config: there is no file {_config_path()}")
-  # All that can be is refused before what takes seconds to import.
+  # Imported here: packing starts processes that import this module anew. What
+  # can be is refused before what takes seconds to import.
   with errors.one_line_exit():
     keys.check(_CONFIG.value)
     if "model" in _CONFIG.value:
+      from latemask.model import architecture
       architecture.check(_CONFIG.value.model)
-  # Imported here: packing starts processes that import this module anew.
   import jax
   from latemask.runtime import distributed
   from latemask.runtime import signals

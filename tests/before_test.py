@@ -22,6 +22,7 @@ from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import masked as masked_lib
 from latemask.report import effective_rank
+from latemask.report import reading
 from latemask.train import check as check_lib
 from latemask.train import init_from
 from latemask.train import run
@@ -70,6 +71,11 @@ def test_a_run_goes_on_exactly(before, capsys):
   assert ("was begun by an earlier version; as then: masking.word_starts "
           "spaces, eval.masks seeded, optimizer.warmup_steps 2") in out
   assert "rows was packed before documents were held out" in out
+
+
+def test_a_report_knows_its_warm_up_as_a_share(before):
+  assert reading.read_run(before / "stopped").config[
+      "optimizer.warmup_fraction"] == 2 / 8
 
 
 def test_rows_keep_their_split(before, capsys):

@@ -112,7 +112,7 @@ def each(domain, least=0, distinct=False):
 
 
 # No system call takes a name with a null character.
-TEXT = Domain("a text that is not empty", lambda value: isinstance(
+TEXT = Domain("a non-empty text", lambda value: isinstance(
     value, str) and value != "" and "\0" not in value)
 YES_NO = Domain("True or False", lambda value: isinstance(value, bool))
 

@@ -32,7 +32,7 @@ _PATH = domains.optional(domains.TEXT)
 _STEPS = domains.whole(1)
 _COUNT = domains.whole(0)
 _DEVICES = domains.optional(domains.whole(1, 2**20))
-_DTYPE = domains.choice("bfloat16", "float32")
+_DTYPE = domains.choice("float32", "bfloat16")
 
 # Of `Key.before`: it was there from the beginning.
 _ALWAYS = object()

@@ -4,7 +4,9 @@ Each value is refused in one line, or meant: then it is built as far as the
 shapes of the state, and runs a step. A check alone misses what fails later.
 """
 
+import contextlib
 import copy
+import contextlib
 import copy
 import dataclasses
 import math
@@ -24,6 +26,8 @@ from latemask.masking import masked
 from latemask.model import cut
 from latemask.model import encoder as encoder_lib
 from latemask.train import check as check_lib
+from latemask.train import loop
+from latemask.train import run as run_lib
 from tests import conftest
 
 NAN, INF = math.nan, math.inf
@@ -185,6 +189,21 @@ def test_what_is_meant_runs_a_step(values, tmp_path):
       conftest.random_rows(config.train.batch_size, config.data.length),
       program.batch_sharding))
   assert int(state.step) == 1 and metrics.sums.weight > 0
+
+
+@LONG
+@pytest.mark.usefixtures("few_devices")
+@pytest.mark.parametrize("values", ROUNDS, ids=str)
+def test_what_is_meant_trains(values, tiny_run, tmp_path):
+  """With saves, evaluations and lines; on rows that are there already."""
+  config, _ = _checked(
+      lambda config: check_lib.check(config, tmp_path), keys.PRETRAINING,
+      _of(MEANT, values))
+  config.data.update(tiny_run.data)
+  config.train.num_steps = 2
+  with contextlib.suppress(loop.NonFiniteError):
+    run_lib.train(config, tmp_path)
+  assert (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.fixture(scope="module")

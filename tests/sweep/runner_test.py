@@ -86,6 +86,8 @@ def test_older_sweeps_stay_done_and_keep_their_rows(write, tmp_path):
   point, = points_lib.read(write(GOOD[:1]), tmp_path / "out")[0]
   older = {k: v for k, v in point.wanted.items() if k not in keys.BEFORE}
   assert older != point.wanted
+  older["optimizer.warmup_steps"] = 3
+  del older["optimizer.warmup_fraction"]
   point.path.parent.mkdir()
   point.file("done").write_text(json.dumps({"config": older}))
   assert point.done
