@@ -199,7 +199,7 @@ def test_what_is_meant_trains(values, tiny_run, tmp_path):
   config, _ = _checked(
       lambda config: check_lib.check(config, tmp_path), keys.PRETRAINING,
       _of(MEANT, values))
-  config.data.update(tiny_run.data)
+  config.data.update(tiny_run.data.to_dict())
   config.train.num_steps = 2
   with contextlib.suppress(loop.NonFiniteError):
     run_lib.train(config, tmp_path)
