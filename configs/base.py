@@ -155,8 +155,8 @@ def get_config(size="base"):
   # Updates.
   train.num_steps = num_steps
   # FLOPs of the run, matrix products by flops.py. It then takes as many steps
-  # as fit, whatever num_steps says, and optimizer.warmup_steps keeps its share
-  # of num_steps; what is counted in steps elsewhere stays. None: num_steps.
+  # as fit, whatever num_steps says; what is counted in steps elsewhere stays.
+  # None: num_steps.
   train.total_flops = real()
   # Micro-batches of an update.
   train.accumulation = 1
@@ -174,8 +174,8 @@ def get_config(size="base"):
   optimizer.learning_rate = learning_rate
   # After warm-up: linear, cosine or inverse_sqrt.
   optimizer.schedule = "linear"
-  # Linear warm-up; here 6 % of the run.
-  optimizer.warmup_steps = num_steps * 6 // 100
+  # Share of the run's steps in which the learning rate rises, from its start.
+  optimizer.warmup_fraction = 0.06
   # Where linear and cosine end.
   optimizer.final_learning_rate = 0.0
   # AdamW; biases, norms and the mask vector do not decay.

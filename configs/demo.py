@@ -33,7 +33,6 @@ def get_config():
   config.model.loss_chunk = 32
   config.train.batch_size = 32
   config.train.num_steps = 1200
-  config.optimizer.warmup_steps = 72
   config.eval.every_steps = 400
   config.checkpoint.every_steps = 400
   return config

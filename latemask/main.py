@@ -34,6 +34,7 @@ from absl import logging
 import ml_collections
 from ml_collections import config_flags
 
+from latemask.config import keys
 from latemask import errors
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see above")
@@ -54,24 +55,32 @@ def main(argv):
   # A file that is not there comes back as something that raises when read.
   if not isinstance(_CONFIG.value, ml_collections.ConfigDict):
     _refuse(f"--config: there is no file {_config_path()}")
-  # Imported here: packing starts processes that import this module anew.
+  # Imported here: packing starts processes that import this module anew. What
+  # can be is refused before what takes seconds to import.
+  with errors.one_line_exit():
+    keys.check(_CONFIG.value)
+    if "model" in _CONFIG.value:
+      from latemask.model import architecture
+      architecture.check(_CONFIG.value.model)
   import jax
   from latemask.runtime import distributed
-  from latemask.finetune import run as finetune_run
   from latemask.runtime import signals
-  from latemask.train import run
+  if "task" in _CONFIG.value:
+    from latemask.finetune import run
+  else:
+    from latemask.train import run
   logging.set_verbosity(logging.WARNING)  # JAX tells what it did not find.
   # Two programs under way at once on several host devices can wait for each
   # other's threads for ever; elsewhere this flag means nothing.
   jax.config.update("jax_cpu_enable_async_dispatch", False)
-  run = finetune_run.finetune if "task" in _CONFIG.value else run.train
+  go = run.finetune if "task" in _CONFIG.value else run.train
   # Told before the others are waited for, which may be in vain; and told of
   # what keeps them from coming together.
   with errors.one_line_exit(), distributed.together(
       _DISTRIBUTED.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
       _START_SECS.value), errors.one_line_exit():
     try:
-      run(_CONFIG.value, _WORKDIR.value)
+      go(_CONFIG.value, _WORKDIR.value)
     except signals.Stopped as stopped:
       sys.exit(stopped.code)
 

@@ -23,6 +23,7 @@ from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import masked as masked_lib
 from latemask.report import effective_rank
+from latemask.report import reading
 from latemask.train import check as check_lib
 from latemask.train import init_from
 from latemask.train import run
@@ -48,11 +49,14 @@ def before(commit, tmp_path, monkeypatch):
 
 
 def _config(path):
-  """Returns today's config of a run that was begun with that file's."""
+  """Returns today's config of a run that was begun with that file's.
+
+  Of its warm-up it knows nothing: there is no flag for it any more.
+  """
   config = conftest.base.get_config("tiny")
   begun = json.loads(path.read_text())
   for key, value in spec.flatten(begun).items():
-    if value is not None:
+    if value is not None and key != "optimizer.warmup_steps":
       config.update_from_flattened_dict({
           key: tuple(value) if isinstance(value, list) else value})
   return config
@@ -76,8 +80,14 @@ def test_a_run_goes_on_exactly(commit, before, capsys):
     assert told == {k: v for k, v in line.items() if k in told}
   out = capsys.readouterr().out
   if commit == "047c3e9":
-    assert "eval.masks (as then: seeded)" in out
+    assert ("was begun by an earlier version; as then: eval.masks seeded, "
+            "masking.word_starts spaces, optimizer.warmup_steps 2") in out
     assert "rows was packed before documents were held out" in out
+
+
+def test_a_report_knows_its_warm_up_as_a_share(before):
+  assert reading.read_run(before / "stopped").config[
+      "optimizer.warmup_fraction"] == 2 / 8
 
 
 def test_rows_keep_their_split(before, capsys):

@@ -8,13 +8,15 @@ import jax
 import pytest
 
 from configs import base
+from configs import demo
 from configs import modern
 from configs import paper
+from latemask.config import keys
 from latemask.config import spec
 from latemask import errors
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import workdir
-from latemask.train import run
+from latemask.train import optimizer
 from latemask.train import step as step_lib
 from tests import conftest
 
@@ -22,7 +24,7 @@ ROOT = conftest.ROOT
 SIZED = ("base", "paper", "cross", "modern", "lean", "vanilla")
 # Each with all its keys; the others are base plus a delta. glue has keys of
 # its own, and finetune_test.py runs it.
-WHOLE = {"base": "## Every key", "glue": "### Keys of fine-tuning"}
+WHOLE = {"base": "## Every key", "glue": "## Keys of fine-tuning"}
 
 
 def _config(name, size):
@@ -93,13 +95,24 @@ def test_a_run_of_base_as_it_was_is_refused(tmp_path):
   config.model.update(architecture="roberta_prenorm", mlp=256)
   workdir.write_config(config, tmp_path)
   with pytest.raises(errors.InputError) as refused:
-    workdir.compare_config(base.get_config("tiny"), tmp_path,
-                           run.FREE_KEYS)
+    workdir.compare_config(base.get_config("tiny"), tmp_path)
   assert str(refused.value) == (
       f"{tmp_path} was begun with model.architecture 'roberta_prenorm' (now "
       "'modern'), model.mlp 256 (now 128); give the same config, or another "
       "--workdir")
-  workdir.compare_config(config, tmp_path, run.FREE_KEYS)
+  workdir.compare_config(config, tmp_path)
+
+
+def test_warm_up_is_that_of_6_percent():
+  """As many steps as before it was a share; a shorter run needs no flag."""
+  for size, steps in (("tiny", 12), ("small", 1200), ("base", 1380),
+                      ("large", 1380)):
+    assert optimizer.warmup_steps(base.get_config(size)) == steps
+  config = demo.get_config()
+  assert optimizer.warmup_steps(config) == 72
+  config.train.num_steps = 20
+  assert optimizer.warmup_steps(config) == 1
+  step_lib.build(config)
 
 
 def test_modern_is_base():
@@ -114,6 +127,8 @@ def test_every_key_is_read(name):
   """A key is read where it stands as an attribute or an index."""
   read = set()
   for path in (ROOT / "latemask").rglob("*.py"):
+    if path.name == "keys.py":  # It names them all.
+      continue
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.Attribute):
         read.add(node.attr)
@@ -125,25 +140,35 @@ def test_every_key_is_read(name):
   assert not unread
 
 
+def _comments(name):
+  """Returns {dotted key: its comment}; one may serve a few keys of a kind."""
+  lines = (ROOT / "configs" / f"{name}.py").read_text().splitlines()
+  groups, comments, comment, is_open = {"config": ""}, {}, [], False
+  for line in lines[lines.index("  config = ml_collections.ConfigDict()"):]:
+    if group := re.match(r"  config\.(\w+) = (\w+) = ", line):
+      groups[group[2]] = f"{group[1]}."
+    elif key := re.match(r"  (\w+)\.(\w+) = ", line):
+      comments[groups[key[1]] + key[2]] = " ".join(comment)
+    elif line.startswith("  # "):
+      comment = (comment if is_open else []) + [line.removeprefix("  # ")]
+    is_open = line.startswith("  # ")
+  return comments
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_key_has_one_comment(name):
-  lines = (ROOT / "configs" / f"{name}.py").read_text().splitlines()
-  groups = set()
-  for index, line in enumerate(lines):
-    found = re.match(r"  (\w+)\.(\w+) = ", line)
-    if not found or "ConfigDict" in line:
-      continue
-    groups.add(found[0])
-    above = index - 1
-    while re.match(r"  \w+\.\w+ = ", lines[above]):
-      above -= 1  # One comment may serve a few keys of a kind.
-    assert lines[above].startswith("  # "), line
-  assert len(groups) == len(spec.flatten(_config(name, None).to_dict()))
+  comments = _comments(name)
+  assert set(comments) == set(keys.flat(_config(name, None)))
+  assert all(comments.values())
 
 
 @pytest.mark.parametrize("name, heading", WHOLE.items())
-def test_readme_lists_every_key(name, heading):
-  readme = (ROOT / "README.md").read_text().split(f"{heading}\n")[1]
-  rows = re.findall(r"^\| `([\w.]+)` \|", readme.split("\n#")[0],
-                    re.MULTILINE)
-  assert rows == list(spec.flatten(_config(name, None).to_dict()))
+def test_readme_has_the_table_of_keys(name, heading):
+  """Value, domain and comment of each; where it fails, it shows the table."""
+  readme = (ROOT / "configs" / "README.md").read_text().split(
+      f"{heading}\n")[1]
+  found = re.findall(r"^\| `.*$", readme.split("\n#")[0], re.MULTILINE)
+  config, comments = _config(name, None).to_dict(), _comments(name)
+  assert "\n".join(found) == "\n".join(
+      f"| `{key}` | `{value}` | {keys.table(config)[key].domain.says} | "
+      f"{comments[key]} |" for key, value in keys.flat(config).items())

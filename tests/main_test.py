@@ -88,14 +88,14 @@ def test_config_that_cannot_be_and_a_run(tmp_path, corpus, monkeypatch):
   flags = ["--config", "configs/base.py:tiny", "--workdir", str(workdir),
            f"--config.data.source=text:{corpus}/*.txt",
            "--config.data.vocab_size=320", "--config.data.length=32",
-           "--config.train.num_steps=4", "--config.optimizer.warmup_steps=1",
+           "--config.train.num_steps=4", "--config.optimizer.warmup_fraction=0.25",
            "--config.model.width=16", "--config.model.mlp=32",
            "--config.model.layers=2", "--config.model.insertion_layer=1",
            "--config.eval.rates=()", "--config.data.workers=2"]
   done = _main(*flags, "--config.masking.rate=1.5")
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1
-  assert "masking.rate 1.5 is outside (0, 1)" in done.stderr
+  assert "masking.rate is 1.5; it must be a float32 number in (0, 1)" in done.stderr
   assert not workdir.exists()
   done = _main(*flags)
   assert done.returncode == 0, done.stderr
@@ -108,11 +108,32 @@ def test_config_that_cannot_be_and_a_run(tmp_path, corpus, monkeypatch):
   assert _files(workdir) == before
 
 
+@pytest.mark.parametrize("flag, message", [
+    ("model.heads=0", "model.heads is 0; it must be a whole number from 1"),
+    ("model.heads=7", "model.heads 7 does not divide model.width 64")])
+def test_a_refused_config_waits_for_nothing(flag, message, monkeypatch):
+  """What takes seconds to import is imported for a run alone."""
+  monkeypatch.delenv("PYTHONPATH")  # With TensorFlow.
+  program = (
+      "import runpy, sys\n"
+      "sys.argv[1:] = ['--config=configs/base.py:tiny', '--workdir=w', "
+      f"'--config.{flag}']\n"
+      "try:\n"
+      "  runpy.run_module('latemask.main', run_name='__main__')\n"
+      "except SystemExit as end:\n"
+      "  print(end.code, {'jax', 'flax', 'scipy', 'tensorflow'} & "
+      "set(sys.modules))\n")
+  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT,
+                        capture_output=True, text=True, check=True)
+  assert done.stdout == "2 set()\n"
+  assert done.stderr.startswith(f"latemask: {message}")
+
+
 # Every one is found before anything is written, by `train.train` itself.
 BAD = [
-    ({"masking.rate": 0.0}, "outside"),
+    ({"masking.rate": 0.0}, "masking.rate is 0.0; it must be .*in .0, 1"),
     ({"masking.unit": "letter"}, "token, word, span"),
-    ({"eval.rates": (0.15, 1.2)}, "outside"),
+    ({"eval.rates": (0.15, 1.2)}, "eval.rates is"),
     ({"model.insertion_layer": 4}, "insertion_layer"),
     ({"model.heads": 5}, "heads 5 does not divide"),
     ({"model.architecture": "bert"}, "roberta_prenorm"),
@@ -144,9 +165,9 @@ BAD = [
     ({"train.dropout_rng": "dice"}, "hash, threefry2x32"),
     ({"checkpoint.max_failed_saves": -1}, "checkpoint.max_failed_saves"),
     ({"data.max_bad_documents": -1}, "data.max_bad_documents is -1"),
-    ({"data.source": ""}, "data.source is empty"),
+    ({"data.source": ""}, "data.source is ''"),
     ({"data.source": "builtin:all"}, "builtin takes no argument"),
-    ({"data.length": 9}, "rows need at least 10"),
+    ({"data.length": 9}, "whole number from 10 to"),
     ({"data.dir": "/dev/null/rows"}, "/dev/null is a file"),
     ({"data.dir": "/proc/rows"}, "/proc/rows cannot be made"),
     ({"masking.predict_rate": 0.9}, "predict_rate"),
@@ -155,7 +176,7 @@ BAD = [
     ({"model.decoder": "none"}, "self, cross"),
     ({"model.insertion": "middle"}, "append, scatter"),
     ({"model.remat": "all"}, "elementwise"),
-    ({"optimizer.warmup_steps": -1}, "warmup_steps"),
+    ({"optimizer.final_learning_rate": 1.0}, "final_learning_rate is 1.0"),
     ({"metrics.profile_step": 20}, "metrics.profile_step is 20"),
     ({"train.total_flops": 1e7}, "train.total_flops is 1e.07; one step takes"),
     ({"train.total_flops": float("inf")}, "train.total_flops is inf"),

@@ -22,7 +22,6 @@ def get_config():
   config.model.insertion_layer = 3
   config.train.total_flops = 1.2e12
   config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 20
   config.eval.every_steps = 100
   config.checkpoint.every_steps = 10_000
   return config

@@ -25,7 +25,7 @@ def get_config():
   # Twice the rows, at twice the learning rate, end 0.4 nats higher.
   config.train.batch_size = 16
   config.train.total_flops = 3e12
-  config.optimizer.warmup_steps = 60
+  config.optimizer.warmup_fraction = 0.05
   config.eval.every_steps = 1000
   config.eval.batch_size = 32
   config.eval.max_rows = 2048

@@ -188,7 +188,7 @@ class Run:
         "--config.data.eval_fraction=0.1", "--config.model.width=16",
         "--config.model.dtype=float32", "--config.train.batch_size=16",
         f"--config.train.num_steps={_NUM_STEPS}",
-        "--config.optimizer.warmup_steps=2", "--config.eval.rates=()",
+        "--config.optimizer.warmup_fraction=0.05", "--config.eval.rates=()",
         "--config.eval.every_steps=10", "--config.metrics.every_steps=1",
         f"--config.checkpoint.every_steps={_SAVE_EVERY}",
         "--config.checkpoint.max_failed_saves=1"]

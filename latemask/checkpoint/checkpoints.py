@@ -26,7 +26,6 @@ from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 
 from latemask.checkpoint import record as record_lib
-from latemask.config import since
 from latemask.data import order
 from latemask import errors
 from latemask.runtime import distributed
@@ -68,7 +67,7 @@ class Checkpoints:
     """
     self._claim = claim
     self._run = {
-        "format": since.FORMAT,
+        "format": record_lib.FORMAT,
         "config": config.to_dict(),
         "manifest": packed.digest,
         "order": order.Order(packed, config).probe,

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from latemask.config import since
 from latemask import errors
 from latemask.model import partition
 from latemask.runtime import rng
@@ -21,6 +20,21 @@ from latemask.runtime import rng
 # threads, which are raised here, too) says nothing to who runs a command.
 logging.get_absl_logger().addFilter(
     lambda record: "orbax" not in record.pathname)
+# Of checkpoints and of exported folders; a higher one is not ours.
+FORMAT = 1
+
+
+def check_format(record, where):
+  """Refuses what a later version has written.
+
+  Raises:
+    InputError: the record's `format` is not ours.
+  """
+  found = record.get("format", FORMAT)
+  if found != FORMAT:
+    raise errors.InputError(
+        f"{where} has the format {found!r:.60}, and this version reads "
+        f"{FORMAT}; it was written by a later one")
 
 
 def steps(workdir):
@@ -115,7 +129,7 @@ def checked(run, where):
   run = dict(run)
   if run.pop("sha256", None) != sha256(run):
     raise ValueError("`run` is not what was saved")
-  since.check_format(run, where)
+  check_format(run, where)
   return run
 
 

@@ -15,7 +15,7 @@ import pathlib
 import re
 import sys
 
-
+from latemask.config import keys
 from latemask import errors
 
 _NEXT_CHANGE = re.compile(r",(?=[\w.]+=)")
@@ -28,7 +28,7 @@ def load(spec):
   """Returns the locked config of a spec.
 
   Raises:
-    InputError: no such file, size or key, or a value of another type.
+    InputError: no such file, size or key, or a value that a key cannot have.
   """
   name, comma, rest = spec.partition(",")
   changes = _NEXT_CHANGE.split(rest) if comma else ()
@@ -47,6 +47,7 @@ def load(spec):
       raise errors.InputError(
           f"{spec}: {change!r} is no KEY=VALUE, such as model.unroll=2")
     override(config, {key: value_of(value)}, f"{spec}: {change!r}")
+  keys.check(config)
   return config
 
 
@@ -117,10 +118,4 @@ def module(path):
 
 def flatten(config):
   """Returns a config, given as a dict, as {dotted key: JSON value}."""
-  def walk(prefix, values):
-    for key, value in values.items():
-      if isinstance(value, dict):
-        yield from walk(f"{prefix}{key}.", value)
-      else:
-        yield prefix + key, value
-  return dict(walk("", json.loads(json.dumps(config))))
+  return keys.flat(json.loads(json.dumps(config)))

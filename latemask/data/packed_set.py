@@ -10,11 +10,9 @@ import json
 
 from etils import epath
 
-from latemask.config import since
-from latemask.data import packing
+from latemask.config import keys
 from latemask.data import shards as shards_lib
 from latemask.data.sources import table as sources_lib
-from latemask.data.sources import text as text_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
 
@@ -107,7 +105,6 @@ def load(config, directory, tokenizer=None):
   Raises:
     InputError: what lies there was packed with other settings; see `check`.
   """
-  check(config)
   directory = epath.Path(directory)
   if not (directory / "manifest.json").exists():
     return None
@@ -172,31 +169,6 @@ def _has_all_shards(directory, manifest):
   return True
 
 
-def check(config):
-  """Checks what can be without reading anything.
-
-  Raises:
-    InputError: a key of `config.data` that cannot be.
-  """
-  data = config.data
-  errors.choose(packing.PACKINGS, data.packing, "data.packing")
-  errors.choose(text_lib.DOCUMENTS, data.documents, "data.documents")
-  if data.length < packing.MIN_PIECE_TOKENS + 2:
-    raise errors.InputError(
-        f"data.length is {data.length}; rows need at least "
-        f"{packing.MIN_PIECE_TOKENS + 2} tokens")
-  for key in ("shards", "workers", "tokenizer_sample_bytes"):
-    if data[key] is not None and data[key] < 1:
-      raise errors.InputError(f"data.{key} is {data[key]}; it must be positive")
-  if data.max_bad_documents < 0:
-    raise errors.InputError(
-        f"data.max_bad_documents is {data.max_bad_documents}; it must be 0 or "
-        "more")
-  if not 0 < data.eval_fraction < 1:
-    raise errors.InputError(
-        f"data.eval_fraction is {data.eval_fraction}; it must lie in (0, 1)")
-
-
 def changes(config, packed):
   """Returns in words how text is other than what was packed; see `sources`."""
   said = [sources_lib.changes(config, packed.manifest)]
@@ -226,8 +198,8 @@ def settings_before(config):
   is that of the loader.
   """
   wanted = settings(config)
-  return {key: since.BEFORE[f"data.{key}"] for key in wanted
-          if f"data.{key}" in since.BEFORE} | {
+  return {key: keys.BEFORE[f"data.{key}"] for key in wanted
+          if f"data.{key}" in keys.BEFORE} | {
               "eval_fraction": wanted["eval_fraction"]}
 
 

@@ -21,17 +21,15 @@ length: learning rate and seed are arguments. Source of the protocol: RoBERTa
 import dataclasses
 import itertools
 import json
-import re
 
 from etils import epath
 import jax
 import numpy as np
 
+from latemask.config import keys
 from latemask import errors
-from latemask.finetune import batches
 from latemask.finetune import cell as cell_lib
 from latemask.finetune import grid as grid_lib
-from latemask.finetune import step as finetune_step
 from latemask.finetune.tasks import glue
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
@@ -39,14 +37,6 @@ from latemask.model import cut
 from latemask.runtime import distributed
 from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
-
-# What may change between two stretches: what there is to do and where it is.
-_FREE_KEYS = re.compile(
-    r"(task|predict_test|export)$|(data|tfds)_dir$"
-    r"|grid\.(learning_rates|batch_sizes|seeds)$")
-_DTYPES = dict.fromkeys(("float32", "bfloat16"))
-_SCHEDULES = dict.fromkeys(("linear", "cosine"))
-
 
 def finetune(config, workdir):
   """Trains every cell that has no result yet.
@@ -63,10 +53,10 @@ def finetune(config, workdir):
   workdir = epath.Path(workdir)
   check(config)
   files.check_writable(workdir)
-  workdir_lib.compare_config(config, workdir, _FREE_KEYS)
+  workdir_lib.compare_config(config, workdir)
   with workdir_lib.owned(workdir) as claim:
     # Another may have begun it since.
-    workdir_lib.compare_config(config, workdir, _FREE_KEYS)
+    workdir_lib.compare_config(config, workdir)
     return _finetune(config, workdir, claim)
 
 
@@ -149,37 +139,10 @@ def check(config):
   Raises:
     InputError: the first thing found that cannot be.
   """
-  errors.choose(glue.TASKS | {"all": None}, config.task, "task")
-  errors.choose(_DTYPES, config.dtype, "dtype")
-  errors.choose(_SCHEDULES, config.optimizer.schedule, "optimizer.schedule")
-  if not config.init_from:
+  keys.check(config)
+  if config.init_from is None:
     raise errors.InputError(
         "init_from is missing; give the workdir of a pre-training run")
-  for key, least in (("learning_rates", 0.0), ("batch_sizes", 1),
-                     ("seeds", 0)):
-    values = config.grid[key]
-    if not values or len(set(values)) < len(values):
-      raise errors.InputError(
-          f"grid.{key} is {values}; it must name at least one, each once")
-    for value in values:
-      if value < least or (key == "learning_rates" and not value):
-        raise errors.InputError(
-            f"grid.{key} has {value}; it must be "
-            + ("at least 0" if key == "seeds" else "positive"))
-      if key != "learning_rates" and value != int(value):
-        raise errors.InputError(f"grid.{key} has {value}; it must be whole")
-  if max(config.grid.seeds) >= 1 << 32:
-    raise errors.InputError("grid.seeds must lie in 0 to 2**32 - 1")
-  for key, value in (("grid.num_epochs", config.grid.num_epochs),
-                     ("keep_layers", config.keep_layers)):
-    if value is not None and value < 1:
-      raise errors.InputError(f"{key} is {value}; it must be positive")
-  for key, value in (
-      ("dropout", config.dropout),
-      ("optimizer.warmup_fraction", config.optimizer.warmup_fraction)):
-    if not 0 <= value < 1:
-      raise errors.InputError(f"{key} is {value}; it must lie in [0, 1)")
-  finetune_step.make_optimizer(config)
 
 
 def load(config):
@@ -195,12 +158,10 @@ def load(config):
   loaded = pretrained.load(config.init_from)
   model, encoder = cut.cut(
       loaded.config, loaded.params, config.keep_layers)
-  if config.max_length is not None and not (
-      batches.MIN_LENGTH <= config.max_length <= model.max_length):
+  if (config.max_length or 0) > model.max_length:
     raise errors.InputError(
-        f"max_length is {config.max_length}; it must lie in "
-        f"{batches.MIN_LENGTH} to {model.max_length}, the positions that "
-        f"{config.init_from} has")
+        f"max_length is {config.max_length}; {config.init_from} has "
+        f"{model.max_length} positions")
   return dataclasses.replace(
       model, dropout=config.dropout, attention_dropout=config.dropout,
       dtype=config.dtype, remat=None), encoder, loaded.tokenizer, (

@@ -19,6 +19,8 @@ _NEVER = -1e4
 # What stock files may hold and nothing here reads.
 _UNREAD = ("pooler.", "embeddings.position_ids", "rotary_emb.", "lm_head.",
            "head.", "decoder.", "classifier.")
+# What the numbers of a weight may be.
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
 # What stands behind the last id of the array with this path.
 _PADDING = ".padding"
 
@@ -73,7 +75,7 @@ class _Reader:
       raise errors.InputError(
           f"{self._folder}: the weight {name} is {tensor.shape}; config.json "
           f"says {tuple(shape)}")
-    return tensor.astype(np.float32)
+    return _float32(tensor, name, self._folder)
 
   def check_nothing_left(self):
     left = sorted(n for n in self._left if not n.startswith(_UNREAD))
@@ -81,6 +83,22 @@ class _Reader:
       raise errors.InputError(
           f"{self._folder}: nothing here reads the weight {left[0]}"
           + (f" and {len(left) - 1} more" if left[1:] else ""))
+
+
+def no_float(name, dtype, where):
+  """Returns the error of a weight whose numbers are of no such kind."""
+  return errors.InputError(
+      f"{where}: the weight {name} is {dtype}; it must be one of "
+      + ", ".join(_FLOATS))
+
+
+def _float32(tensor, name, where):
+  if tensor.dtype.name not in _FLOATS:
+    raise no_float(name, tensor.dtype, where)
+  tensor = tensor.astype(np.float32)
+  if not np.isfinite(tensor).all():
+    raise errors.InputError(f"{where}: the weight {name} is not finite")
+  return tensor
 
 
 def from_stock(config, cut_config, tensors, prefix, folder):
@@ -94,7 +112,8 @@ def from_stock(config, cut_config, tensors, prefix, folder):
     folder: where the file lies, for messages.
 
   Raises:
-    InputError: a weight is missing, has another shape, or is not read.
+    InputError: a weight is missing, has another shape, is no finite number
+      or is not read.
   """
   read = _Reader(
       {name.removeprefix(prefix): t for name, t in tensors.items()}, folder)
@@ -155,10 +174,24 @@ def what_stock_lacks(config, params, cut_config, tensors, prefix):
   return rest
 
 
-def add_rest(config, params, rest):
-  """Puts back into `params`, in place, what the stock file lacked."""
-  for name, array in rest.items():
-    path = name.removesuffix(_PADDING)
-    if path != name:
-      array = np.concatenate([params[path][:config.vocab_size], array])
-    params[path] = array
+def add_rest(config, params, rest, path):
+  """Puts back into `params`, in place, what the stock file lacked.
+
+  Args:
+    path: the file that it was read from, for messages.
+
+  Raises:
+    InputError: see `from_stock`.
+  """
+  shapes = _shapes(config)
+  for name, tensor in rest.items():
+    array, ours = _float32(tensor, name, path), name.removesuffix(_PADDING)
+    if ours not in shapes:
+      raise errors.InputError(f"{path}: nothing here reads the weight {name}")
+    if ours != name:
+      array = np.concatenate([params[ours][:config.vocab_size], array])
+    if array.shape != shapes[ours]:
+      raise errors.InputError(
+          f"{path}: the weight {name} is {tensor.shape}, which is not what "
+          "latemask.json says")
+    params[ours] = array

@@ -21,7 +21,9 @@ import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
-from latemask.config import since
+from latemask.checkpoint import record
+from latemask.config import domains
+from latemask.config import keys
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask import errors
 from latemask.hub import convert
@@ -101,7 +103,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     if len(labels) == 1:
       stock["problem_type"] = "regression"
   rest = convert.what_stock_lacks(config, params, cut_config, tensors, prefix)
-  about = {"format": since.FORMAT, "model": dataclasses.asdict(config),
+  about = {"format": record.FORMAT, "model": dataclasses.asdict(config),
            "encoder_layers": cut_config.layers, "masking": masking,
            "trained_length": trained_length}
   with claims.held(claims.beside(folder)) as claim:
@@ -165,11 +167,8 @@ def load(folder):
   tokenizer = tokenizer_lib.load(folder / "tokenizer.model")
   about = None
   if (folder / "latemask.json").is_file():
-    about = _read_json(folder / "latemask.json")
-    since.check_format(about, folder / "latemask.json")
-    config = architecture_lib.config_of(
-        about["model"], folder / "latemask.json")
-    layers_here = about["encoder_layers"]
+    about = _about(folder / "latemask.json")
+    config, layers_here = about["model"], about["encoder_layers"]
   else:
     config = stock_config.config_of_stock(stock, folder)
     layers_here = config.layers
@@ -182,12 +181,27 @@ def load(folder):
       config, layers=layers_here, insertion_layer=0, decoder="self")
   prefix = hf_weights.CLASSES[config.architecture][2]
   params = convert.from_stock(config, cut_config, tensors, prefix, folder)
-  if about is not None:
-    convert.add_rest(config, params, _read(folder / "latemask.safetensors"))
-  about = about or {}
+  if about is None:
+    about = {"masking": None, "trained_length": config.max_length}
+  else:
+    path = folder / "latemask.safetensors"
+    convert.add_rest(config, params, _read(path), path)
   return (config, flax.traverse_util.unflatten_dict(params, sep="/"),
-          tokenizer, about.get("masking"),
-          about.get("trained_length", config.max_length))
+          tokenizer, about["masking"], about["trained_length"])
+
+
+def _about(path):
+  """Returns what latemask.json says, its `model` as a ModelConfig."""
+  about = _read_json(path)
+  record.check_format(about, path)
+  config = architecture_lib.config_of(about.get("model"), path)
+  about = {"masking": None, "trained_length": config.max_length} | about
+  for field, most in (("encoder_layers", config.layers),
+                      ("trained_length", keys.MOST_TOKENS)):
+    domains.check(domains.whole(1, most), field, about.get(field), path)
+  if about["masking"] is not None:
+    keys.check_group("masking", about["masking"], path)
+  return about | {"model": config}
 
 
 def _read_json(path):
@@ -203,10 +217,18 @@ def _read_json(path):
 
 def _read(path):
   """Returns the tensors of a safetensors file."""
+  tensors = {}
   try:
-    return safetensors.numpy.load_file(str(path))
+    with safetensors.safe_open(str(path), "np") as file:
+      for name in file.keys():
+        try:
+          tensors[name] = file.get_tensor(name)
+        except AttributeError as error:  # A dtype that NumPy does not have.
+          raise convert.no_float(
+              name, file.get_slice(name).get_dtype(), path) from error
   except (OSError, safetensors.SafetensorError) as error:
     raise errors.InputError(f"{path} cannot be read: {error}") from error
+  return tensors
 
 
 def _write(folder, stock, tensors, about, rest, tokenizer, max_length, claim):

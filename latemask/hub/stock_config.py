@@ -1,5 +1,7 @@
 """config.json of a stock Hugging Face class <-> `model.ModelConfig`."""
 
+from latemask.config import domains
+from latemask.config import keys
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import weights as hf_weights
@@ -12,6 +14,25 @@ _SAME_VALUE = ("hidden_act", "hidden_activation", "norm_bias", "mlp_bias",
                "pad_token_id")
 _ONE_VALUE = {"position_embedding_type": "absolute", "is_decoder": False,
               "add_cross_attention": False}
+
+
+# What config.json calls the fields of `ModelConfig`.
+_SIZES = {"vocab_size": "vocab_size", "width": "hidden_size",
+          "layers": "num_hidden_layers", "heads": "num_attention_heads",
+          "mlp": "intermediate_size", "max_length": "max_position_embeddings"}
+_ROBERTA = _SIZES | {
+    "norm_eps": "layer_norm_eps", "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob"}
+_FIELDS = {
+    "roberta": _ROBERTA, "roberta_prenorm": _ROBERTA,
+    "modern": _SIZES | {
+        "norm_eps": "norm_eps", "dropout": "mlp_dropout",
+        "attention_dropout": "attention_dropout",
+        "rotary_theta": "rope_parameters.full_attention.rope_theta"}}
+# What it does not say, or says of every model that can be read.
+_REST = {"insertion_layer": 0, "insertion": "append", "decoder": "self",
+         "decoder_queries": "targets", "rotary_theta": 10_000.0,
+         "dtype": "float32", "unroll": 1, "remat": None, "loss_chunk": 16}
 
 
 def stock_config(config):
@@ -55,34 +76,29 @@ def config_of_stock(stock, folder):
     folder: where it lies, for messages.
 
   Raises:
-    InputError: a class or an option that has no counterpart here.
+    InputError: a class or an option that has no counterpart here, or a field
+      that is missing or cannot be; named as it is there.
   """
   architecture = next((a for a, (model_type, _, _) in hf_weights.CLASSES.items()
                        if model_type == stock["model_type"]), None)
   if architecture is None:
     raise errors.InputError(
-        f"{folder} is a {stock['model_type']}; what can be read is "
+        f"{folder}/config.json has model_type {stock['model_type']!r:.60}; "
+        "what can be read is "
         + ", ".join(row[0] for row in hf_weights.CLASSES.values()))
-  modern = architecture == "modern"
-  try:
-    config = architecture_lib.ModelConfig(
-        architecture=architecture, width=stock["hidden_size"],
-        heads=stock["num_attention_heads"], mlp=stock["intermediate_size"],
-        layers=stock["num_hidden_layers"], insertion_layer=0,
-        insertion="append", decoder="self", decoder_queries="targets",
-        vocab_size=stock["vocab_size"],
-        max_length=stock["max_position_embeddings"] - (
-            0 if modern else hf_weights.FIRST_POSITION),
-        dropout=stock["mlp_dropout" if modern else "hidden_dropout_prob"],
-        attention_dropout=stock["attention_dropout" if modern else
-                                "attention_probs_dropout_prob"],
-        rotary_theta=(stock["rope_parameters"]["full_attention"]["rope_theta"]
-                      if modern else 10_000.0),
-        norm_eps=stock["norm_eps" if modern else "layer_norm_eps"],
-        dtype="float32", unroll=1, remat=None, loss_chunk=16)
-  except KeyError as error:
-    raise errors.InputError(
-        f"{folder}/config.json has no {error.args[0]}") from error
+  where, called = f"{folder}/config.json", _FIELDS[architecture]
+  first = 0 if architecture == "modern" else hf_weights.FIRST_POSITION
+  fields = {}
+  for name, field in called.items():
+    domain = keys.PRETRAINING[f"model.{name}"].domain
+    if name == "max_length":
+      domain = domains.whole(first + 1, first + keys.MOST_TOKENS)
+    fields[name] = _field(stock, field, where)
+    domains.check(domain, field, fields[name], where)
+  fields["max_length"] -= first
+  config = architecture_lib.ModelConfig(
+      **_REST | fields | {"architecture": architecture})
+  architecture_lib.check(config, where, called.get)
   expected = _ONE_VALUE | {
       key: value for key, value in stock_config(config).items()
       if key in _SAME_VALUE}
@@ -92,3 +108,13 @@ def config_of_stock(stock, folder):
           f"{folder}/config.json has {key} {stock[key]}; only {value} has a "
           "counterpart here")
   return config
+
+
+def _field(stock, field, where):
+  """Returns the value of a dotted field."""
+  value = stock
+  for name in field.split("."):
+    value = value.get(name) if isinstance(value, dict) else None
+  if value is None:
+    raise errors.InputError(f"{where} has no {field}")
+  return value

@@ -8,7 +8,6 @@ import dataclasses
 
 import numpy as np
 
-from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.masking import units
 
@@ -94,12 +93,12 @@ def make_plan(config, vocab_size, word_start_V=None, rate=None):
       any unit and noise share.
 
   Raises:
-    InputError: a rate outside its range or an unknown unit.
+    InputError: shares that do not fit together, or rows that are too short.
   """
   rule = _rule(config, rate)
   length = config.data.length
   key = "masking.rate" if rate is None else "eval.rates:"
-  _check_rates(rule, key)
+  _check_shares(rule)
   selected_N = np.round(rule.rate * np.arange(length + 1)).astype(np.int32)
   if not 1 <= selected_N[-1] <= length - 2:
     raise errors.InputError(
@@ -117,7 +116,7 @@ def make_plan(config, vocab_size, word_start_V=None, rate=None):
     word_start_V = np.ones(vocab_size, bool)
   return Plan(
       length=length, vocab_size=vocab_size,
-      unit=errors.choose(units.UNITS, rule.unit, "masking.unit"),
+      unit=units.UNITS[rule.unit],
       span_length=rule.span_length, max_span_length=rule.max_span_length,
       word_start_V=word_start_V, selected_N=selected_N,
       bounds_MxN=np.cumsum(counts_MxN, axis=1).astype(np.int32))
@@ -152,34 +151,20 @@ def deal(most, predicted_share, random_share, same_share):
 def _rule(config, rate):
   """Returns `config.masking`, as it is at a rate of `eval.rates`."""
   rule = config.masking.copy_and_resolve_references()
-  changes = errors.choose(EVAL_MASKS, config.eval.masks, "eval.masks")
+  changes = EVAL_MASKS[config.eval.masks]
   if rate is not None:
     with rule.unlocked():
       rule.update(changes | {"rate": rate, "predict_rate": None})
   return rule
 
 
-def _check_rates(rule, key):
-  """Raises InputError for rates that do not fit together."""
-  if not 0 < rule.rate < 1:
+def _check_shares(rule):
+  """Raises InputError for shares that do not fit together."""
+  if rule.predict_rate is not None and rule.predict_rate > rule.rate:
     raise errors.InputError(
-        f"{key} {rule.rate} is outside (0, 1); 0.5 hides half of the tokens")
-  if rule.predict_rate is not None and not 0 < rule.predict_rate <= rule.rate:
-    raise errors.InputError(
-        f"masking.predict_rate is {rule.predict_rate}; it must lie in (0, "
-        f"masking.rate {rule.rate}], or be None to predict all that is masked")
-  for name in ("random_rate", "same_rate"):
-    if not 0 <= rule[name] <= 1:
-      raise errors.InputError(
-          f"masking.{name} is {rule[name]}; it is a share of the masked "
-          "tokens, from 0 to 1")
-  errors.choose(
-      word_starts.WORD_STARTS, rule.word_starts, "masking.word_starts")
+        f"masking.predict_rate is {rule.predict_rate}; it must not be more "
+        f"than masking.rate {rule.rate}; None predicts all that is masked")
   if rule.random_rate + rule.same_rate > 1:
     raise errors.InputError(
         f"masking.random_rate {rule.random_rate} and masking.same_rate "
         f"{rule.same_rate} add up to more than 1")
-  if rule.span_length < 1 or rule.max_span_length < 1:
-    raise errors.InputError(
-        f"masking.span_length {rule.span_length} and masking.max_span_length "
-        f"{rule.max_span_length} must be at least 1")

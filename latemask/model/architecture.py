@@ -10,9 +10,10 @@ that what is trained here loads there:
 
 import dataclasses
 
-import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
 
-from latemask.config import since
+from latemask.config import keys
 from latemask import errors
 
 
@@ -55,9 +56,11 @@ class LayerConfig:
   dropout: float
   attention_dropout: float
   norm_eps: float
-  dtype: jnp.dtype
+  dtype: np.dtype
 
-DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
+
+# Not JAX's names of them: a config is checked before JAX is imported.
+DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 # Rows of the vocabulary are padded to this: the width of a TPU's lanes.
 VOCAB_MULTIPLE = 128
 
@@ -114,16 +117,49 @@ def config_of(fields, where):
     where: the place that a message names.
 
   Raises:
-    InputError: a key is missing, or one is not known here.
+    InputError: a key is missing or not known here, or has a value that it
+      cannot have.
   """
+  keys.check_group("model", fields, where)
   wanted = [field.name for field in dataclasses.fields(ModelConfig)]
-  fields = {key.removeprefix("model."): value for key, value in since.fill(
+  fields = {key.removeprefix("model."): value for key, value in keys.fill(
       {f"model.{key}": value for key, value in fields.items()},
       [f"model.{key}" for key in wanted]).items()}
   if missing := sorted(set(wanted) - set(fields)):
     raise errors.InputError(f"{where} says nothing of model.{missing[0]}")
-  if unknown := sorted(set(fields) - set(wanted)):
-    raise errors.InputError(
-        f"{where} has model.{unknown[0]}, which is not known here; it was "
-        "written by a later version")
-  return ModelConfig(**fields)
+  if fields["vocab_size"] is None:
+    raise errors.InputError(f"{where}: model.vocab_size is None")
+  config = ModelConfig(**fields)
+  check(config, where)
+  return config
+
+
+def check(sizes, where="", called="model.{}".format):
+  """Checks what the sizes of a model must be to each other.
+
+  Args:
+    sizes: a `ModelConfig`, or `config.model`; each by itself is right.
+    where: the file that they stand in, if it is not the config.
+    called: what a field is called there.
+
+  Raises:
+    InputError: two that do not fit together.
+  """
+  for misfit in _misfits(sizes, called):
+    raise errors.InputError(f"{where}{': ' * bool(where)}{misfit}")
+
+
+def _misfits(m, called):
+  """Yields in words what does not fit together."""
+  heads, width = called("heads"), called("width")
+  if m.width % m.heads:
+    yield f"{heads} {m.heads} does not divide {width} {m.width}"
+  if ARCHITECTURES[m.architecture].rotary and m.width // m.heads % 2:
+    yield (f"{width} {m.width} / {heads} {m.heads} is odd; rotary positions "
+           "need an even size of a head")
+  if m.insertion_layer >= m.layers:
+    yield (f"model.insertion_layer is {m.insertion_layer}; it must be less "
+           f"than model.layers {m.layers} (0: ordinary masking)")
+  if m.decoder == "cross" and not m.insertion_layer:
+    yield ("model.decoder cross needs model.insertion_layer of at least 1: it "
+           "reads the output of the layers before")

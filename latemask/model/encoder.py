@@ -36,38 +36,10 @@ def make_model(config, vocab_size):
     vocab_size: that of the tokenizer.
 
   Raises:
-    InputError: sizes or choices that do not fit together.
+    InputError: sizes that do not fit together.
   """
   m = config.model
-  architecture = errors.choose(architecture_lib.ARCHITECTURES, m.architecture,
-                               "model.architecture")
-  errors.choose(architecture_lib.DTYPES, m.dtype, "model.dtype")
-  errors.choose(insertion.INSERTIONS, m.insertion, "model.insertion")
-  errors.choose(insertion.DECODERS, m.decoder, "model.decoder")
-  errors.choose(insertion.QUERIES, m.decoder_queries, "model.decoder_queries")
-  errors.choose(stack.REMAT, m.remat, "model.remat")
-  for key in ("width", "heads", "mlp", "layers", "max_length", "unroll",
-              "loss_chunk"):
-    if m[key] < 1:
-      raise errors.InputError(f"model.{key} is {m[key]}; it must be positive")
-  for key in ("dropout", "attention_dropout"):
-    if not 0 <= m[key] < 1:
-      raise errors.InputError(f"model.{key} is {m[key]}; it must be in [0, 1)")
-  if m.width % m.heads:
-    raise errors.InputError(
-        f"model.heads {m.heads} does not divide model.width {m.width}")
-  if architecture.rotary and m.width // m.heads % 2:
-    raise errors.InputError(
-        f"model.width {m.width} / model.heads {m.heads} is odd; rotary "
-        "positions need an even size of a head")
-  if not 0 <= m.insertion_layer < m.layers:
-    raise errors.InputError(
-        f"model.insertion_layer is {m.insertion_layer}; it must lie in 0 to "
-        f"model.layers - 1 = {m.layers - 1} (0: ordinary masking)")
-  if m.decoder == "cross" and not m.insertion_layer:
-    raise errors.InputError(
-        "model.decoder cross needs model.insertion_layer of at least 1: it "
-        "reads the output of the layers before")
+  architecture_lib.check(m)
   if config.data.length > m.max_length:
     raise errors.InputError(
         f"data.length {config.data.length} is longer than model.max_length "

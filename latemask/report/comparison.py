@@ -7,16 +7,15 @@ joins or ranks them.
 """
 
 import math
-import re
 
 import numpy as np
 
+from latemask.config import keys
 from latemask.report import series as series_lib
 from latemask.train import evaluate
-from latemask.train import check
 
 # What rows do not depend on: where they lie, and how they are cut into files.
-_NO_TEXT = re.compile(check.FREE_KEYS.pattern + r"|data\.shards$")
+_NO_TEXT = keys.names(keys.PRETRAINING, "free") | {"data.shards"}
 # What a unit depends on.
 _UNIT_KEYS = {"span": ("masking.span_length", "masking.max_span_length"),
               "word": ("masking.word_starts",)}
@@ -31,7 +30,7 @@ def text(run):
   if "data.rows" in config:
     return config["data.rows"], config.get("data.eval_fraction")
   return tuple(sorted((k, str(v)) for k, v in config.items()
-                      if k.startswith("data.") and not _NO_TEXT.match(k)))
+                      if k.startswith("data.") and k not in _NO_TEXT))
 
 
 def task(run, key):

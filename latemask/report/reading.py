@@ -8,7 +8,7 @@ import pathlib
 
 import tqdm
 
-from latemask.config import since
+from latemask.config import keys
 from latemask import errors
 from latemask.report import runs as runs_lib
 from latemask.report import workdirs
@@ -61,7 +61,7 @@ def read(directories):
 def _filled(found, wanted=()):
   """Returns runs with the keys that some are too old to have."""
   wanted = set(wanted).union(*(run.config for run in found))
-  return [dataclasses.replace(run, config=since.fill(run.config, wanted))
+  return [dataclasses.replace(run, config=keys.fill(run.config, wanted))
           for run in found]
 
 

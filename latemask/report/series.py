@@ -14,14 +14,13 @@ import re
 
 import numpy as np
 
+from latemask.config import keys
 from latemask.finetune import grid as grid_lib
-from latemask.train import check
 
 # Of a run, what it may change on its way; of fine-tuning, what it is told to
 # do and where things lie: no part of what they are.
-_FREE_KEYS = re.compile(
-    check.FREE_KEYS.pattern
-    + r"|(task|predict_test|export|data_dir|tfds_dir|grid\..*)$")
+_FREE_KEYS = keys.names(keys.PRETRAINING, "free") | keys.names(
+    keys.FINETUNING, "free") | {"grid.num_epochs"}
 # What says how a run is watched rather than what it is: names of a series take
 # them last.
 _LAST_KEYS = re.compile(r"data\.rows$|(eval|checkpoint|metrics|mesh)\.")
@@ -88,7 +87,7 @@ def group(runs, columns):
     columns: keys that are wanted as names, first.
   """
   configs = [{k: json.dumps(v) for k, v in run.config.items()
-              if not _FREE_KEYS.match(k) and k != "seed"} for run in runs]
+              if k not in _FREE_KEYS and k != "seed"} for run in runs]
   keys = sorted(set().union(*configs), key=_rank)
   differing = [k for k in keys if len({c.get(k) for c in configs}) > 1]
   members = {}

@@ -7,7 +7,7 @@ from matplotlib import patches
 import ml_collections
 import numpy as np
 
-from latemask.config import since
+from latemask.config import keys
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import plan as plan_lib
@@ -93,8 +93,8 @@ def mask(rule, tokenizer, text, seed):
     raise errors.InputError(
         f"a text of {len(ids_L)} tokens is too long to be drawn; give one of "
         f"at most {_MAX_TOKENS}")
-  rule = since.fill({f"masking.{key}": value for key, value in (
-      rule or _HALF).items()}, since.BEFORE)
+  rule = keys.fill({f"masking.{key}": value for key, value in (
+      rule or _HALF).items()}, keys.BEFORE)
   config = ml_collections.ConfigDict(flax.traverse_util.unflatten_dict(
       rule | {"data.length": len(ids_L)}, sep="."))
   plan = plan_lib.make_plan(

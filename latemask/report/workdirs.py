@@ -51,6 +51,9 @@ def read_run(path):
     Damaged: config.json or metrics.jsonl cannot be used.
   """
   config = spec.flatten(read_json(path / "config.json"))
+  if "optimizer.warmup_steps" in config:  # Begun before it was a share.
+    config["optimizer.warmup_fraction"] = (
+        config.pop("optimizer.warmup_steps") / config["train.num_steps"])
   for key in _NEEDED_KEYS:
     if key not in config:
       raise Damaged(f"{path}/config.json has no {key}")

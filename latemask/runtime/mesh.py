@@ -6,6 +6,8 @@ splits both; `tensor` splits heads, MLP and vocabulary. Specs are ordered
 that no rule covers or no axis divides raises.
 """
 
+import math
+
 import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -35,8 +37,8 @@ def make_mesh(config, devices=None):
   sizes = {axis: config.mesh[axis] for axis in AXES}
   text = " x ".join(f"mesh.{axis} {size}" for axis, size in sizes.items())
   free = [axis for axis, size in sizes.items() if size is None]
-  taken = int(np.prod([size for size in sizes.values() if size]))
-  if len(free) > 1 or min(taken, num_devices) < 1 or num_devices % taken or (
+  taken = math.prod(size for size in sizes.values() if size)
+  if len(free) > 1 or not num_devices or num_devices % taken or (
       not free and taken != num_devices):
     raise errors.InputError(
         f"{text} does not fit {num_devices} devices; the sizes must multiply "

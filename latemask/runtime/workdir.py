@@ -13,7 +13,7 @@ import flax.traverse_util
 import jax
 import ml_collections
 
-from latemask.config import since
+from latemask.config import keys
 from latemask.config import spec
 from latemask import errors
 from latemask.runtime import claims
@@ -64,11 +64,8 @@ def check_owned(claim):
         "process 0 found the workdir another's; its line says whose")
 
 
-def compare_config(config, workdir, free_keys):
+def compare_config(config, workdir):
   """Refuses a workdir that was begun with another config.
-
-  Args:
-    free_keys: pattern of the keys that may differ.
 
   Raises:
     InputError: others differ; the message names them.
@@ -77,11 +74,12 @@ def compare_config(config, workdir, free_keys):
   if begun is None:
     return
   now = spec.flatten(config.to_dict())
-  begun = since.fill(begun, now)
+  begun = keys.fill(begun, now)
+  free = keys.names(keys.table(config), "free")
   differing = [
       f"{key} {begun.get(key)!r} (now {now.get(key)!r})"
       for key in sorted(begun | now)
-      if begun.get(key) != now.get(key) and not free_keys.match(key)]
+      if begun.get(key) != now.get(key) and key not in free]
   if differing:
     raise errors.InputError(
         f"{workdir} was begun with {', '.join(differing)}; give the same "
@@ -98,14 +96,21 @@ def keep_meaning(config, workdir):
   begun = _begun(workdir)
   if begun is None:
     return config
-  kept = since.kept(begun, spec.flatten(config.to_dict()))
-  if kept:
-    config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(kept)
-    if jax.process_index() == 0:
-      print(f"{workdir} was begun before there was "
-            + " and ".join(f"{key} (as then: {value})"
-                           for key, value in kept.items()), flush=True)
+  now = keys.flat(config)
+  kept = keys.as_begun(begun, now)
+  changed = {key: value for key, value in kept.items()
+             if key not in now or now[key] != value}
+  if not changed:
+    return config
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    for key in now.keys() - kept.keys():
+      group, _, name = key.rpartition(".")
+      del config[group][name]
+    config.update_from_flattened_dict(changed)
+  if jax.process_index() == 0:
+    print(f"{workdir} was begun by an earlier version; as then: " + ", ".join(
+        f"{key} {value}" for key, value in changed.items()), flush=True)
   return config
 
 
@@ -119,7 +124,7 @@ def read_config(workdir):
   if begun is None:
     raise errors.InputError(f"{workdir} is no run: no config.json")
   return ml_collections.ConfigDict(flax.traverse_util.unflatten_dict(
-      since.fill(begun, since.BEFORE), sep="."))
+      keys.fill(begun, keys.BEFORE), sep="."))
 
 
 def _begun(workdir):

@@ -18,19 +18,13 @@ import re
 from etils import epath
 import ml_collections
 
-from latemask.config import since
+from latemask.config import keys
 from latemask.config import spec as spec_lib
 from latemask.data import packed_set
 from latemask import errors
 from latemask.runtime import files
 from latemask.sweep import grid as grid_lib
 
-# Where things lie: another path to it makes no other run.
-_PLACES = re.compile(r"(data\.)?(dir|cache_dir|tfds_dir|data_dir|workers)"
-                     r"|init_from")
-# Of the group `data`, what packed rows do not depend on.
-_NOT_PACKED = ("dir", "cache_dir", "tfds_dir", "workers",
-               "max_bad_documents")
 _MAX_NAME = 180
 
 
@@ -64,7 +58,7 @@ class Point:
     """The config by which a run is known to be done."""
     return {key: value for key, value in
             spec_lib.flatten(self.config.to_dict()).items()
-            if not _PLACES.fullmatch(key)}
+            if key not in keys.names(keys.table(self.config), "place")}
 
   @property
   def done(self):
@@ -72,8 +66,8 @@ class Point:
     path = self.file("done")
     record = read_json(path) if path.exists() else {}
     begun = record.get("config", {})
-    wanted = self.wanted | since.kept(begun, self.wanted)
-    return record if since.fill(begun, wanted) == wanted else None
+    wanted = keys.as_begun(begun, self.wanted)
+    return record if keys.fill(begun, wanted) == wanted else None
 
   @property
   def state(self):
@@ -188,9 +182,10 @@ def _with_rows(config, out):
   """Returns a config whose rows are shared with those that pack the same."""
   if config.data.dir is None:
     settings = {key: value for key, value in spec_lib.flatten(
-        config.data.to_dict()).items() if key not in _NOT_PACKED
+        config.data.to_dict()).items()
+                if not keys.PRETRAINING[f"data.{key}"].free
                 # Rows that were packed before there was a key keep their name.
-                and (f"data.{key}", value) not in since.BEFORE.items()}
+                and (f"data.{key}", value) not in keys.BEFORE.items()}
     if config.train.init_from:  # Its tokenizer may be that of the rows.
       settings["init_from"] = config.train.init_from
     fraction = {"eval_fraction": settings.pop("eval_fraction")}

@@ -126,11 +126,8 @@ def batch_size(config, mesh):
   size = config.eval.batch_size or (
       config.train.batch_size // config.train.accumulation)
   shards = mesh_lib.num_batch_shards(mesh)
-  if size < 1 or size % shards:
+  if size % shards:
     raise errors.InputError(
         f"eval.batch_size {size} is not divisible by the {shards} shards of "
         "the mesh (mesh.data x mesh.fsdp)")
-  if config.eval.max_rows < 1:
-    raise errors.InputError(
-        f"eval.max_rows is {config.eval.max_rows}; it must be positive")
   return size

@@ -35,7 +35,7 @@ class NonFiniteError(errors.Ending):
   def __init__(self, step, what):
     super().__init__(
         f"step {step}: {what}; the checkpoint before is kept. A lower "
-        "optimizer.learning_rate, more warmup_steps or a clip_norm may help")
+        "optimizer.learning_rate, more warmup_fraction or a clip_norm may help")
     self.step = step
 
 

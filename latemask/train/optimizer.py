@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from latemask.config import domains
 from latemask import errors
 from latemask.model import partition
 
@@ -13,32 +14,52 @@ from latemask.model import partition
 def within_budget(config, step_flops):
   """Returns a run's config with the steps that `train.total_flops` allows.
 
-  `train.num_steps` becomes as many whole steps as fit, and
-  `optimizer.warmup_steps` keeps its share of `train.num_steps`, rounded down.
-  Without a budget the config comes back as it is.
+  `train.num_steps` becomes as many whole steps as fit. Without a budget the
+  config comes back as it is.
 
   Args:
     config: the run's config; it is not changed.
     step_flops: FLOPs of a step, all rows.
 
   Raises:
-    InputError: the budget pays for no step.
+    InputError: the budget pays for no step, or for too many.
   """
   budget_flops, given_steps = config.train.total_flops, config.train.num_steps
   if budget_flops is None:
     return config
-  if not step_flops <= budget_flops < float("inf"):
+  if not step_flops <= budget_flops <= step_flops * domains.INT32:
     raise errors.InputError(
         f"train.total_flops is {budget_flops:g}; one step takes "
-        f"{step_flops:.4g}")
+        f"{step_flops:.4g}, and a run has 1 to 2**31 - 1 of them")
   # Exact: as floats, a budget of whole steps could lose one to rounding.
   num_steps = int(budget_flops) // step_flops
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.train.num_steps = num_steps
-    config.optimizer.warmup_steps = (
-        config.optimizer.warmup_steps * num_steps // max(given_steps, 1))
+    if "warmup_steps" in config.optimizer:  # A run of before: as then.
+      config.optimizer.warmup_steps = (
+          config.optimizer.warmup_steps * num_steps // given_steps)
   return config
+
+
+def warmup_steps(config):
+  """Returns for how many steps of a run the learning rate rises.
+
+  Args:
+    config: the run's, with the steps that it takes.
+
+  Raises:
+    InputError: a run of before, whose warm-up is as long as the run.
+  """
+  o, num_steps = config.optimizer, config.train.num_steps
+  if "warmup_steps" not in o:
+    return min(round(o.warmup_fraction * num_steps), num_steps - 1)
+  if o.warmup_steps >= num_steps:
+    raise errors.InputError(
+        f"optimizer.warmup_steps is {o.warmup_steps}; it must be less than "
+        f"train.num_steps {num_steps}")
+  return o.warmup_steps
+
 
 # First match wins; a parameter that no rule covers raises. Biases, norms and
 # the mask vector do not decay; embeddings do, as in RoBERTa.
@@ -56,49 +77,43 @@ def make_schedule(config):
   (inverse_sqrt only never falls below it).
 
   Raises:
-    InputError: an unknown schedule, or a warm-up longer than the run.
+    InputError: a final rate above the peak; see `warmup_steps`, too.
   """
   o, num_steps = config.optimizer, config.train.num_steps
-  if num_steps < 1:
+  rising = warmup_steps(config)
+  if o.final_learning_rate > o.learning_rate:
     raise errors.InputError(
-        f"train.num_steps is {num_steps}; it must be positive")
-  if not 0 <= o.warmup_steps < num_steps:
-    raise errors.InputError(
-        f"optimizer.warmup_steps is {o.warmup_steps}; it must be at least 0 "
-        f"and less than train.num_steps {num_steps}")
-  if o.learning_rate <= 0 or o.final_learning_rate < 0:
-    raise errors.InputError(
-        f"optimizer.learning_rate {o.learning_rate} must be positive, and "
-        f"optimizer.final_learning_rate {o.final_learning_rate} not negative")
-  decay = errors.choose(_DECAYS, o.schedule, "optimizer.schedule")
+        f"optimizer.final_learning_rate is {o.final_learning_rate}; it must "
+        f"not be more than optimizer.learning_rate {o.learning_rate}")
+  decay = _DECAYS[o.schedule]
 
   def learning_rate(step):
     # No update is lost to a rate of 0: warm-up begins above it, and the last
     # step lies one before the end of the decay.
     step = jnp.asarray(step, jnp.float32)
-    warm = (step + 1) / max(o.warmup_steps, 1) * o.learning_rate
-    share = (step - o.warmup_steps) / (num_steps - o.warmup_steps)
-    return jnp.where(step < o.warmup_steps, warm,
-                     decay(o, jnp.clip(share, 0, 1), step))
+    warm = (step + 1) / max(rising, 1) * o.learning_rate
+    share = (step - rising) / (num_steps - rising)
+    return jnp.where(step < rising, warm,
+                     decay(o, jnp.clip(share, 0, 1), step, rising))
 
   return learning_rate
 
 
-def _linear(o, share, step):
-  del step
+def _linear(o, share, step, rising):
+  del step, rising
   return o.learning_rate + share * (o.final_learning_rate - o.learning_rate)
 
 
-def _cosine(o, share, step):
-  del step
+def _cosine(o, share, step, rising):
+  del step, rising
   return o.final_learning_rate + 0.5 * (1 + jnp.cos(jnp.pi * share)) * (
       o.learning_rate - o.final_learning_rate)
 
 
-def _inverse_sqrt(o, share, step):
+def _inverse_sqrt(o, share, step, rising):
   del share
   return jnp.maximum(o.final_learning_rate, o.learning_rate * jnp.sqrt(
-      max(o.warmup_steps, 1) / (step + 1)))
+      max(rising, 1) / (step + 1)))
 
 
 _DECAYS = {"linear": _linear, "cosine": _cosine,
@@ -112,19 +127,10 @@ def make_optimizer(config, schedule=None):
     schedule: None makes that of the config.
 
   Raises:
-    InputError: see `make_schedule`; betas or a clip norm out of range.
+    InputError: see `make_schedule`.
   """
   o = config.optimizer
   schedule = schedule or make_schedule(config)
-  if not (0 <= o.b1 < 1 and 0 <= o.b2 < 1 and o.eps > 0
-          and o.weight_decay >= 0):
-    raise errors.InputError(
-        f"optimizer: b1 {o.b1} and b2 {o.b2} must lie in [0, 1), eps {o.eps} "
-        f"be positive and weight_decay {o.weight_decay} not negative")
-  if o.clip_norm is not None and o.clip_norm <= 0:
-    raise errors.InputError(
-        f"optimizer.clip_norm is {o.clip_norm}; it must be positive, or None "
-        "for no clipping")
   clip = (optax.identity() if o.clip_norm is None
           else optax.clip_by_global_norm(o.clip_norm))
   return optax.chain(

@@ -254,10 +254,8 @@ def build(config, vocab_size=None, word_start_V=None, mesh=None):
   mesh = mesh or mesh_lib.make_mesh(config)
   model = encoder.make_model(config, vocab_size)
   train = config.train
-  errors.choose(rng.KINDS, train.dropout_rng, "train.dropout_rng")
   shards = mesh_lib.num_batch_shards(mesh)
-  if min(train.batch_size, train.accumulation) < 1 or (
-      train.batch_size % (shards * train.accumulation)):
+  if train.batch_size % (shards * train.accumulation):
     raise errors.InputError(
         f"train.batch_size {train.batch_size} is not divisible by the "
         f"{shards} shards of the mesh (mesh.data x mesh.fsdp) times "

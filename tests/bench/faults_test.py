@@ -221,7 +221,7 @@ def test_a_state_without_a_finite_loss_is_not_saved(
     tiny_run, tmp_path, capsys):
   """Its parameters are finite, about 1e28; what comes of them is not."""
   tiny_run.optimizer.learning_rate = 1e30
-  tiny_run.optimizer.warmup_steps = 0
+  tiny_run.optimizer.warmup_fraction = 0.0
   tiny_run.checkpoint.every_steps = 1
   tiny_run.train.on_nonfinite = "rollback"
   tiny_run.train.max_rollbacks = 2

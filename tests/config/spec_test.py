@@ -34,6 +34,7 @@ def test_commas_in_values():
     ("configs/demo.py:tiny", "demo.py:tiny"),
     ("configs/base.py,model.widht=1", "model.widht"),
     ("configs/base.py,model.width=wide", "model.width=wide"),
+    ("configs/base.py,model.width=0", "model.width is 0; it must be"),
     ("configs/base.py,model.width", "no KEY=VALUE"),
     ("configs/base.py,", "no KEY=VALUE"),
     ("latemask/errors.py", "no get_config"),

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from latemask.checkpoint import checkpoints as checkpoints_lib
-from latemask.config import since
+from latemask.checkpoint import record
+from latemask.config import keys
 from latemask.data import packed_set
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import specials
@@ -116,7 +117,7 @@ def test_a_run_begins_with_a_folder(tiny_run, folder, run, tmp_path):
   tiny_run.data.tokenizer = str(folder / "tokenizer.model")
   tiny_run.data.dir = str(tmp_path / "data")
   tiny_run.train.num_steps = 1
-  tiny_run.optimizer.warmup_steps = 0
+  tiny_run.optimizer.warmup_fraction = 0.0
   run_lib.train(tiny_run, tmp_path / "next")
 
   def first_eval(workdir):
@@ -155,7 +156,7 @@ def test_tokenizer_of_another(tiny_run, run, tmp_path):
   other.save(tmp_path / "other.model")
   tiny_run.train.init_from = str(workdir)
   tiny_run.train.num_steps = 1
-  tiny_run.optimizer.warmup_steps = 0
+  tiny_run.optimizer.warmup_fraction = 0.0
   tiny_run.data.dir = None
   tiny_run.data.tokenizer = str(tmp_path / "other.model")
   with pytest.raises(errors.InputError, match="not that of train.init_from"):
@@ -190,13 +191,13 @@ def test_what_is_older_than_a_key(run, monkeypatch):
   old = {k: v for k, v in fields.items() if k != "remat"}
   with pytest.raises(errors.InputError, match="here says nothing of model.r"):
     architecture_lib.config_of(old, "here")
-  monkeypatch.setitem(since.BEFORE, "model.remat", "layer")
+  monkeypatch.setitem(keys.BEFORE, "model.remat", "layer")
   assert architecture_lib.config_of(old, "here") == dataclasses.replace(
       config, remat="layer")
   with pytest.raises(errors.InputError, match="model.new.* later version"):
     architecture_lib.config_of(fields | {"new": 1}, "here")
   with pytest.raises(errors.InputError, match="format 2"):
-    since.check_format({"format": 2}, "here")
+    record.check_format({"format": 2}, "here")
 
 
 def test_another_rotary_theta_is_another_function(tiny):

@@ -386,17 +386,8 @@ def test_every_combination_traces(tiny, options):
 @pytest.mark.parametrize("changes, message", [
     (dict(heads=3), "heads 3 does not divide model.width 16"),
     (dict(heads=16, architecture="modern"), "even"),
-    (dict(insertion_layer=4), "0 to model.layers - 1 = 3"),
-    (dict(insertion_layer=-1), "0 to model.layers - 1 = 3"),
-    (dict(architecture="bert"), "roberta, roberta_prenorm, modern"),
+    (dict(insertion_layer=4), "must be less than model.layers 4"),
     (dict(decoder="cross", insertion_layer=0), "at least 1"),
-    (dict(decoder="dag"), "self, cross"),
-    (dict(insertion="middle"), "append, scatter"),
-    (dict(decoder_queries="none"), "targets, all"),
-    (dict(dtype="float16"), "bfloat16, float32"),
-    (dict(remat="all"), "dots, layer"),
-    (dict(dropout=1.0), "dropout"),
-    (dict(width=0), "positive"),
     (dict(max_length=16), "longer than model.max_length"),
     (dict(vocab_size=100), "smaller than the tokenizer's 320"),
 ])

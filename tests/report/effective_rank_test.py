@@ -78,7 +78,7 @@ def _by_hand(config, params, masked):
 def _tiny(source="builtin"):
   config = conftest.tiny_config(source)
   config.model.layers, config.model.insertion_layer = 3, 1
-  config.train.num_steps, config.optimizer.warmup_steps = 2, 1
+  config.train.num_steps, config.optimizer.warmup_fraction = 2, 0.5
   return config
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from configs import base
 from configs import sweeps
-from latemask.config import since
+from latemask.config import keys
 from latemask.config import spec as spec_lib
 from latemask.report import reading
 from latemask.runtime import claims
@@ -43,7 +43,7 @@ def get_config(size="tiny"):
       shards=1, eval_fraction=0.1))
   config.train.batch_size = 8
   config.train.num_steps = 12
-  config.optimizer.warmup_steps = 1
+  config.optimizer.warmup_fraction = 0.05
   config.eval.rates = ()
   config.metrics.every_steps = 1
   return config
@@ -85,13 +85,15 @@ def _files(folder):
 def test_older_sweeps_stay_done_and_keep_their_rows(write, tmp_path):
   """A key that came later, with the value that means as before."""
   point, = points_lib.read(write(GOOD[:1]), tmp_path / "out")[0]
-  older = {k: v for k, v in point.wanted.items() if k not in since.BEFORE}
+  older = {k: v for k, v in point.wanted.items() if k not in keys.BEFORE}
   assert older != point.wanted
+  older["optimizer.warmup_steps"] = 3
+  del older["optimizer.warmup_fraction"]
   point.path.parent.mkdir()
   point.file("done").write_text(json.dumps({"config": older}))
   assert point.done
   packed = {k[5:]: v for k, v in older.items() if k.startswith("data.")
-            and k[5:] not in points_lib._NOT_PACKED}
+            and not keys.PRETRAINING[k].free}
   digest = hashlib.sha256(json.dumps(packed, sort_keys=True).encode())
   assert point.config.data.dir.endswith(f"/{digest.hexdigest()[:8]}")
 

@@ -20,6 +20,7 @@ from latemask.runtime import mesh
 from latemask.runtime import signals as signals_lib
 from latemask.train import loop
 from latemask.train import metrics
+from latemask.train import optimizer
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 from tests import conftest
@@ -114,19 +115,39 @@ TINY_STEP_FLOPS = 16 * (
 
 @pytest.mark.parametrize("budget_flops, num_steps, warmup_steps", [
     (12 * TINY_STEP_FLOPS, 12, 1), (13 * TINY_STEP_FLOPS - 1, 12, 1),
-    (TINY_STEP_FLOPS, 1, 0), (1e12, int(1e12) // TINY_STEP_FLOPS, 3659)])
+    (16 * TINY_STEP_FLOPS, 16, 2), (TINY_STEP_FLOPS, 1, 0),
+    (1e12, int(1e12) // TINY_STEP_FLOPS, 3659)])
 def test_budget_sets_the_steps(tiny, budget_flops, num_steps, warmup_steps):
   tiny.train.total_flops = float(budget_flops)
   program = step_lib.build(tiny.lock(), 320)
   assert program.step_flops == TINY_STEP_FLOPS
   train_config = program.config.train
   assert train_config.num_steps == num_steps
-  # 2 of 20, rounded down.
-  assert program.config.optimizer.warmup_steps == warmup_steps
+  assert optimizer.warmup_steps(program.config) == warmup_steps
   assert program.config.is_locked
-  assert (tiny.train.num_steps, tiny.optimizer.warmup_steps) == (20, 2)
+  assert tiny.train.num_steps == 20
   end = tiny.optimizer.learning_rate / (num_steps - warmup_steps)
   np.testing.assert_allclose(program.schedule(num_steps - 1), end, rtol=1e-3)
+
+
+def test_warm_up_is_a_share_of_any_run(tiny):
+  """Of a run of before it is what it was: its share, rounded down."""
+  tiny.optimizer.warmup_fraction = 0.999
+  for num_steps in (1, 2, 20):
+    tiny.train.num_steps = num_steps
+    assert optimizer.warmup_steps(tiny) == num_steps - 1
+  tiny.train.num_steps = 20
+  with tiny.unlocked():
+    del tiny.optimizer["warmup_fraction"]
+    tiny.optimizer.warmup_steps = 3
+  assert optimizer.warmup_steps(tiny) == 3
+  tiny.train.total_flops = float(13 * TINY_STEP_FLOPS)
+  program = step_lib.build(tiny, 320)
+  assert optimizer.warmup_steps(program.config) == 13 * 3 // 20
+  tiny.optimizer.warmup_steps = 20
+  tiny.train.total_flops = None
+  with pytest.raises(errors.InputError, match="less than train.num_steps 20"):
+    step_lib.build(tiny, 320)
 
 
 @pytest.mark.slow

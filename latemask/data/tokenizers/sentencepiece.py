@@ -84,7 +84,7 @@ class Tokenizer:
     Args:
       rule: a row of `WORD_STARTS`.
     """
-    begins = errors.choose(word_starts.WORD_STARTS, rule, "masking.word_starts")
+    begins = word_starts.WORD_STARTS[rule]
     word_start_V = np.array([begins(piece) for piece in self.pieces])
     word_start_V[:specials.NUM_SPECIALS] = True
     return word_start_V

@@ -12,8 +12,6 @@ import warnings
 
 from etils import epath
 import numpy as np
-from scipy import stats
-from sklearn import metrics
 
 from latemask.data.sources import tfds as tfds_source
 from latemask import errors
@@ -91,15 +89,31 @@ TASKS = {
     "rte": Task("RTE", _TWO, _TWO, "label", _ENTAILED, ("accuracy",), 10),
 }
 
+
+def _of_classes(name, **options):
+  """Returns a metric of scikit-learn, whose import takes seconds."""
+  def metric(labels, found):
+    from sklearn import metrics
+    return getattr(metrics, name)(labels, found, **options)
+  return metric
+
+
+def _of_scores(name):
+  """Returns a correlation of SciPy, whose import takes seconds."""
+  def metric(labels, found):
+    from scipy import stats
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", stats.ConstantInputWarning)
+      return getattr(stats, name)(labels, found).statistic
+  return metric
+
+
 # (labels, predictions) -> number; f1 is that of class 1.
 METRICS = {
-    "matthews": metrics.matthews_corrcoef,
-    "accuracy": metrics.accuracy_score,
-    "f1": lambda labels, found: metrics.f1_score(
-        labels, found, zero_division=0),
-    "pearson": lambda labels, found: stats.pearsonr(labels, found).statistic,
-    "spearman": lambda labels, found: stats.spearmanr(
-        labels, found).statistic,
+    "matthews": _of_classes("matthews_corrcoef"),
+    "accuracy": _of_classes("accuracy_score"),
+    "f1": _of_classes("f1_score", zero_division=0),
+    "pearson": _of_scores("pearsonr"), "spearman": _of_scores("spearmanr"),
 }
 
 # What the leaderboard calls the two test sets of MNLI.
@@ -284,12 +298,10 @@ def score(name, part, labels_R, logits_RxC):
     return dict.fromkeys(
         (metric + suffix for metric in TASKS[name].metrics), np.nan)
   found_R = predictions(name, logits_RxC)
-  with warnings.catch_warnings():
-    # Predictions that are all the same correlate with nothing: NaN, here 0.
-    warnings.simplefilter("ignore", stats.ConstantInputWarning)
-    return {metric + suffix: float(np.nan_to_num(
-        METRICS[metric](labels_R, found_R)))
-            for metric in TASKS[name].metrics}
+  # Predictions that are all the same correlate with nothing: NaN, here 0.
+  return {metric + suffix: float(np.nan_to_num(
+      METRICS[metric](labels_R, found_R)))
+          for metric in TASKS[name].metrics}
 
 
 def write_submission(name, part, logits_RxC, folder):

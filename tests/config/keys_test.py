@@ -1,0 +1,116 @@
+"""One table of keys: it is complete, and what it lets through can be built."""
+
+import pytest
+
+from configs import base
+from configs import glue
+from latemask.config import domains
+from latemask.config import keys
+from latemask.data import packing
+from latemask.data.sources import text
+from latemask.data.tokenizers import word_starts
+from latemask import errors
+from latemask.finetune import batches
+from latemask.finetune.tasks import glue as tasks
+from latemask.masking import plan
+from latemask.masking import units
+from latemask.model import architecture
+from latemask.model import insertion
+from latemask.model import stack
+from latemask.runtime import rng
+from latemask.train import optimizer
+
+# The table of a module that each of these keys chooses from.
+TABLES = {
+    "data.documents": text.DOCUMENTS,
+    "data.packing": packing.PACKINGS,
+    "masking.unit": units.UNITS,
+    "masking.word_starts": word_starts.WORD_STARTS,
+    "model.architecture": architecture.ARCHITECTURES,
+    "model.insertion": insertion.INSERTIONS,
+    "model.decoder": insertion.DECODERS,
+    "model.decoder_queries": insertion.QUERIES,
+    "model.dtype": architecture.DTYPES,
+    "model.remat": stack.REMAT,
+    "train.on_nonfinite": ("stop", "rollback"),  # An if.
+    "train.dropout_rng": rng.KINDS,
+    "optimizer.schedule": optimizer._DECAYS,
+    "eval.masks": plan.EVAL_MASKS,
+}
+FINETUNING_TABLES = {
+    "task": tasks.TASKS | {"all": None},
+    "dtype": architecture.DTYPES,
+    # inverse_sqrt does not come down to 0.
+    "optimizer.schedule": optimizer._DECAYS.keys() - {"inverse_sqrt"},
+}
+
+
+def _names(domain):
+  """Returns the names that a domain of choices lists."""
+  return {None if name == "None" else name for name in
+          domain.says.removeprefix("one of ").replace(", or ", ", ").split(
+              ", ")}
+
+
+@pytest.mark.parametrize("rows_of_keys, tables", [
+    (keys.PRETRAINING, TABLES), (keys.FINETUNING, FINETUNING_TABLES)])
+def test_names_are_those_of_the_modules(rows_of_keys, tables):
+  for key, row in rows_of_keys.items():
+    assert ("one of" in row.domain.says) == (key in tables), key
+  for key, table in tables.items():
+    assert _names(rows_of_keys[key].domain) == set(table), key
+    assert all(map(rows_of_keys[key].domain.has, table)), key
+
+
+def test_shortest_rows_are_those_of_the_modules():
+  shortest = packing.MIN_PIECE_TOKENS + 2  # <s> and </s>.
+  for domain, least in (
+      (keys.PRETRAINING["data.length"].domain, shortest),
+      (keys.FINETUNING["max_length"].domain, batches.MIN_LENGTH)):
+    assert domain.has(least) and not domain.has(least - 1)
+
+
+@pytest.mark.parametrize("config, rows_of_keys", [
+    (base.get_config(), keys.PRETRAINING), (glue.get_config(),
+                                            keys.FINETUNING)])
+def test_every_key_has_its_row(config, rows_of_keys):
+  older = {key for key, row in rows_of_keys.items() if row.instead}
+  assert set(keys.flat(config)) == set(rows_of_keys) - older
+  assert {rows_of_keys[key].instead for key in older} <= set(rows_of_keys)
+  keys.check(config)
+
+
+@pytest.mark.parametrize("domain, inside, outside", [
+    (domains.whole(1, 2**16), (1, 2**16), (0, 2**16 + 1, 1.0, True, "1",
+                                            None, float("nan"))),
+    (domains.real("(0, 1]"), (1, 0.5, 1e-30), (
+        0, 1.1, 1e-50, True, "1", None, float("nan"), float("inf"))),
+    (domains.real("[0, inf)"), (0, 1e38), (
+        -1, 1e39, 10**400, -10**400, float("inf"))),
+    (domains.real("[0, 1)"), (0, 0.999), (1, 0.99999999999)),
+    (domains.choice("a", "b"), ("a",), ("c", "", None, 0, ["a"])),
+    (domains.optional(domains.TEXT), (None, "a"), ("", "a\0b", 0, b"a")),
+    (domains.each(domains.whole(1), 1, True), ((1,), [1, 2]), (
+        (), 1, (0,), (1, 1), "1")),
+    (domains.each(domains.real("(0, 1)")), ((), (0.1, 0.1)), ((1.0,),)),
+])
+def test_domains(domain, inside, outside):
+  for value in inside:
+    assert domain.has(value), value
+  for value in outside:
+    assert not domain.has(value), value
+    with pytest.raises(errors.InputError) as refused:
+      domains.check(domain, "a.key", value, "a file")
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith("a file: a.key is ")
+    assert str(refused.value).endswith(f"; it must be {domain.says}")
+
+
+def test_unknown_and_missing_keys():
+  config = base.get_config().to_dict()
+  config["model"]["widht"] = config["model"].pop("width")
+  with pytest.raises(errors.InputError, match="model.widht, and there is no"):
+    keys.check(config)
+  del config["model"]["widht"]
+  with pytest.raises(errors.InputError, match="says nothing of model.width"):
+    keys.check(config)
