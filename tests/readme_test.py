@@ -46,14 +46,19 @@ def _blocks(page):
   return re.findall(r"^```(\w*)\n(.*?)^```$", _text(page), re.M | re.S)
 
 
+def _shell(page):
+  """Returns all shell of a page."""
+  return "".join(block for language, block in _blocks(page) if not language)
+
+
 def _prose(page):
   return re.sub(r"^```.*?^```$", "", _text(page), flags=re.M | re.S)
 
 
 def commands(block):
-  """Returns the words of each command of a block of shell.
+  """Returns the words of each command of some shell.
 
-  A variable that the block sets stands for its words.
+  A variable that it has set stands for its words.
   """
   found, variables = [], {}
   joined = re.sub(r"(\\|(?<=&&)) *\n", " ", block)
@@ -77,8 +82,7 @@ def commands(block):
 
 def _of_page(page, *beginning):
   """Returns what follows `beginning` in the commands that begin so."""
-  return [words[len(beginning):] for language, block in _blocks(page)
-          if not language for words in commands(block)
+  return [words[len(beginning):] for words in commands(_shell(page))
           if words[:len(beginning)] == list(beginning)]
 
 
@@ -87,11 +91,7 @@ def _specs(args):
   return [config] if isinstance(config, str) else config
 
 
-def _has_shell(page):
-  return any(not language for language, _ in _blocks(page))
-
-
-SHELL_PAGES = [page for page in PAGES if _has_shell(page)]
+SHELL_PAGES = [page for page in PAGES if _shell(page)]
 
 
 def test_every_readme_is_listed():
@@ -101,6 +101,13 @@ def test_every_readme_is_listed():
   assert found | {"README.md"} == set(PAGES)
   front = _text("README.md")
   assert [page for page in PAGES[1:] if f"]({page})" not in front] == []
+
+
+def test_the_tour_lists_every_file():
+  tour = _text("latemask/README.md")
+  files = {str(path.relative_to(ROOT / "latemask")) for path in (
+      ROOT / "latemask").rglob("*.py") if path.name != "__init__.py"}
+  assert {path for path in files if f"]({path})" not in tour} == set()
 
 
 def test_the_front_page_is_short():
@@ -149,26 +156,20 @@ def test_names_in_the_text_are_there(page):
 
 
 @pytest.mark.parametrize("page", SHELL_PAGES)
-def test_blocks_are_shell(page):
-  for language, block in _blocks(page):
-    if language == "" and not block.startswith("@"):
-      done = subprocess.run(["bash", "-n"], input=block, text=True,
-                            capture_output=True, check=False)
-      assert (done.returncode, done.stderr) == (0, ""), block
+def test_they_are_shell(page):
+  done = subprocess.run(["bash", "-n"], input=_shell(page), text=True,
+                        capture_output=True, check=False)
+  assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("page", SHELL_PAGES)
 def test_every_command_is_of_a_kind(page):
   """So that none is passed over by the tests below."""
-  for language, block in _blocks(page):
-    if language or block.startswith("@"):
-      continue
-    for words in commands(block):
-      kind = words[2:] if words[:2] == ["bash", "launch/local.sh"] else words
-      assert (kind[:2] in (["python", "-m"], ["pip", "install"])
-              or kind[0] in FOREIGN
-              or kind[:1] == ["bash"] and kind[1] in (
-                  "launch/tpu_vm.sh", "launch/sweep.sh")), words
+  for words in commands(_shell(page)):
+    kind = words[2:] if words[:2] == ["bash", "launch/local.sh"] else words
+    assert (kind[0] in FOREIGN or kind[:2] in (
+        ["python", "-m"], ["pip", "install"], ["bash", "launch/tpu_vm.sh"],
+        ["bash", "launch/sweep.sh"])), words
 
 
 def test_commands_of_main_parse(monkeypatch):
