@@ -12,8 +12,8 @@ import itertools
 from latemask import errors
 
 _ALTERNATIVES = (
-    "prepare it once with `tfds build` (README, TensorFlow Datasets) and name "
-    "its folder in data.tfds_dir, or use text:GLOB for files of your own, or "
+    "prepare it once with `tfds build` (latemask/data/README.md) and name its "
+    "folder in data.tfds_dir, or use text:GLOB for files of your own, or "
     "builtin")
 
 
