@@ -1,8 +1,8 @@
 """Sets of TensorFlow Datasets: found, prepared where they must be, read.
 
-Beside the first stop of the flow: `Tfds` is one of the kinds of sources.py,
-and glue.py reads its tasks with the functions here. TensorFlow and TFDS are
-slow to import and few runs need them, so they are imported when called.
+`Tfds` is one of the sources of documents, and the GLUE tasks are read with the
+functions here. TensorFlow and TFDS are slow to import, and few runs need them:
+they are imported when they are called.
 """
 
 import dataclasses
