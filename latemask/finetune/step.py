@@ -1,8 +1,8 @@
 """The step of fine-tuning: batches of glue.py -> state, loss; or logits.
 
-What step.py is to pre-training. Learning rate and seed are arguments, so one
-compiled step serves all cells of a batch size; there is one for each length
-that rows are padded to.
+It is to fine-tuning what train/step.py is to pre-training. Learning rate and
+seed are arguments, so one compiled step serves all cells of a batch size. There
+is one for each length that rows are padded to.
 """
 
 import dataclasses
