@@ -38,7 +38,7 @@ class Peer:
   """RobertaForSequenceClassification or the like, trained by PyTorch."""
 
   def __init__(self, config, program, tokenizer):
-    """Takes the sizes and weights of a `finetune_step.Program`."""
+    """Takes the sizes and weights of a `step.Program`."""
     import torch
     import transformers
     self._torch, self._config = torch, config

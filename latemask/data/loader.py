@@ -46,7 +46,7 @@ class Loader:
     """Opens the shards.
 
     Args:
-      packed: a `packed.Packed`.
+      packed: a `packed_set.Packed`.
       config: the run's; its seed is that of the order of training rows.
 
     Raises:

@@ -40,7 +40,7 @@ class Order:
   """
 
   def __init__(self, packed, config):
-    """Takes a `packed.Packed`, and the seed and fraction of a run.
+    """Takes a `packed_set.Packed`, and the seed and fraction of a run.
 
     Raises:
       InputError: `data.eval_fraction` leaves no row to train on.

@@ -99,7 +99,7 @@ def holds_out_rows(directory):
 
 
 def load(config, directory, tokenizer=None):
-  """Returns the complete `packed.Packed` in `directory`, None where none is.
+  """Returns the complete `Packed` in `directory`, None where none is.
 
   Args:
     tokenizer: the one that the rows must have; None leaves it to the config.

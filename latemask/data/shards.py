@@ -65,7 +65,7 @@ def pack(job, shard, progress=lambda num_bytes: None):
     The counts of the shard: documents, tokens (specials included, padding
     not), rows, dropped_documents, dropped_tokens, bad_documents,
     first_bad_document (what is wrong with it, or None), file, sha256, bytes;
-    and parts, `rows.COUNTS` of what is trained on and of what is held out,
+    and parts, `packing.COUNTS` of what is trained on and of what is held out,
     where documents are.
 
   Raises:

@@ -1,4 +1,8 @@
-"""Texts of a task as ids, in batches of about equal length."""
+"""Texts of a task as ids, in batches of about equal length.
+
+A row is `<s> a </s>` or `<s> a </s></s> b </s>`. The rows of a batch are about
+equally long, and padded to one of a few lengths.
+"""
 
 import dataclasses
 

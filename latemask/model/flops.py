@@ -19,7 +19,7 @@ def train_step_flops(config, plan, pruned=True):
   The embedding is a lookup: no product.
 
   Args:
-    config: a `model.ModelConfig`.
+    config: a `ModelConfig`.
     plan: the `masking.Plan`.
     pruned: False counts a last layer that computes all tokens instead of the
       targets alone, as other trainers do.
