@@ -23,7 +23,6 @@ def get_config():
   config.train.batch_size = 16
   config.train.num_steps = 12_000
   config.optimizer.learning_rate = 1.5e-3
-  config.optimizer.warmup_steps = 720
   config.eval.every_steps = 1000
   config.eval.max_rows = 2048
   config.checkpoint.every_steps = 1000
