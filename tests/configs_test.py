@@ -1,4 +1,4 @@
-"""Every config and size builds; every key is read, commented and in a table."""
+"""Every config and size builds; every key is read, commented and in README."""
 
 import ast
 import importlib
@@ -22,7 +22,7 @@ ROOT = conftest.ROOT
 SIZED = ("base", "paper", "cross", "modern", "lean", "vanilla")
 # Each with all its keys; the others are base plus a delta. glue has keys of
 # its own, and finetune_test.py runs it.
-WHOLE = {"base": "## Every key", "glue": "## Keys of fine-tuning"}
+WHOLE = {"base": "## Every key", "glue": "### Keys of fine-tuning"}
 
 
 def _config(name, size):
@@ -31,7 +31,7 @@ def _config(name, size):
 
 
 ALL = [(n, s) for n in SIZED for s in base.SIZES] + [
-    ("demo", None), ("laptop", None)]
+    (n, None) for n in ("demo", "laptop")]
 
 
 def test_every_file_is_listed():
@@ -144,8 +144,7 @@ def test_every_key_has_one_comment(name):
 
 @pytest.mark.parametrize("name, heading", WHOLE.items())
 def test_readme_lists_every_key(name, heading):
-  readme = (ROOT / "configs" / "README.md").read_text().split(
-      f"{heading}\n")[1]
+  readme = (ROOT / "README.md").read_text().split(f"{heading}\n")[1]
   rows = re.findall(r"^\| `([\w.]+)` \|", readme.split("\n#")[0],
                     re.MULTILINE)
   assert rows == list(spec.flatten(_config(name, None).to_dict()))
