@@ -154,6 +154,25 @@ def test_names_in_the_text_are_there(page):
       assert key[1] in keys, name
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_the_text_have_known_flags(page):
+  """Those between backticks, which may leave out what a table says once."""
+  from latemask import main
+  for name, rest in re.findall(
+      r"`(?:python -m )?(latemask\.\w[\w.]*|pytest) ([^`\n]+)`", _prose(page)):
+    if name == "pytest":
+      known = _text("tests/conftest.py")
+    elif name == "latemask.main":
+      known = main.__doc__
+    else:
+      known = importlib.import_module(name)._parser().format_help()
+    for word in shlex.split(rest):
+      if word.startswith("--"):
+        assert re.search(rf"{word}\b", known), (name, word)
+      elif word.startswith(("configs/", "tests/")):
+        assert (ROOT / word.partition(":")[0]).exists(), word
+
+
 @pytest.mark.parametrize("page", SHELL_PAGES)
 def test_they_are_shell(page):
   done = subprocess.run(["bash", "-n"], input=_shell(page), text=True,
