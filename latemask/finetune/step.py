@@ -68,7 +68,7 @@ class Program:
   """What trains and predicts a task with one batch size.
 
   Fields:
-    model: the encoder's `model.ModelConfig`.
+    model: the encoder's `ModelConfig`.
     encoder: its parameters, on the device.
     from_scratch: start from fresh ones of the same shapes.
     num_outputs: of the head; 1 is regression.
@@ -101,7 +101,7 @@ class Program:
   def train_step(self):
     """Jitted (state, batch, learning_rate, seed) -> (state, mean loss).
 
-    The state is donated. A batch is that of `glue.collate`.
+    The state is donated. A batch is that of `batches.collate`.
     """
     return jax.jit(self._train_step, donate_argnums=0)
 
