@@ -165,7 +165,7 @@ def get_config(size="base"):
   train.on_nonfinite = "stop"
   # Rollbacks of a run, at most.
   train.max_rollbacks = 3
-  # Generator of dropout: hash, threefry2x32, rbg or unsafe_rbg (keys.py).
+  # Generator of dropout: hash, threefry2x32, rbg or unsafe_rbg (rng.py).
   # Masks always use threefry2x32.
   train.dropout_rng = "hash"
 

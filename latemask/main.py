@@ -95,7 +95,7 @@ def _flag_message(error, argv):
   if isinstance(error, (AttributeError, KeyError)):
     words = re.findall(r"\w+", text.replace("\\n", " "))
     given = next((a for a in argv if words and words[0] in a), words)
-    return (f"unknown config key {given}; see the table of keys in README.md"
+    return (f"unknown config key {given}; configs/README.md has a table of keys"
             + (f" (did you mean {words[4]}?)" if "mean" in words else ""))
   lines = text.strip().splitlines() or [repr(error)]
   if "Traceback" not in text:

@@ -32,7 +32,8 @@ def _config(name, size):
   return module.get_config(size) if size else module.get_config()
 
 
-ALL = [(n, s) for n in SIZED for s in base.SIZES] + [("demo", None)]
+ALL = [(n, s) for n in SIZED for s in base.SIZES] + [
+    (n, None) for n in ("demo", "laptop")]
 
 
 def test_every_file_is_listed():

@@ -4,8 +4,8 @@
       --config configs/sweeps/two_cores.py,data.source='text:/data/*.txt'
 
 The points of mask_rate_x_insertion.py (40, with two seeds) with an encoder of
-4 layers of width 64. The README's pictures of a sweep are of this one, on 40 MB
-of books.
+4 layers of width 64. The pictures in configs/README.md are of this one, on 40
+MB of books.
 """
 
 from configs.sweeps import demo

@@ -11,8 +11,8 @@ flops_per_chip (matrix products of the compiled text, loops counted out),
 closed_form_flops_per_chip (see flops.py), hbm (bytes: arguments, outputs,
 temporaries, total, capacity) and collectives (by kind: runs and bytes of one
 chip); the FLOPs and collectives are null for a chip whose compiled text this
-jaxlib cannot read (v6e with 0.10). With --fit, largest_rows_per_chip, a
-multiple of 8, too: some compiles more.
+jaxlib cannot read (v6e with 0.10). --fit adds largest_rows_per_chip, a multiple
+of 8; it takes some more compiles.
 """
 
 import importlib.util

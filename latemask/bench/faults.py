@@ -3,8 +3,8 @@
   python -m latemask.bench.faults JSON FLAG...
 
 is latemask.main with a fault in it, which JSON names; soak.py and the tests
-start it. It is killed when its standard input ends, so that it does not
-outlive what started it, however that came to its end.
+start it. It is killed when its standard input ends, so that it never outlives
+what started it.
 """
 
 import contextlib

@@ -6,10 +6,10 @@
 Both get the same weights (head included), rows, batches, padding, learning
 rates and epochs; what differs is the framework and its random dropout. Prints
 a JSON line a task, learning rate and framework: median, mean and standard
-deviation of the dev score over the seeds, rows trained on per second (compiling
-left out: the first epoch does not count where there are more), and what is
-relative to the last framework: speed, and the difference of the means in the
-standard deviations of both (pooled). --only ours or peer runs one of them, to
+deviation of the dev score over the seeds; rows trained on per second (without
+compiling: where there are several epochs, the first one does not count); and
+two comparisons with the other framework: its speed, and the difference of the
+means in (pooled) standard deviations. --only ours or peer runs one of them, to
 see its memory.
 """
 
@@ -38,7 +38,7 @@ class Peer:
   """RobertaForSequenceClassification or the like, trained by PyTorch."""
 
   def __init__(self, config, program, tokenizer):
-    """Takes the sizes and weights of a `finetune_step.Program`."""
+    """Takes the sizes and weights of a `step.Program`."""
     import torch
     import transformers
     self._torch, self._config = torch, config

@@ -7,18 +7,18 @@
       --dtype float32 --peer hf
 
 All contenders live in one process and take turns, A B A B, so that a machine
-that slows down slows down all of them. Each prints a JSON line: the median
-step and the spread (smallest and largest), tokens per second (of rows, masked
-or not), FLOP/s, MFU where the chip's peak is known or --peak measures it, and
-the ratio to the first contender, pair by pair: the median of the ratios of
-neighbours. --peer hf adds stock Hugging Face RoBERTa in PyTorch with its own
-loss, AdamW and torch.compile where that works; it reads whole rows with 15 %
-of the tokens masked.
+that slows down slows down all of them. Each prints a JSON line: the median step
+and the spread (smallest and largest), tokens per second (of rows, masked or
+not), FLOP/s, MFU where the chip's peak is known or --peak measures it, and the
+ratio to the first contender: the median of the ratios of each round. --peer hf
+adds stock Hugging Face RoBERTa in PyTorch with its own loss, AdamW and
+torch.compile where that works; it reads whole rows with 15 % of the tokens
+masked.
 
---flops times nothing: it prints the matrix FLOPs of a step and the parameters
-of configs, and the ratio to vanilla.py of the same size: to this project's,
-whose last layer computes the targets alone, and to one that computes it for
-all tokens, as is usual elsewhere; and the ratio of layers x tokens.
+--flops times nothing. It prints the matrix FLOPs of a step, the parameters, and
+three ratios to vanilla.py of the same size: to a step of this project, whose
+last layer computes the targets alone; to a step that computes its last layer
+for all tokens, as is usual elsewhere; and the ratio of layers x tokens.
 """
 
 import json

@@ -78,7 +78,7 @@ def read(path):
 
 
 def trained_length(run):
-  """Returns that of a checkpoint, or of one that is too old to say it."""
+  """Returns `Progress.trained_length`, also of a checkpoint too old for it."""
   return run.get("trained_length", run["config"]["data"]["length"])
 
 

@@ -16,7 +16,7 @@ _REFUSED = ".refused"
 
 
 def beam_packer(runner, beam_args):
-  """Returns a `pack` for `packing.prepare` that runs as a Beam pipeline.
+  """Returns a `pack` for `prepare.prepare` that runs as a Beam pipeline.
 
   Args:
     runner: name of a Beam runner.

@@ -1,14 +1,15 @@
 """Which documents are held out for evaluation: a hash of their place.
 
-Beside packing. A document stands in training rows or in held-out ones, never
-in both. Which it is follows from the number of its source and its place in it
-alone: the same for any shards and workers, and for both passes over the text,
-that of the tokenizer (which sees training documents only) and that of the
-rows. With `data.eval_source` all of that is held out, and of `data.source`
-nothing is. How a set is split is its manifest's `split`:
+A document stands in training rows or in held-out ones, never in both. Where it
+goes depends on the number of its source and on its place there, and on nothing
+else. So it is the same for any number of shards and workers, and for both
+passes over the text: that of the tokenizer (which sees training documents only)
+and that of the rows. With `data.eval_source` all of that is held out, and of
+`data.source` nothing is. How a set is split is its manifest's `split`:
   {"by": "documents", "below": N}    of data.source those whose hash is below
   {"by": "eval_source", "below": 0}  all of data.eval_source
-Sets packed before held out rows, and have no `split`; see order.py.
+Sets that were packed before this was so hold out rows instead of documents, and
+have no `split`; see order.py.
 """
 
 import dataclasses

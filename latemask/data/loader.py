@@ -6,8 +6,8 @@ number t * batch_size + j of the order of rows (order.py). Grain reads ahead in
 its own threads; each process reads only the rows that its devices hold.
 
 ArrayRecord keeps a hash of every record and of its index, and checks it each
-time: a damaged shard is found when the damaged part is read, which costs no
-pass over all of them at the start.
+time: a damaged shard is found when the damaged part is read. So no pass over
+all shards is needed at the start.
 """
 
 import bisect
@@ -46,7 +46,7 @@ class Loader:
     """Opens the shards.
 
     Args:
-      packed: a `packed.Packed`.
+      packed: a `packed_set.Packed`.
       config: the run's; its seed is that of the order of training rows.
 
     Raises:

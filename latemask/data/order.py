@@ -1,6 +1,6 @@
 """The order of rows: place in training, or among the held-out ones -> row.
 
-Between a packed set and its loader. Nothing is held for each row, so a run
+Between a packed set and its loader. No list of rows is kept in memory, so a run
 goes on at any place at once:
   - sets are split by documents: of each shard the first rows are trained on
     and the others held out. Sets packed before that was so are split by rows:
@@ -8,8 +8,8 @@ goes on at any place at once:
   - each epoch is a keyed permutation of the training rows, laid end to end;
   - the held-out rows stand in a fixed permutation, so that the first ones are
     an even sample, the same for every seed.
-The permutations are Grain's, which no digest of rows covers: `Order.probe`
-tells whether they are what they were.
+The permutations come from Grain, and no digest of the rows covers them:
+`Order.probe` tells whether they are still the same.
 """
 
 import bisect
@@ -40,7 +40,7 @@ class Order:
   """
 
   def __init__(self, packed, config):
-    """Takes a `packed.Packed`, and the seed and fraction of a run.
+    """Takes a `packed_set.Packed`, and the seed and fraction of a run.
 
     Raises:
       InputError: `data.eval_fraction` leaves no row to train on.

@@ -1,7 +1,7 @@
 """A packed set on disk, by its manifest: files, rows, what is held out.
 
-Between packing, which makes it, and whoever reads rows. Each shard holds its
-training rows, and behind them its held-out ones.
+Packing makes it; the loader, reports and fine-tuning read it. Each shard holds
+its training rows first, then its held-out ones.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ def holds_out_rows(directory):
 
 
 def load(config, directory, tokenizer=None):
-  """Returns the complete `packed.Packed` in `directory`, None where none is.
+  """Returns the complete `Packed` in `directory`, None where none is.
 
   Args:
     tokenizer: the one that the rows must have; None leaves it to the config.
@@ -170,7 +170,7 @@ def _has_all_shards(directory, manifest):
 
 
 def changes(config, packed):
-  """Returns in words how text is other than what was packed; see `sources`."""
+  """Returns in words how text differs from what was packed; see `sources`."""
   said = [sources_lib.changes(config, packed.manifest)]
   if config.data.eval_source:
     said.append(sources_lib.changes(

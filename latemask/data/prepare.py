@@ -1,6 +1,6 @@
 """Documents -> tokenizer -> packed rows in ArrayRecord shards + a manifest.
 
-Third stop of the flow, run once, ahead of training; rows.py says what a row
+Third stop of the flow, run once, ahead of training; packing.py says what a row
 is. Each shard is packed alone, so a stopped preparation goes on where it was,
 and the result does not depend on the number of workers. In order:
   1. manifest.json says what is being packed (`complete` false), and which
@@ -42,7 +42,7 @@ def prepare(config, directory, pack=None, tokenizer=None):
     tokenizer: see `load`.
 
   Raises:
-    InputError: see `load`, `sources.open_sources`, `tokenizer.load`; or more
+    InputError: see `load`, `table.open_sources`, `sentencepiece.load`; or more
       documents cannot be read than `data.max_bad_documents` allows.
   """
   packed = packed_set.load(config, directory, tokenizer)

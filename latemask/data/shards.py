@@ -1,9 +1,9 @@
 """One shard of a packed set: its documents -> rows in a file -> its counts.
 
-The work of packing, which plans it: a shard needs no other, so any process
-packs any. It holds its training rows, and behind them its held-out ones. It is
-written under another name, renamed, and only then described in a .json file
-beside it; a shard so described is done.
+Packing plans the work, and this does it. A shard needs no other shard, so any
+process can pack any of them. It holds its training rows first, then its
+held-out ones. It is written under another name, renamed, and only then
+described in a .json file beside it. A shard that has such a file is done.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def pack(job, shard, progress=lambda num_bytes: None):
     The counts of the shard: documents, tokens (specials included, padding
     not), rows, dropped_documents, dropped_tokens, bad_documents,
     first_bad_document (what is wrong with it, or None), file, sha256, bytes;
-    and parts, `rows.COUNTS` of what is trained on and of what is held out,
+    and parts, `packing.COUNTS` of what is trained on and of what is held out,
     where documents are.
 
   Raises:

@@ -1,4 +1,8 @@
-"""Texts of a task as ids, in batches of about equal length."""
+"""Texts of a task as ids, in batches of about equal length.
+
+A row is `<s> a </s>` or `<s> a </s></s> b </s>`. The rows of a batch are about
+equally long, and padded to one of a few lengths.
+"""
 
 import dataclasses
 
@@ -6,8 +10,8 @@ import numpy as np
 
 from latemask.data.tokenizers import specials
 
-# A batch is cut from so many, sorted by length: little padding, and batches
-# still differ from epoch to epoch.
+# Batches are cut from windows of so many batches, sorted by length: there is
+# little padding, and batches still differ from epoch to epoch.
 _SORTED_BATCHES = 64
 _PAIR_SPECIALS, _SINGLE_SPECIALS = 4, 2
 # A pair needs a token of either text.
@@ -35,7 +39,7 @@ class Encoded:
 
 
 def encode(tokenizer, rows, max_length):
-  """Returns `Encoded`: of text that is too long, the longer one is cut."""
+  """Returns `Encoded`; where two texts are too long, the longer one is cut."""
   columns = [tokenizer.encode(column) for column in rows.texts]
   bos, eos = ([i] for i in (specials.BOS, specials.EOS))
   ids, num_cut = [], 0

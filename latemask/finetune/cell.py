@@ -28,7 +28,7 @@ class Data:
 
   Fields:
     name: a key of `glue.TASKS`.
-    train: `glue.Encoded`.
+    train: `batches.Encoded`.
     dev, test: by the task's part.
     num_epochs: of a cell.
     lengths: what rows are padded to.

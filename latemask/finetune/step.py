@@ -1,8 +1,8 @@
 """The step of fine-tuning: batches of glue.py -> state, loss; or logits.
 
-What step.py is to pre-training. Learning rate and seed are arguments, so one
-compiled step serves all cells of a batch size; there is one for each length
-that rows are padded to.
+It is to fine-tuning what train/step.py is to pre-training. Learning rate and
+seed are arguments, so one compiled step serves all cells of a batch size. There
+is one for each length that rows are padded to.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ class Program:
   """What trains and predicts a task with one batch size.
 
   Fields:
-    model: the encoder's `model.ModelConfig`.
+    model: the encoder's `ModelConfig`.
     encoder: its parameters, on the device.
     from_scratch: start from fresh ones of the same shapes.
     num_outputs: of the head; 1 is regression.
@@ -101,7 +101,7 @@ class Program:
   def train_step(self):
     """Jitted (state, batch, learning_rate, seed) -> (state, mean loss).
 
-    The state is donated. A batch is that of `glue.collate`.
+    The state is donated. A batch is that of `batches.collate`.
     """
     return jax.jit(self._train_step, donate_argnums=0)
 

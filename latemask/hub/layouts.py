@@ -4,7 +4,7 @@ Every class here has both directions; weights.py says which array has which:
   to_stock(array, config) -> {name: tensor}
   from_stock(take, shape, config) -> our array of that shape, where
       take(name, shape) gives a tensor, which must have its shape.
-`config` is the `model.ModelConfig`.
+`config` is the `ModelConfig`.
 """
 
 import dataclasses

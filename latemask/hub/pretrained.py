@@ -1,7 +1,7 @@
 """A pre-trained model from wherever it lies, and as a run's beginning.
 
 `load(path)` takes a run's workdir (its newest checkpoint), one checkpoint of
-it (WORKDIR/checkpoints/STEP), or a Hugging Face folder (see hf.py).
+it (WORKDIR/checkpoints/STEP), or a Hugging Face folder (see folder.py).
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ class Pretrained:
 
   Fields:
     path: where it was found.
-    config: its `model.ModelConfig`.
+    config: its `ModelConfig`.
     params: its parameters, numpy arrays.
-    tokenizer: a `tokenizer.Tokenizer`.
+    tokenizer: a `sentencepiece.Tokenizer`.
     masking: `config.masking` of the run, {key: value}; None where no one knows.
     trained_length: tokens of the longest rows that it was trained on; what it
       does beyond says `beyond`.

@@ -1,14 +1,14 @@
 """The SentencePiece model as tokenizer.json of Hugging Face's tokenizers.
 
-The same ids for the same text, a text with <mask> in it included
-(`Tokenizer.encode_masked`); a model of which that would not be true is
-refused. Two things differ:
+It gives the same ids for the same text, also for a text with <mask> in it
+(`Tokenizer.encode_masked`). A model for which that would not hold is refused.
+Two things differ:
   - special tokens written out in the text: there <s>, <pad>, </s> and <unk>
     are special tokens, as in every stock tokenizer; in SentencePiece they are
     characters;
-  - a model whose scores are not rounded (see data/tokenizer.py; one that was
-    trained before they were): where two ways to cut a word up are equally
-    good, as in a row of equal letters, either may be taken.
+  - models that were trained before scores were rounded (see the tokenizer):
+    where two ways to cut a word up are equally good, as in a row of equal
+    letters, either may be taken.
 """
 
 import re

@@ -29,7 +29,7 @@ def cut(config, params, keep_layers=None):
   """Cuts the encoder out of a pre-trained model.
 
   Args:
-    config: its `model.ModelConfig`.
+    config: its `ModelConfig`.
     params: its parameters.
     keep_layers: how many layers stay; None for those that never meet a mask
       (all where masks stand at the input).

@@ -1,10 +1,11 @@
 """Floating-point operations of a train step, in closed form; parameters.
 
-Matrix products only, 2 per multiply-add, forward times three: each product
-has two more in the backward pass, and the head's gradient repeats none (see
-loss.py). Attention counts what is computed, across segments too; its two
-small products, which `model.remat` may compute twice, count once. Tests hold
-this against the traced step, XLA's cost analysis and the compiled TPU text.
+Matrix products only, 2 per multiply-add, forward times three: each product has
+two more in the backward pass, and the head's gradient repeats none (see
+loss.py). Attention is counted as it is computed, between segments, too. Its two
+small products count once, though `model.remat` may compute them twice. Tests
+hold this against the traced step, XLA's cost analysis and the compiled TPU
+text.
 """
 
 import jax
@@ -18,7 +19,7 @@ def train_step_flops(config, plan, pruned=True):
   The embedding is a lookup: no product.
 
   Args:
-    config: a `model.ModelConfig`.
+    config: a `ModelConfig`.
     plan: the `masking.Plan`.
     pruned: False counts a last layer that computes all tokens instead of the
       targets alone, as other trainers do.

@@ -14,9 +14,9 @@ from latemask.model import attention
 from latemask.model import parts
 from latemask.model import products
 
-# What the backward pass of a layer needs and only matrix products can give
-# again; all else follows from these, elementwise or by attention's two small
-# products. model.py's `remat` may save just these.
+# What the backward pass of a layer needs, and could get again only by matrix
+# products. All else follows from these, elementwise or by attention's two small
+# products. stack.py's `remat` may save just these.
 SAVED = ("qkv", "attended", "mlp_in")
 
 

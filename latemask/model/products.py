@@ -1,7 +1,8 @@
 """Matrix products in the dtype of what is multiplied, on every platform.
 
-Beside the model, which multiplies nowhere else. Left to the default, TPUs
-round float32 to bfloat16 first, and GPUs to TF32. bfloat16 is left to it.
+The model multiplies here and nowhere else. By default TPUs round float32 to
+bfloat16 before they multiply, and GPUs to TF32: here float32 stays float32.
+For bfloat16 the default is kept.
 """
 
 import jax

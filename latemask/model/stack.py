@@ -32,7 +32,7 @@ class Stack(nn.Module):
   module holds the parameters; `_run` runs the layers.
   """
 
-  config: object  # A `model.ModelConfig`.
+  config: object  # A `ModelConfig`.
   num_layers: int
   first_layer: int
   cross: bool

@@ -2,7 +2,8 @@
 
 Who takes part comes from TPU metadata or from flags. Then a roll call: every
 process tells process 0 that it is there, and each learns who is missing when
-time is up. JAX, which aborts without a name, is started only after that.
+time is up. JAX is started only after that: it would abort without naming
+anyone.
 
 Source of the metadata: GKE sets TPU_WORKER_HOSTNAMES and TPU_WORKER_ID; a TPU
 VM has worker-network-endpoints and agent-worker-number on its metadata server;

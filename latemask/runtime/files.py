@@ -1,6 +1,6 @@
 """Where files lie: on this machine's disk, or on gs:// and the like.
 
-Below the flow: whatever is written whole or not at all is written here.
+Files that must be written whole or not at all are written here.
 ArrayRecord is written and read on a local disk. Everything else (manifest,
 tokenizer, metrics, checkpoints) goes to gs:// itself, through epath and Orbax.
 """
@@ -91,7 +91,7 @@ def writing(path):
 
 @contextlib.contextmanager
 def temporary_folder():
-  """Yields a local folder, which is gone afterwards, killed processes apart."""
+  """Yields a local folder; it is deleted afterwards, unless we are killed."""
   with tempfile.TemporaryDirectory(prefix="latemask_") as folder:
     with signals.undoing(functools.partial(
         shutil.rmtree, folder, ignore_errors=True)):

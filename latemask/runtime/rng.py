@@ -1,12 +1,12 @@
 """Random keys: JAX's own kinds, and a light one for dropout.
 
-Dropout wants many numbers and no more than decent ones. Threefry spends some
-fifty operations on each. The hardware's generator (rbg) is not split over
-devices: each makes the numbers of the whole batch and keeps its share, so the
-cost and the memory grow with the slice. `hash` is a 32-bit mixer over the
-element's index and the key, ten operations: elementwise, so it fuses, splits
-as its result does, depends on no mesh, and need not be kept. Source of the
-mixer: C. Wellons, "lowbias32" (public domain).
+Dropout needs many random numbers, and they need not be very good. Threefry
+spends some fifty operations on each. The hardware's generator (rbg) is not
+split over devices: each makes the numbers of the whole batch and keeps its
+share, so the cost and the memory grow with the slice. `hash` is a 32-bit mixer
+over the element's index and the key, ten operations: elementwise, so it fuses,
+splits as its result does, depends on no mesh, and need not be kept. Source of
+the mixer: C. Wellons, "lowbias32" (public domain).
 """
 
 import jax

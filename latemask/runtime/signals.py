@@ -7,13 +7,14 @@ is remembered until the loop can save. The second always ends it at once.
 
 A thread hears them. Python's own handlers wait for the main thread to come
 back to Python, which a compiler may keep for minutes, and what they raise is
-swallowed by callbacks. Nothing is unwound at such an end: whatever is written
-to disk is written whole or not at all; see `undoing`.
+swallowed by callbacks. Such an end runs no clean-up: what is on disk is there
+whole or not at all; see `undoing`.
 
-Of several processes the one that was told tells all, through a store of keys.
-Each answers how often it has asked whether to stop; none asks on before all
-have answered; and all stop at the question behind the furthest. Threads
-answer, so that a process which waits in a collective does, too.
+Of several processes, the one that got the signal tells all others, through a
+store of keys. Each process counts how often it has asked "stop?", and answers
+with its count. None asks again before all have answered. All then stop at the
+question that follows the highest count. Threads give the answers, so that a
+process that waits in a collective answers, too.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""Processes of this machine that share work, and what is repeated beside it.
+"""Worker processes on this machine, and a call repeated while they work.
 
-Beside the flow: packing runs in them, under one progress bar. They end with
-the process that started them, killed or not.
+Packing runs in them, under one progress bar. They end with the process that
+started them, even if that is killed.
 """
 
 import concurrent.futures

@@ -9,9 +9,9 @@ last lines tell what marks it. --workdir is a run, a
 checkpoint of it or an exported folder. Without a text, each line of standard
 input is one. --json prints one JSON object a line. Exit code 2: a text without
 <mask>, or one longer than the rows that the model was trained on (--truncate
-cuts it, --max_length takes more, up to the positions that there are). A line
-of standard input like that is told with its number, the others are done, and
-the exit code is 1 at the end; empty lines are passed over.
+cuts it, --max_length takes more, up to the positions that there are). On
+standard input such a line is reported with its number, the other lines are
+answered, and the exit code is 1. Empty lines are passed over.
 """
 
 import json

@@ -9,9 +9,9 @@
 Without --runner all cores of this machine pack. With it an Apache Beam
 pipeline does, a shard at a time; what else stands on the command line goes to
 Beam (--runner=DirectRunner --direct_num_workers=8). Its workers need this
-code and must see the text and --out, under the same paths. The tokenizer is
-trained here before the pipeline starts. Either way the files are the same,
-byte for byte, and what one has begun the other goes on with.
+code, and must see the text and --out under the same paths. The tokenizer is
+trained here before the pipeline starts. Either way the files are the same, byte
+for byte, and one can go on where the other stopped.
 
 --dry_run prints what there is to pack, what will come out of it and how large
 that is, estimated from a sample, and writes and downloads nothing.

@@ -15,7 +15,7 @@ from latemask import errors
 from latemask.masking import plan as plan_lib
 from latemask.runtime import mesh as mesh_lib
 
-# Fewer held-out rows than that tell no run from another.
+# With fewer held-out rows, runs cannot be told apart.
 FEW_ROWS = 100
 # Tokens of the training rows that the unigram entropy is counted on, at most.
 _SAMPLE_TOKENS = 1 << 21
@@ -105,8 +105,8 @@ def unigram_entropy(loader, max_rows):
 def entropy(counts_V):
   """Returns the entropy of what counts were drawn from, in nats.
 
-  That of the counts themselves is too low by (distinct ids - 1) / 2N in the
-  mean, which is added. Source: Miller, "Note on the bias of information
+  The entropy of the counts is too low by (distinct ids - 1) / 2N on average;
+  that is added. Source: Miller, "Note on the bias of information
   estimates" (1955).
   """
   counts = counts_V[counts_V > 0].astype(np.float64)

@@ -7,7 +7,7 @@ import numpy as np
 from latemask import errors
 
 
-# Fields of `model.ModelConfig` that must be the same for a run to begin with
+# Fields of `ModelConfig` that must be the same for a run to begin with
 # the parameters of another: they say which function the parameters are of.
 # Each with the condition under which it does.
 _COMPARED = {
@@ -25,7 +25,7 @@ def check(loaded, config, tokenizer):
 
   Args:
     loaded: a `Pretrained`.
-    config: the run's `model.ModelConfig`.
+    config: the run's `ModelConfig`.
     tokenizer: the run's.
 
   Raises:
@@ -61,7 +61,7 @@ def begin(loaded, config, tokenizer, fresh):
 
   Args:
     loaded: a `Pretrained`.
-    config: the run's `model.ModelConfig`.
+    config: the run's `ModelConfig`.
     tokenizer: the run's.
     fresh: the run's parameters as initialised.
 

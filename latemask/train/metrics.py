@@ -2,9 +2,9 @@
 
 metrics.jsonl is the record: one object a line, appended, and cut to the
 restored step on resume, so that no step stands twice; that there was a
-rollback stays on record. TensorBoard events are a copy for the eye, each
-stretch of a run begun as a session of its own, at which the curves of what
-was cut end; they need tensorflow and are skipped without it.
+rollback stays on record. TensorBoard events are a copy to look at. Each start
+of a run begins a session of its own there, and the curves of what was cut end
+at its beginning. They need tensorflow, and are skipped without it.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ class Profiler:
       jax.profiler.stop_trace()
       self._is_open = False
 
-# The first line of the console comes so soon, whatever is due by the steps:
-# it says how long the run will take.
+# Seconds until the first line on the console, even where no step is due: it
+# says how long the run will take.
 _FIRST_LINE_SECS = 10
 
 

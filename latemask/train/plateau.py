@@ -1,7 +1,8 @@
-"""Tells a run that has learned words but not their context, while it is early.
+"""Warns early of a run that has learned word frequencies, but no context.
 
-An encoder first learns how often each word occurs, which brings its loss down
-to the unigram entropy, and some stay there to the end. The loop asks once.
+An encoder first learns how often each word occurs. That brings its loss down to
+the unigram entropy, and some encoders stay there to the end. The loop asks
+once.
 """
 
 # Nats below the unigram entropy that show that some context is used.

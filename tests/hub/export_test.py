@@ -24,6 +24,7 @@ from latemask.model import cut
 from latemask.model import encoder as encoder_lib
 from latemask.predict import fill_mask as fill_mask_lib
 from tests import conftest
+from tests import readme_test
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -273,3 +274,17 @@ def test_refusals(tiny, tokenizer, tmp_path):
   (out / "tokenizer.model").unlink()
   with pytest.raises(errors.InputError, match="no tokenizer.model"):
     hub_folder.load(out)
+
+
+def test_what_the_readme_types(tiny, tokenizer, tmp_path):
+  """The Python of the pages, but what needs another library."""
+  for name, layer in (("demo", 3), ("vanilla", 0)):
+    tiny.model.insertion_layer = layer
+    hub_folder.export(*_pretrained(tiny, tokenizer, "modern"), tokenizer,
+                      tmp_path / name)
+  ran = 0
+  for block in readme_test.python_blocks():
+    if "sentence_transformers" not in block:
+      exec(block.replace("exported/", f"{tmp_path}/"), {})
+      ran += 1
+  assert ran > 2

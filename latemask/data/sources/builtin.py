@@ -1,7 +1,7 @@
 """builtin: help topics and docstrings of the running Python.
 
-Beside the first stop of the flow: one of the kinds of sources.py, for a first
-run that downloads nothing.
+One of the sources of documents. It is there for a first run that downloads
+nothing.
 """
 
 import ast
@@ -80,7 +80,7 @@ class Builtin:
 
 
 def changes(fingerprint):
-  """Returns a list that says in words that Python is another, or of nothing."""
+  """Returns [in words, that this is another Python], or [] if it is not."""
   packed, now = fingerprint.split()[0], sys.version.split()[0]
   return [f"builtin is Python {packed}'s, not {now}'s"] * (packed != now)
 

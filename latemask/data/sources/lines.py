@@ -1,6 +1,6 @@
-"""Files as blocks of lines: found, unpacked, entered midway.
+"""Files as blocks of lines: finding, unpacking, starting in the middle.
 
-Below the first stop of the flow: what sources of files share. CR, LF and CRLF
+What all sources that read files share. CR, LF and CRLF
 end a line. A file is cut into blocks of `BLOCK_BYTES`, each with the lines
 that begin in it, so that a block is read without those before it.
 """
@@ -60,8 +60,8 @@ def find(pattern):
   """Returns ({paths that match}, Counter of what was passed over).
 
   `**` crosses folders (on gs:// and the like it does not) and enters each
-  once, however many links lead there. Folders do not count as matches. What
-  names a file as it stands is that file, if it matches none as a pattern.
+  once, however many links lead there. Folders do not count as matches. Where a
+  pattern matches nothing, but is itself the name of a file, it is that file.
   """
   passed = collections.Counter()
   if files_lib.is_remote(pattern):

@@ -1,9 +1,9 @@
 """Where documents come from: text files, TFDS, or the running Python.
 
 First stop of the flow. A source hands out its documents by shard: shard s of
-S is a fixed part of the text, found without reading the others (a packed file
-excepted, which must be read through). So shards can be packed in any order,
-by any number of processes, and packed again after a stop.
+S is a fixed part of the text, found without reading the other parts (but a .gz
+file must be read from its beginning). So shards can be packed in any order, by
+any number of processes, and packed again after a stop.
 
   text:GLOB            .txt, .jsonl, .json (as .jsonl), and .gz of all; UTF-8
   tfds:NAME[:SPLIT]    a TensorFlow Datasets set, split `train` by default
@@ -11,9 +11,9 @@ by any number of processes, and packed again after a stop.
 
 Several are joined by commas: SOURCE[,SOURCE...]. A comma begins a source only
 where a kind follows (`,text:`, `,tfds:`, `,builtin`), any other belongs to
-the name. A source may come to end in its share of the rows, SOURCE@NUMBER;
-until then that is refused, and any other @ belongs to the name. In the name
-of a file `[,]` and `[@]` are never either, as GLOB reads them.
+the name. SOURCE@NUMBER is kept for a source's share of the rows, and refused so
+far; any other @ belongs to the name. `[,]` and `[@]` always belong to the name,
+and GLOB reads them as `,` and `@`.
 """
 
 import contextlib
@@ -148,10 +148,10 @@ def shared(sources, others):
 
 
 def changes(config, manifest, key="data.source"):
-  """Returns in words how text is other than what was packed, "" if it is not.
+  """Returns in words how text differs from what was packed; "" if it does not.
 
-  Text that is gone, all of it, is not; nor what lies on gs:// or in TFDS,
-  which is not looked at.
+  Text that is gone altogether counts as unchanged. So does text on gs:// or in
+  TFDS, which is not looked at.
 
   Args:
     manifest: what the sources were then: `sources`, the fingerprint of each
@@ -179,7 +179,7 @@ def changes(config, manifest, key="data.source"):
 
 
 def _named(what, paths):
-  """Returns a list of one text that names some files, or of none."""
+  """Returns [a text that names some files], or [] if there are none."""
   shown = sorted(paths)[:_NAMED] + ["..."] * (len(paths) > _NAMED)
   return [f"{len(paths):,} {what} ({', '.join(shown)})"] * bool(paths)
 

@@ -1,9 +1,9 @@
 """text:GLOB: files of lines, .txt and .jsonl.
 
-Beside the first stop of the flow: one of the kinds of sources.py. In a .txt
-file a line is a document, or what stands between blank lines
-(`data.documents`); in .jsonl (or .json) a line is an object whose text stands
-under the first of `data.text_fields` that it has.
+One of the sources of documents. In a .txt file a line is a document, or what
+stands between blank lines is one (`data.documents`). In .jsonl (or .json) a
+line is an object; its text stands under the first of `data.text_fields` that it
+has.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _MIN_LINES = 100
 _SAMPLED_FILES = 5
 _CHARS_A_TOKEN = 4
 _ENDINGS = ".txt, .jsonl or .json, or in one of these and .gz"
-# How many endings of files that are left out are named.
+# Of files that are left out: how many endings a message names.
 _NAMED = 5
 _HEAD_BYTES = 1000
 # Marks that are left inside where files were joined.

@@ -1,8 +1,8 @@
 """Sets of TensorFlow Datasets: found, prepared where they must be, read.
 
-Beside the first stop of the flow: `Tfds` is one of the kinds of sources.py,
-and glue.py reads its tasks with the functions here. TensorFlow and TFDS are
-slow to import and few runs need them, so they are imported when called.
+`Tfds` is one of the sources of documents, and the GLUE tasks are read with the
+functions here. TensorFlow and TFDS are slow to import, and few runs need them:
+they are imported when they are called.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import itertools
 from latemask import errors
 
 _ALTERNATIVES = (
-    "prepare it once with `tfds build` (README, TensorFlow Datasets) and name "
-    "its folder in data.tfds_dir, or use text:GLOB for files of your own, or "
+    "prepare it once with `tfds build` (latemask/data/README.md) and name its "
+    "folder in data.tfds_dir, or use text:GLOB for files of your own, or "
     "builtin")
 
 

@@ -96,11 +96,11 @@ class Tokenizer:
   def encode_masked(self, text):
     """Returns the ids of a text in which <mask> stands for a hidden word.
 
-    They are those of the text with a word there, the word's own replaced by
-    the mask: what stands around it is cut up as in running text, and the
-    space before it (behind it, where the model writes spaces behind words)
-    goes with the word. Of further ones there as many stay as would at the
-    end of a text.
+    A word is put in the place of <mask>, the text is encoded, and the ids of
+    that word are replaced by the mask. So what stands around it is cut up as
+    in running text, and the space before it (behind it, where the model writes
+    spaces behind words) goes with the word. Of several spaces as many stay as
+    would at the end of a text.
 
     Returns:
       A list of ints without special tokens but <mask>.

@@ -2,9 +2,8 @@
 
 Text and labels come from the official TSV files (DATA_DIR/CoLA/train.tsv,
 ...) or from TFDS (`glue/cola`, ...); from here on both are the same `Rows`.
-Then ids, `<s> a </s>` or `<s> a </s></s> b </s>`, and batches of rows of
-about equal length, padded to one of a few. Source of tasks and metrics: GLUE
-(arXiv 1804.07461) and its leaderboard, gluebenchmark.com.
+Source of tasks and metrics: GLUE (arXiv 1804.07461) and its leaderboard,
+gluebenchmark.com.
 """
 
 import dataclasses
