@@ -10,7 +10,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
@@ -40,27 +39,19 @@ def _squared_error(logits_Bx1, labels_B):
 _LOSSES = {False: _cross_entropy, True: _squared_error}
 
 
-def _pretraining_keys(config, num_steps):
-  """Returns the keys of pre-training that optimizer.py reads; rate 1."""
-  options = config.optimizer.to_dict()
-  fraction = options.pop("warmup_fraction")
-  return ml_collections.ConfigDict({
-      "optimizer": options | {
-          "learning_rate": 1.0, "final_learning_rate": 0.0,
-          "warmup_steps": int(fraction * num_steps)},
-      "train": {"num_steps": num_steps}})
-
-
 def make_optimizer(config):
   """Returns AdamW at a constant rate of 1: the step is told the rate."""
+  o = config.optimizer
   return optimizer_lib.make_optimizer(
-      _pretraining_keys(config, 1), lambda step: 1.0)
+      lambda step: 1.0, o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm)
 
 
 def schedule(config, num_steps):
   """Returns the learning rate of each step, relative to its peak."""
-  return np.asarray(optimizer_lib.make_schedule(_pretraining_keys(
-      config, num_steps))(np.arange(num_steps)))
+  o = config.optimizer
+  return np.asarray(optimizer_lib.make_schedule(
+      o.schedule, 1.0, num_steps, int(o.warmup_fraction * num_steps))(
+          np.arange(num_steps)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -69,73 +69,62 @@ _DECAY_RULES = (
 )
 
 
-def make_schedule(config):
-  """Returns the learning rate as a function of the step (0: the first).
-
-  Linear warm-up to `learning_rate`, then `schedule` down towards
-  `final_learning_rate`, which the step after the last one would have
-  (inverse_sqrt only never falls below it).
+def schedule_of(config):
+  """Returns the learning rate of a run as a function of the step.
 
   Raises:
     InputError: a final rate above the peak; see `warmup_steps`, too.
   """
-  o, num_steps = config.optimizer, config.train.num_steps
-  rising = warmup_steps(config)
+  o = config.optimizer
   if o.final_learning_rate > o.learning_rate:
     raise errors.InputError(
         f"optimizer.final_learning_rate is {o.final_learning_rate}; it must "
         f"not be more than optimizer.learning_rate {o.learning_rate}")
-  decay = _DECAYS[o.schedule]
+  return make_schedule(o.schedule, o.learning_rate, config.train.num_steps,
+                       warmup_steps(config), o.final_learning_rate)
+
+
+def make_schedule(kind, peak, num_steps, num_warmup, final=0.0):
+  """Returns the learning rate as a function of the step (0: the first).
+
+  Args:
+    kind: a row of `_DECAYS`: how it falls from `peak` towards `final`, which
+      the step after the last one would have (inverse_sqrt only never falls
+      below it).
+    num_warmup: steps of linear warm-up before that.
+  """
+  decay = _DECAYS[kind]
 
   def learning_rate(step):
     # No update is lost to a rate of 0: warm-up begins above it, and the last
     # step lies one before the end of the decay.
     step = jnp.asarray(step, jnp.float32)
-    warm = (step + 1) / max(rising, 1) * o.learning_rate
-    share = (step - rising) / (num_steps - rising)
-    return jnp.where(step < rising, warm,
-                     decay(o, jnp.clip(share, 0, 1), step, rising))
+    warm = (step + 1) / max(num_warmup, 1) * peak
+    share = jnp.clip((step - num_warmup) / (num_steps - num_warmup), 0, 1)
+    return jnp.where(step < num_warmup, warm,
+                     decay(peak, final, share, max(num_warmup, 1) / (step + 1)))
 
   return learning_rate
 
 
-def _linear(o, share, step, rising):
-  del step, rising
-  return o.learning_rate + share * (o.final_learning_rate - o.learning_rate)
+# Functions of the peak, the final rate, the share of the decay that is over,
+# and the length of the warm-up by that of the run so far.
+_DECAYS = {
+    "linear": lambda peak, final, share, _: peak + share * (final - peak),
+    "cosine": lambda peak, final, share, _: (
+        final + 0.5 * (1 + jnp.cos(jnp.pi * share)) * (peak - final)),
+    "inverse_sqrt": lambda peak, final, _, warmup: jnp.maximum(
+        final, peak * jnp.sqrt(warmup)),
+}
 
 
-def _cosine(o, share, step, rising):
-  del step, rising
-  return o.final_learning_rate + 0.5 * (1 + jnp.cos(jnp.pi * share)) * (
-      o.learning_rate - o.final_learning_rate)
-
-
-def _inverse_sqrt(o, share, step, rising):
-  del share
-  return jnp.maximum(o.final_learning_rate, o.learning_rate * jnp.sqrt(
-      max(rising, 1) / (step + 1)))
-
-
-_DECAYS = {"linear": _linear, "cosine": _cosine,
-           "inverse_sqrt": _inverse_sqrt}
-
-
-def make_optimizer(config, schedule=None):
-  """Returns the optax transformation; it takes the mean gradient.
-
-  Args:
-    schedule: None makes that of the config.
-
-  Raises:
-    InputError: see `make_schedule`.
-  """
-  o = config.optimizer
-  schedule = schedule or make_schedule(config)
-  clip = (optax.identity() if o.clip_norm is None
-          else optax.clip_by_global_norm(o.clip_norm))
+def make_optimizer(schedule, b1, b2, eps, weight_decay, clip_norm=None):
+  """Returns the optax transformation; it takes the mean gradient."""
+  clip = (optax.identity() if clip_norm is None
+          else optax.clip_by_global_norm(clip_norm))
   return optax.chain(
-      clip, optax.scale_by_adam(o.b1, o.b2, o.eps),
-      optax.add_decayed_weights(o.weight_decay, decay_mask),
+      clip, optax.scale_by_adam(b1, b2, eps),
+      optax.add_decayed_weights(weight_decay, decay_mask),
       optax.scale_by_learning_rate(schedule))
 
 

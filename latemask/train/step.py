@@ -264,9 +264,11 @@ def build(config, vocab_size=None, word_start_V=None, mesh=None):
   # Here, because nothing is known of a step before, and nothing asks for the
   # number of steps, or the schedule, but of what is built here.
   config = optimizer_lib.within_budget(config, _step_flops(config, model, plan))
+  schedule, o = optimizer_lib.schedule_of(config), config.optimizer
   program = Program(
       config=config, mesh=mesh, model=model, plan=plan,
-      optimizer=optimizer_lib.make_optimizer(config),
-      schedule=optimizer_lib.make_schedule(config))
+      optimizer=optimizer_lib.make_optimizer(
+          schedule, o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm),
+      schedule=schedule)
   program.state_shapes  # An axis that the mesh does not divide raises here.
   return program
