@@ -67,6 +67,40 @@ def test_files_are_short_and_say_what_they_are():
     assert all(len(line) <= 80 for line in text.splitlines()), path
 
 
+_BRANCHES = (ast.If, ast.For, ast.While, ast.ExceptHandler, ast.IfExp,
+             ast.match_case)
+# Functions of more branches, at most five, each with its reason.
+ALLOWED = {}
+
+
+def _own(function):
+  """Yields the nodes of a function that are not of one inside it."""
+  for node in ast.iter_child_nodes(function):
+    if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)):
+      yield node
+      yield from _own(node)
+
+
+def _num_branches(function):
+  return sum(isinstance(node, _BRANCHES) or len(node.ifs) if isinstance(
+      node, (*_BRANCHES, ast.comprehension)) else 0 for node in _own(function))
+
+
+def test_functions_have_few_branches():
+  assert _num_branches(ast.parse(
+      "def f(x):\n"
+      "  if x: return [y for y in x if y]\n"
+      "  elif not x: return 1 if x else 2\n"
+      "  for y in x:\n"
+      "    def g(): return 1 if x else 2\n").body[0]) == 5
+  assert len(ALLOWED) <= 5
+  for path in ROOM.rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.FunctionDef):
+        assert (_num_branches(node) <= 12) != (node.name in ALLOWED), (
+            path, node.name)
+
+
 def test_a_folder_imports_nothing():
   for path in ROOM.rglob("*/__init__.py"):
     assert len(ast.parse(path.read_text()).body) == 1, path
