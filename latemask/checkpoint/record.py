@@ -20,6 +20,7 @@ from latemask.runtime import rng
 # threads, which are raised here, too) says nothing to who runs a command.
 logging.get_absl_logger().addFilter(
     lambda record: "orbax" not in record.pathname)
+
 # Of checkpoints and of exported folders; a higher one is not ours.
 FORMAT = 1
 

@@ -38,6 +38,7 @@ from latemask.runtime import distributed
 from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
 
+
 def finetune(config, workdir):
   """Trains every cell that has no result yet.
 

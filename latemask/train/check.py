@@ -14,6 +14,7 @@ from latemask.train import evaluate
 from latemask.train import init_from
 from latemask.train import step as step_lib
 
+
 def check(config, workdir):
   """Checks all that can be checked before anything is written.
 

@@ -171,6 +171,7 @@ def test_what_is_meant_is_built(value, tmp_path):
   assert program.state_shapes.step.shape == ()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_devices")
 @pytest.mark.parametrize("values", _rounds(ROUNDS, MEANT), ids=str)
 def test_what_is_meant_runs_a_step(values, tmp_path):
@@ -213,6 +214,7 @@ def encoder():
   return cut.cut(config, params["params"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", _rounds(
     ROUNDS_OF_FINETUNING, MEANT_OF_FINETUNING), ids=str)
 def test_what_is_meant_runs_a_step_of_finetuning(values, encoder):

@@ -71,7 +71,7 @@ def test_the_way_back(stock):
       config, params, config, tensors, hf_weights.CLASSES[
           config.architecture][2])
   assert set(rest) == {"embedding.padding", "output_bias"} | no_norm
-  convert.add_rest(config, back, rest)
+  convert.add_rest(config, back, rest, "there")
   for path, array in params.items():
     np.testing.assert_array_equal(back[path], array, path)
 

@@ -21,6 +21,7 @@ from configs import sweeps
 from latemask.config import keys
 from latemask.config import spec as spec_lib
 from latemask.report import reading
+from latemask.report import workdirs
 from latemask.runtime import claims
 from latemask.sweep import costs
 from latemask.sweep import points as points_lib
@@ -469,7 +470,7 @@ def _kill_and_finish(spec, out, good, rng, max_secs, two):
     text = (out / f"{name}.log").read_text()
     steps = [int(s) for s in re.findall(r"^step (\d+)/", text, re.M)]
     assert steps == list(range(1, _NUM_STEPS + 1)), text
-    run = reading.read_run(out / name)
+    run = workdirs.read_run(out / name)
     assert run.is_finished and run.num_damaged == 0
   assert not (out / f"{BAD_NAME}.done").exists()
 

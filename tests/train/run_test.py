@@ -15,7 +15,7 @@ import pytest
 from latemask.checkpoint import checkpoints as checkpoints_lib
 from latemask.data import loader as loader_lib
 from latemask import errors
-from latemask.report import reading
+from latemask.report import workdirs
 from latemask.runtime import mesh
 from latemask.runtime import signals as signals_lib
 from latemask.train import loop
@@ -168,7 +168,7 @@ def test_run_of_a_budget(tiny_run, tmp_path, monkeypatch):
   given = json.loads((tmp_path / "config.json").read_text())
   assert given["train"]["num_steps"] == 20
   assert given["train"]["total_flops"] == tiny_run.train.total_flops
-  run = reading.read_run(tmp_path)
+  run = workdirs.read_run(tmp_path)
   assert run.num_steps == 12 and run.is_finished
   tiny_run.train.total_flops = 13 * TINY_STEP_FLOPS
   with pytest.raises(errors.InputError, match="train.total_flops"):
