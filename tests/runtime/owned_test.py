@@ -52,6 +52,7 @@ def _result(workdir):
       for record in records]
 
 
+@pytest.mark.slow
 def test_two_identical_commands_at_once(run, tiny_run, tmp_path):
   """The second ends with one line; the first as if it had been alone."""
   tiny_run.train.num_steps = 4
@@ -165,6 +166,7 @@ with errors.one_line_exit(), distributed.together(
 """
 
 
+@pytest.mark.slow
 def test_all_processes_of_a_run_are_refused(tmp_path):
   """At the start, and where one finds out before a save that it is lost."""
   port = str(distributed_test._port())
