@@ -210,6 +210,7 @@ def test_commands_of_tools_parse(page, monkeypatch):
       assert name in ("latemask.main", "pytest")
       continue
     parser = importlib.import_module(name)._parser()
+    assert parser.prog == f"python -m {name}"
     args, left = parser.parse_known_args(argv)
     # Beam reads the rest.
     assert not left or getattr(args, "runner", None), left

@@ -1,7 +1,7 @@
 """Hugging Face folders: what is trained here as stock classes, and back.
 
 A folder holds config.json, model.safetensors, tokenizer.json (see
-hf_tokenizer.py) and tokenizer_config.json, which stock transformers 5 loads
+tokenizer.py) and tokenizer_config.json, which stock transformers 5 loads
 with no code of ours, and tokenizer.model, latemask.json, latemask.safetensors
 besides: all that a stock class has no place for (mask vector, late layers
 that were dropped, head, padding), so that the way back is bit-equal.
