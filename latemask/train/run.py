@@ -60,7 +60,7 @@ def train(config, workdir):
   _, beginning = check_lib.check(config, workdir)
   with workdir_lib.owned(workdir) as claim:
     # Another may have begun it since.
-    workdir_lib.compare_config(config, workdir, check_lib.FREE_KEYS)
+    workdir_lib.compare_config(config, workdir)
     return _train(config, workdir, beginning, claim)
 
 
