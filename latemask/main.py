@@ -74,8 +74,8 @@ def main(argv):
   # other's threads for ever; elsewhere this flag means nothing.
   jax.config.update("jax_cpu_enable_async_dispatch", False)
   go = run.finetune if "task" in _CONFIG.value else run.train
-  # Told before the others are waited for, which may be in vain; and told of
-  # what keeps them from coming together.
+  # The inner one tells what is wrong before this process waits for the others,
+  # who may never come; the outer one, what keeps them from coming together.
   with errors.one_line_exit(), distributed.together(
       _DISTRIBUTED.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
       _START_SECS.value), errors.one_line_exit():

@@ -210,6 +210,7 @@ def test_commands_of_tools_parse(page, monkeypatch):
       assert name in ("latemask.main", "pytest")
       continue
     parser = importlib.import_module(name)._parser()
+    assert parser.prog == f"python -m {name}"
     args, left = parser.parse_known_args(argv)
     # Beam reads the rest.
     assert not left or getattr(args, "runner", None), left
@@ -265,14 +266,18 @@ def test_commands_are_read_as_a_shell_reads_them():
 
 def _parse_with_main(lines):
   """Lets main parse each command line; exits with 1 if it refuses one."""
+  from latemask.config import keys
+  from latemask import errors
   from latemask import main
   refused = []
   for argv in lines:
     child = os.fork()  # absl's flags are parsed once a process.
     if not child:
       sys.argv = ["latemask.main", *argv]
-      flags = main.parse(sys.argv)
-      os._exit(main._CONFIG.value is None or len(flags) > 1)
+      left = main.parse(sys.argv)
+      with errors.one_line_exit():
+        keys.check(main._CONFIG.value)
+      os._exit(len(left) > 1)
     if os.waitpid(child, 0)[1]:
       refused.append(shlex.join(argv))
   print("\n".join(refused))

@@ -196,7 +196,7 @@ def _next_rows(sizes, too_many, capacity):
 
 
 def _parser():
-  parser = console.parser("aot", __doc__)
+  parser = console.parser("bench.aot", __doc__)
   parser.add_argument("--config", required=True,
                       help="FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--topology", required=True,

@@ -42,7 +42,7 @@ def main():
 
 
 def _parser():
-  parser = console.parser("bench_checkpoint", __doc__)
+  parser = console.parser("bench.checkpoint", __doc__)
   parser.add_argument(
       "--config", default="configs/base.py:small,data.source=builtin,"
       "data.vocab_size=4096,model.dtype=float32,train.batch_size=8",

@@ -177,7 +177,7 @@ def _compare(task, contenders, rate, args, num_rows):
 
 
 def _parser():
-  parser = console.parser("bench_finetune", __doc__)
+  parser = console.parser("bench.finetune", __doc__)
   parser.add_argument("--init_from", required=True,
                       help="run, checkpoint or Hugging Face folder")
   parser.add_argument("--data_dir", help="official TSV files; default: TFDS")

@@ -50,7 +50,7 @@ def main():
 
 
 def _parser():
-  parser = console.parser("soak", __doc__)
+  parser = console.parser("bench.soak", __doc__)
   parser.add_argument("--minutes", type=float, default=30,
                       help="no run is begun later (30)")
   parser.add_argument("--faults", type=int,

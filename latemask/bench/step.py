@@ -204,7 +204,7 @@ def _print_table(table):
 
 
 def _parser():
-  parser = console.parser("bench", __doc__)
+  parser = console.parser("bench.step", __doc__)
   parser.add_argument("--config", action="append", default=[],
                       help="FILE[:SIZE][,KEY=VALUE...]; may stand repeatedly")
   parser.add_argument("--rows", type=int, help="rows of a batch")

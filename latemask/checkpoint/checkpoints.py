@@ -265,9 +265,9 @@ class Checkpoints:
           f"same command goes on from step {self.latest_step or 0:,}")
 
   def _sweep(self):
-    """Gives back the room that failed saves took.
+    """Deletes what failed saves left on disk.
 
-    More than once: a thread of theirs may come late and write on.
+    More than once: one of their threads may still be writing.
     """
     is_ours = not (self._claim and self._claim.is_lost)
     if jax.process_index() == 0 and is_ours:

@@ -16,8 +16,8 @@ from latemask.model import partition
 from latemask.runtime import rng
 
 
-# What Orbax logs (each step of a save, formats of before, errors of its
-# threads, which are raised here, too) says nothing to who runs a command.
+# Orbax logs each step of a save, formats of earlier versions, and errors of its
+# threads. Who runs a command needs none of it: the errors are raised here, too.
 logging.get_absl_logger().addFilter(
     lambda record: "orbax" not in record.pathname)
 

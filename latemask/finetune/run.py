@@ -4,10 +4,10 @@ A cell is a learning rate, a batch size and a seed. What a workdir promises:
   1. Nothing on disk changes before config, weights and data have been checked.
   2. It belongs to one config; task and grid may grow, other keys may not. And
      to one running program (runtime/claims.py), with all its processes.
-  3. A cell's result is written whole or not at all; a cell that has one is
-     not trained again, and one of other weights, initial values or rows is
-     refused. One that failed (its logits are not finite) is one with a
-     result, and never chosen.
+  3. A cell's result is written whole or not at all. A cell that has a result is
+     not trained again. A result of other weights, initial values or rows is
+     refused. A cell that failed (its logits are not finite) has a result, too,
+     and is never chosen.
   4. Learning rate and batch size are chosen by the median over seeds of the
      best epoch's dev score (the mean of the task's metrics).
 No model is kept but with `export`: then the best cell of each task is trained

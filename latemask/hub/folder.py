@@ -1,7 +1,7 @@
 """Hugging Face folders: what is trained here as stock classes, and back.
 
 A folder holds config.json, model.safetensors, tokenizer.json (see
-hf_tokenizer.py) and tokenizer_config.json, which stock transformers 5 loads
+tokenizer.py) and tokenizer_config.json, which stock transformers 5 loads
 with no code of ours, and tokenizer.model, latemask.json, latemask.safetensors
 besides: all that a stock class has no place for (mask vector, late layers
 that were dropped, head, padding), so that the way back is bit-equal.
@@ -47,11 +47,11 @@ def export(config, params, tokenizer, folder, keep_layers=None,
   """Writes a folder that stock transformers loads.
 
   Args:
-    config, params: `model.ModelConfig` and all parameters of pre-training.
-    tokenizer: a `tokenizer.Tokenizer`.
+    config, params: `ModelConfig` and all parameters of pre-training.
+    tokenizer: a `sentencepiece.Tokenizer`.
     folder: made whole or not at all.
-    keep_layers: see `classifier.cut`.
-    class_head: parameters of a `classifier.ClassificationHead`; params are
+    keep_layers: see `cut.cut`.
+    class_head: parameters of a `cut.ClassificationHead`; params are
       then those of a cut encoder.
     labels: names of its classes; () for a regression, or no names.
     overwrite: replace an earlier export at `folder`, and nothing else.
@@ -117,11 +117,11 @@ def check_out(folder, overwrite, tokenizer=None):
   """Checks that an export may be written to a folder.
 
   Args:
-    tokenizer: its `tokenizer.Tokenizer`, where it is known.
+    tokenizer: its `sentencepiece.Tokenizer`, where it is known.
 
   Raises:
     InputError: it is there, and is not to be overwritten; or holds anything
-      that no export has written; or `hub_tokenizer.check`.
+      that no export has written; or `tokenizer.check`.
     HeldError: another program is writing there.
   """
   if tokenizer:

@@ -1,4 +1,4 @@
-"""config.json of a stock Hugging Face class <-> `model.ModelConfig`."""
+"""config.json of a stock Hugging Face class <-> `ModelConfig`."""
 
 from latemask.config import domains
 from latemask.config import keys
@@ -39,7 +39,7 @@ def stock_config(config):
   """Returns the sizes and options of config.json, a dict.
 
   Args:
-    config: the `model.ModelConfig` of an encoder.
+    config: the `ModelConfig` of an encoder.
   """
   stock = {
       "vocab_size": config.vocab_size, "hidden_size": config.width,

@@ -130,7 +130,7 @@ def _summarise(path, config, columns, evaluations, counts):
 
 
 def _over(function, values):
-  """Applies a function that passes NaN over; NaN where there is no more."""
+  """Applies a function that ignores NaN; NaN where there is nothing else."""
   return (math.nan if np.isnan(values).all() else float(function(values)))
 
 

@@ -4,15 +4,16 @@ import argparse
 import shlex
 
 
-def parser(name, description, **options):
-  """Returns the parser of `python -m latemask.tools.NAME`.
+def parser(module, description, **options):
+  """Returns the parser of `python -m latemask.MODULE`.
 
   Args:
-    description: the tool's module docstring.
+    module: tools.export, bench.step, ...
+    description: its docstring.
     options: further ones of `argparse.ArgumentParser`.
   """
   return argparse.ArgumentParser(
-      prog=f"python -m latemask.tools.{name}", description=description,
+      prog=f"python -m latemask.{module}", description=description,
       formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
 

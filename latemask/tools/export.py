@@ -17,7 +17,7 @@ from latemask.runtime import console
 
 
 def _parser():
-  parser = console.parser("export", __doc__)
+  parser = console.parser("tools.export", __doc__)
   parser.add_argument("--init_from", required=True,
                       help="run, checkpoint or Hugging Face folder")
   parser.add_argument("--out", required=True, help="folder to make")

@@ -42,7 +42,7 @@ def _tell_marks(words):
 
 
 def _parser():
-  parser = console.parser("fill_mask", __doc__)
+  parser = console.parser("tools.fill_mask", __doc__)
   parser.add_argument("--workdir", required=True,
                       help="run, checkpoint or exported folder")
   parser.add_argument("--top", type=int, default=5, help="words a mask")

@@ -34,7 +34,7 @@ def _given_tokenizer(config):
 
 
 def _parser():
-  parser = console.parser("prepare", __doc__, allow_abbrev=False)
+  parser = console.parser("tools.prepare", __doc__, allow_abbrev=False)
   parser.add_argument("--config", required=True,
                       help="FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--out", required=True, help="folder of the packed rows")

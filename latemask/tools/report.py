@@ -24,7 +24,7 @@ from latemask.runtime import console
 
 
 def _parser():
-  parser = console.parser("report", __doc__)
+  parser = console.parser("tools.report", __doc__)
   parser.add_argument("directories", metavar="DIR", nargs="+",
                       help="workdir, or a folder that holds some")
   parser.add_argument("--out", default="report", help="folder to write")

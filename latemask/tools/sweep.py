@@ -44,7 +44,7 @@ from latemask.sweep import runner
 
 
 def _parser():
-  parser = console.parser("sweep", __doc__)
+  parser = console.parser("tools.sweep", __doc__)
   parser.add_argument("--config", required=True,
                       help="a sweep, or any config with --grid: "
                       "FILE[:SIZE][,KEY=VALUE...]")

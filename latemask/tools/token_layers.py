@@ -28,7 +28,7 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def _parser():
-  parser = console.parser("token_layers", __doc__)
+  parser = console.parser("tools.token_layers", __doc__)
   parser.add_argument("--workdir", required=True,
                       help="run, checkpoint or exported folder")
   parser.add_argument("--out", required=True, help="picture to write")

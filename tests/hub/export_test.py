@@ -185,7 +185,7 @@ def test_a_folder_that_stock_wrote(tiny, tokenizer, tmp_path, architecture):
 
 
 def test_tokenizer_of_the_folder(tiny, tokenizer, tmp_path):
-  """What transformers adds to tokenizer.json; its ids: hf_tokenizer_test."""
+  """What transformers adds to tokenizer.json; its ids: tokenizer_test."""
   config, params = _pretrained(tiny, tokenizer, "roberta")
   hub_folder.export(config, params, tokenizer, tmp_path / "out")
   stock = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
