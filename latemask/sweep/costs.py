@@ -16,6 +16,10 @@ from latemask.sweep import points as points_lib
 from latemask.train import check as check_lib
 
 
+# Name, FLOPs.
+_UNITS = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
+
+
 def check(points):
   """Checks every run, and returns the points with steps and FLOPs.
 
@@ -72,19 +76,26 @@ def table(points, rate, parallel):
     rate: FLOP/s of a run; None where it is unknown.
     parallel: runs at a time.
   """
-  rows = [("run", "steps", "PFLOP", "time", "state", "result")]
+  unit, flops = _unit(points)
+  rows = [("run", "steps", unit, "time", "state", "result")]
   for point in points:
     rows.append((
         point.name, f"{point.num_steps:,}" if point.num_steps else "",
-        f"{point.flops / 1e15:,.4g}" if point.flops else "",
+        f"{point.flops / flops:,.4g}" if point.flops else "",
         _time(point.flops / rate if rate and point.flops else None),
         point.state, outcome.text(point) if point.done else ""))
   todo = [point for point in points if not point.done]
   total = sum(point.flops or 0 for point in todo)
   rows.append((f"{len(todo)} of {len(points)} to do, {parallel} at a time",
-               "", f"{total / 1e15:,.4g}" if total else "",
+               "", f"{total / flops:,.4g}" if total else "",
                _time(left_secs(todo, points, rate, parallel)), "", ""))
   return console.table(rows)
+
+
+def _unit(points):
+  """Returns (name, FLOPs) of a unit in which no number is tiny."""
+  largest = max(point.flops or 0 for point in points)
+  return next((unit for unit in _UNITS if largest >= unit[1]), _UNITS[-1])
 
 
 def left_secs(todo, points, rate, parallel):

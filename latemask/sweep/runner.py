@@ -150,7 +150,10 @@ class Sweep:
         continue
       taken = {process.place for process in self._running.values()}
       place = min(set(range(self._args.parallel)) - taken)
-      self._running[point.name] = _Process(point, claim, self._args, place)
+      process = _Process(point, claim, self._args, place)
+      self._running[point.name] = process
+      print(f"{point.name}: begins; what it prints is in {process.log}",
+            flush=True)
 
   def _claim(self, point):
     """Returns a claim on a run; None, and says so once, where others hold it.

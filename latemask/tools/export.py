@@ -43,12 +43,7 @@ def main():
         loaded.config, loaded.params, loaded.tokenizer, args.out,
         args.keep_layers, overwrite=args.overwrite, masking=loaded.masking,
         max_length=args.max_length, trained_length=loaded.trained_length)
-  kind = "ForMaskedLM" if name.endswith("ForMaskedLM") else ""
-  print(f"{args.out}: {name}\nload it in Python: transformers.AutoModel{kind}."
-        f"from_pretrained({args.out!r})")
-  if "head" in loaded.params:
-    print("try it here: " + console.command(
-        "tools.fill_mask", "--workdir", args.out, "It can <mask> used."))
+  print(f"{args.out}: {name}")
   length = args.max_length or loaded.trained_length
   if length > loaded.trained_length:
     print("warning: its tokenizer lets through " + pretrained.beyond(
@@ -56,6 +51,12 @@ def main():
   elif length < loaded.config.max_length:
     print(f"its tokenizer cuts texts to {length} tokens, of "
           f"{loaded.config.max_length} positions (--max_length)")
+  kind = "ForMaskedLM" if name.endswith("ForMaskedLM") else ""
+  print(f"load it in Python: transformers.AutoModel{kind}.from_pretrained("
+        f"{args.out!r})")
+  if "head" in loaded.params:
+    print("try it here: " + console.command(
+        "tools.fill_mask", "--workdir", args.out, "It can <mask> used."))
 
 
 if __name__ == "__main__":

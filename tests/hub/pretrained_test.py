@@ -368,7 +368,7 @@ def test_commands(run, tmp_path):
          str(run[0]), "--out", str(out)], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     if not code:
-      assert done.stdout.splitlines()[1:3] == [
+      assert done.stdout.splitlines()[-2:] == [
           f"load it in Python: transformers.AutoModel.from_pretrained('{out}')",
           f"try it here: python -m latemask.tools.fill_mask --workdir {out} "
           "'It can <mask> used.'"]

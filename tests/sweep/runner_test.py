@@ -243,6 +243,7 @@ def test_failed_runs_stop_no_other(write, tmp_path, monkeypatch, capsys, stub):
   assert "latemask: seed=7: exit code 3: the last line" in told.err
   assert "1 of 3 runs failed" in told.err
   assert re.search(r"\[3/3\] seed=\d: .*; 0:00 left", told.out)
+  assert f"seed=1: begins; what it prints is in {out}/seed=1.log" in told.out
   assert len(re.findall(
       r"\] seed=[12]: done in 0:\d\d, held-out loss 4.250; ", told.out)) == 2
   assert told.out.endswith(
@@ -367,7 +368,10 @@ def test_dry_run_writes_nothing(write, tmp_path, monkeypatch, capsys):
   lines = capsys.readouterr().out.splitlines()
   assert len({len(line) for line in lines}) == 1
   point = costs.check(points_lib.read(spec, tmp_path / "out")[0])[0]
-  assert re.match(r"\| seed=1 +\| 12 +\|", lines[2])
+  # So small that PFLOP would say nothing.
+  assert lines[0].split("|")[3].strip() == "GFLOP"
+  assert re.match(
+      rf"\| seed=1 +\| 12 +\| {point.flops / 1e9:.4g} +\|", lines[2])
   minutes, secs = divmod(round(point.flops / 1e6), 60)
   assert f"{minutes}:{secs:02d} " in lines[2]
   assert "3 of 3 to do, 2 at a time" in lines[-1]
