@@ -156,6 +156,7 @@ class Clock:
     """Takes the number of rows to train on."""
     self._num_rows, self._done = num_rows, 0
     self._compile_secs = self._told_secs = 0.0
+    self._first = None  # Seconds and rows at the end of the first epoch.
 
   def __enter__(self):
     jax.monitoring.register_event_duration_secs_listener(self._listen)
@@ -173,7 +174,11 @@ class Clock:
     """Counts rows as done; returns in words what the others will take."""
     self._done += num_rows
     secs = time.monotonic() - self._start_secs - self._compile_secs
-    left = secs / self._done * (self._num_rows - self._done)
+    # Much is done once, and in the first epoch: those after it are alike.
+    first_secs, first_rows = self._first or (0.0, 0)
+    left = (secs - first_secs) / (self._done - first_rows) * (
+        self._num_rows - self._done)
+    self._first = self._first or (secs, self._done)
     compiled = self._compile_secs - self._told_secs
     self._told_secs = self._compile_secs
     return (f"({compiled:.1f} s compiling)  " * (compiled >= 0.1)
