@@ -113,6 +113,7 @@ def test_real_sizes_compile(size, changes, rows, temporaries_gib):
     assert found["hbm"]["temporaries"] < temporaries_gib * 2**30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, message", [
     (["--config", "configs/base.py:huge", "--topology", "v5e:2x2"],
      "tiny, small, base, large"),

@@ -67,6 +67,7 @@ def test_table_of_flops():
   assert len({len(line) for line in done.stdout.splitlines()}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, message", [
     ([], "at least one --config"),
     (["--config", "configs/none.py"], "no config file"),

@@ -118,6 +118,7 @@ def test_a_workdir_has_one_program(config, tmp_path, monkeypatch):
   assert not list(tmp_path.rglob("cells"))
 
 
+@pytest.mark.slow
 def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
                                           data_dir, capsys):
   trained = []

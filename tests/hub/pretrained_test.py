@@ -62,6 +62,7 @@ def test_loads_what_was_trained(run, folder, caplog):
   assert not caplog.records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys, fresh", [
     ({}, ()),
     # Two late layers more than there are, and another place for the masks.
@@ -225,6 +226,7 @@ def test_positions_beyond_the_rows_learn_nothing(run):
     assert np.all(moment_LxD[32:] == 0) and np.all(moment_LxD[:32].any(1))
 
 
+@pytest.mark.slow
 def test_the_trained_length_is_on_record(tiny_run, run, folder, tmp_path):
   workdir, state = run
   for path in (workdir, folder):
@@ -340,6 +342,7 @@ def test_an_export_replaces_exports_alone(run, folder):
   assert {p.name for p in folder.iterdir()} == set(hub_folder._FILES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, message", [
     (["--workdir", "nowhere", "a <mask>"], "nowhere is no run"),
     (["--workdir", "RUN", "no mask here"], "no <mask>"),

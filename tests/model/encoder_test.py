@@ -248,6 +248,7 @@ def test_foreign_documents_and_padding_change_nothing(tiny, options):
   np.testing.assert_array_equal(out, apply(filled))
 
 
+@pytest.mark.slow
 def test_unused_noise_is_no_query(tiny):
   """Fillers of the cross decoder must not pass for tokens of document 1."""
   _configure(tiny, "roberta_prenorm", "append", 2, "cross", "targets")
@@ -328,6 +329,7 @@ def test_loss_at_the_start_is_that_of_chance(tiny):
   assert abs(float(sums.means["loss"]) - np.log(VOCAB)) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_initial_values(tiny, architecture):
   """Kernels by fan-in, to 3 %; in each layer and each part of merged ones."""

@@ -110,6 +110,7 @@ def found(saved):
   return effective_rank.measure(saved, 21)
 
 
+@pytest.mark.slow
 def test_rank_of_a_saved_model_equals_numpy(saved, found):
   loaded = pretrained.load(saved)
   config = json.loads((saved / "config.json").read_text())
@@ -150,6 +151,7 @@ def test_rank_of_a_saved_model_equals_numpy(saved, found):
   assert np.all(np.abs(found.unmasked[1:] / found.masked[1:] - 1) > 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer, decoder", [(0, "self"), (1, "cross")])
 def test_rank_of_every_kind_of_model(layer, decoder):
   tiny = _tiny()

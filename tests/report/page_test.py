@@ -54,6 +54,7 @@ def test_the_best_is_compared_with_vanilla(sweep, page):
           f"{means[0.15, 0]:.4f}" in told) == (best != (0.15, 0))
 
 
+@pytest.mark.slow
 def test_a_live_run_and_one_that_is_not_finite(tmp_path):
   runs = tmp_path / "runs"
   made.run(runs / "live", upto=7)

@@ -136,7 +136,7 @@ def test_exit_code_outlives_a_shutdown_that_fails(monkeypatch, ending):
 
 _ENDS_ALONE = """
 import sys
-from latemask import distributed
+from latemask.runtime import distributed
 from latemask import errors
 distributed._END_SECS = distributed._EARLY_SECS + 2
 mine, ending = int(sys.argv[2]), int(sys.argv[3])
@@ -171,7 +171,7 @@ def test_alone_is_everywhere():
 # latemask.main, its batches held up.
 _SLOW = """
 import sys, time
-from latemask import signals
+from latemask.runtime import signals
 signals.listen()
 from latemask import main
 from latemask.data import loader
@@ -185,7 +185,7 @@ def slow(name, secs):
 step_secs, eval_secs = map(float, sys.argv.pop(1).split(","))
 slow("train_batches", step_secs)
 slow("eval_batches", eval_secs)
-main.app.run(main.main, flags_parser=main._parse)
+main.app.run(main.main, flags_parser=main.parse)
 """
 
 

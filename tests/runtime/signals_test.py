@@ -42,11 +42,11 @@ def test_first_is_remembered_and_second_is_not_held_back(signum):
 
 _PROGRAM = """
 import hashlib, sys, time
-from latemask import signals
-from latemask.data import local
+from latemask.runtime import files
+from latemask.runtime import signals
 signals.listen()
 phase, folder = sys.argv[1:]
-with signals.heard() as told, local.writing(folder + "/whole") as part:
+with signals.heard() as told, files.writing(folder + "/whole") as part:
   part.write_text("half")
   if phase == "held":
     told.hold()

@@ -248,6 +248,7 @@ def test_a_save_holds_the_state_of_its_step(tiny_run, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, state, found)
 
 
+@pytest.mark.slow
 def test_nan_stops_and_keeps_the_last_good_checkpoint(
     tiny_run, tmp_path, monkeypatch):
   tiny_run.checkpoint.every_steps = 4

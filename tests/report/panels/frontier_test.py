@@ -8,6 +8,7 @@ from latemask.report import series as series_lib
 from tests.report import made
 
 
+@pytest.mark.slow
 def test_what_is_drawn_over_depends_on_whether_runs_cost_the_same(tmp_path):
   for rate in (0.15, 0.3, 0.5):
     for layer in (0, 6):

@@ -55,6 +55,7 @@ def test_glue_table_is_that_of_results(tmp_path):
     assert any(x == pytest.approx(100 * score) for x in drawn)
 
 
+@pytest.mark.slow
 def test_glue_of_runs_that_differ_in_their_seed(tmp_path):
   qualities = {(0.15, 0): 0.2, (0.15, 12): 0.4, (0.5, 0): 0.6, (0.5, 12): 0.8}
   cells = {}
