@@ -59,6 +59,7 @@ def test_every_example_once(tiny, tmp_path, file_format):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_devices")
 def test_trains_from_it(tiny, tmp_path, capsys):
   _store(tmp_path / "tfds", field="book_text")
   tiny.data.source = "tfds:pages"
