@@ -79,6 +79,8 @@ fi
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-$(printf %s \
   glibc.malloc.hugetlb=1: glibc.malloc.arena_max=1: \
   glibc.malloc.mmap_max=0: glibc.malloc.trim_threshold=1099511627776)}"
+# So that commands that are printed can be typed as they stand.
+export LATEMASK_LAUNCHER="bash ${BASH_SOURCE[0]}"
 export VIRTUAL_ENV="$venv" PATH="$venv/bin:$PATH"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$@"

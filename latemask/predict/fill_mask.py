@@ -120,11 +120,11 @@ class Filler:
 def legend(words):
   """Yields what the marks mean that stand in some words, a line each."""
   if any(word.startswith(JOINED) for word in words):
-    yield (f"{JOINED} in front: joined to what stands before it, as un{MASK} "
-           f"with {JOINED}less is unless")
+    yield (f"{JOINED} in front: no space before it (un{MASK} and {JOINED}less "
+           "make unless)")
   if any(word.endswith(JOINED) for word in words):
-    yield (f"{JOINED} at the end: joined to what stands behind it, as "
-           f"{MASK}less with un{JOINED} is unless")
+    yield (f"{JOINED} at the end: no space behind it ({MASK}less and "
+           f"un{JOINED} make unless)")
   if SPACE in words:
     yield (f"{SPACE}: a space alone; the word behind it takes several pieces, "
            "and this guess does not name it")

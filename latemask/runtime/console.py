@@ -1,6 +1,7 @@
 """What the commands of latemask/tools and bench share: parser and table."""
 
 import argparse
+import os
 import shlex
 
 
@@ -18,9 +19,14 @@ def parser(module, description, **options):
 
 
 def command(module, *arguments):
-  """Returns `python -m latemask.MODULE ...` as one can paste it."""
-  return shlex.join(["python", "-m", f"latemask.{module}",
-                     *map(str, arguments)])
+  """Returns `python -m latemask.MODULE ...` as one can paste it.
+
+  Behind launch/local.sh, where that started this program.
+  """
+  return " ".join(filter(None, [
+      os.environ.get("LATEMASK_LAUNCHER"),
+      shlex.join(["python", "-m", f"latemask.{module}",
+                  *map(str, arguments)])]))
 
 
 def table(rows):

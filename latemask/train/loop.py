@@ -212,7 +212,7 @@ def _evaluation_line(step, scalars):
   loss, entropy = scalars["eval/loss"], scalars["eval/unigram_entropy"]
   side = "above" if loss > entropy else "below"
   others = "".join(
-      f"; at {name.split('_')[1].split('/')[0]}: loss {value:.3f}"
+      f"; at mask rate {name.split('_')[1].split('/')[0]}: loss {value:.3f}"
       for name, value in scalars.items()
       if name.startswith("eval/rate_") and name.endswith("/loss"))
   return (f"step {step:,}: eval loss {loss:.3f}, {abs(loss - entropy):.2f} "
