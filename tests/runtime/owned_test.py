@@ -132,11 +132,11 @@ def test_export_has_one_writer(run, tmp_path, monkeypatch):
   assert not os.listdir(tmp_path)
   export()
   before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-  real = safetensors.numpy.save_file
-  def save_file(*args, **options):
+  real = safetensors.numpy.save
+  def save(*args, **options):
     claims.beside(out).write_text(_FAR)
-    real(*args, **options)
-  monkeypatch.setattr(safetensors.numpy, "save_file", save_file)
+    return real(*args, **options)
+  monkeypatch.setattr(safetensors.numpy, "save", save)
   with pytest.raises(claims.HeldError, match="but of host far"):
     export()
   assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}

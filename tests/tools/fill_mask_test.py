@@ -20,7 +20,7 @@ def test_marks_are_explained_where_they_stand(capsys):
 def test_words_need_no_legend():
   assert list(fill_mask_lib.legend({"be", "C#", "a##b"})) == []
   line, = fill_mask_lib.legend({"un##"})
-  assert "<mask>less with un## is unless" in line
+  assert "<mask>less and un## make unless" in line
 
 
 def test_json_has_no_legend(capsys):
