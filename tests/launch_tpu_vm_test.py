@@ -484,6 +484,7 @@ def test_keep_makes_what_is_missing_and_ends_with_the_command(cloud):
   assert set(cloud.sleeps()) == {30}  # Between polls; none was in vain.
 
 
+@pytest.mark.slow  # And its two workers must keep step: not beside much else.
 def test_keep_creates_a_lost_slice_anew(cloud):
   cloud.set_up()
   falls = ["queued=SUSPENDED", "queued=FAILED", "node=PREEMPTED",
