@@ -71,6 +71,7 @@ def commands(tmp_path_factory):
   Its import takes most of a start; without, they write no TensorBoard events.
   """
   jax.devices()  # This process has its eight.
+  os.environ.pop("LATEMASK_LAUNCHER", None)  # What is printed is the same.
   os.environ["XLA_FLAGS"] = ONE_DEVICE
   folder = tmp_path_factory.mktemp("no_tensorflow")
   (folder / "tensorflow.py").write_text("raise ImportError('hidden')\n")
