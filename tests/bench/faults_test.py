@@ -76,12 +76,13 @@ def test_damaged_newest_checkpoint(saved, capsys, name):
     shutil.rmtree(newest / "state")
     (newest / "state").mkdir()
   elif name == "checkpoint: byte flipped":
-    # In the largest file: elsewhere a flip may change nothing.
-    path = max(newest.rglob("ocdbt.process_0/d/*"),
-               key=lambda p: p.stat().st_size)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 16
-    path.write_bytes(data)
+    # One in each file of values. How many there are depends on when they were
+    # written; one that holds nothing but an index that a later one replaces
+    # may be the largest, and a flip there changes nothing.
+    for path in newest.rglob("ocdbt.process_0/d/*"):
+      data = bytearray(path.read_bytes())
+      data[len(data) // 2] ^= 16
+      path.write_bytes(data)
   else:
     faults.damage(name, workdir, random.Random(3))
   state, _ = run_lib.train(config, workdir)
