@@ -112,6 +112,8 @@ def _refuse(message):
 
 
 def parse(argv):
+  """Returns the arguments that are no flags; ends the program over bad ones.
+  """
   if {"-h", "--help", "-help"} & set(argv):
     print(__doc__)
     sys.exit(0)

@@ -120,6 +120,7 @@ def compare(found, wanted):
 
 
 def sha256(run):
+  """Returns the SHA-256 of the `run` of a checkpoint, 64 hex digits."""
   # Through JSON once: what is read back has lists where tuples were.
   text = json.dumps(json.loads(json.dumps(run)), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
@@ -135,4 +136,5 @@ def checked(run, where):
 
 
 def line(error):
+  """Returns the first line of what an error says, or what it is."""
   return (str(error).strip().splitlines() or [repr(error)])[0]

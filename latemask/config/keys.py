@@ -64,6 +64,15 @@ class Key:
   instead: str | None = None
 
 
+# The same in both tables.
+_ADAMW = {
+    "optimizer.weight_decay": Key(_NOT_NEGATIVE),
+    "optimizer.b1": Key(_SHARE_OR_0),
+    "optimizer.b2": Key(_SHARE_OR_0),
+    "optimizer.eps": Key(domains.real("(0, 1]")),
+    "optimizer.clip_norm": Key(domains.optional(_POSITIVE)),
+}
+
 PRETRAINING = {
     "seed": Key(domains.whole(0, 2**32 - 1)),
 
@@ -137,11 +146,7 @@ PRETRAINING = {
     "optimizer.warmup_steps": Key(
         domains.whole(0, domains.INT32), instead="optimizer.warmup_fraction"),
     "optimizer.final_learning_rate": Key(_NOT_NEGATIVE),
-    "optimizer.weight_decay": Key(_NOT_NEGATIVE),
-    "optimizer.b1": Key(_SHARE_OR_0),
-    "optimizer.b2": Key(_SHARE_OR_0),
-    "optimizer.eps": Key(domains.real("(0, 1]")),
-    "optimizer.clip_norm": Key(domains.optional(_POSITIVE)),
+    **_ADAMW,
 
     "eval.every_steps": Key(_STEPS),
     "eval.rates": Key(domains.each(_SHARE)),
@@ -190,11 +195,7 @@ FINETUNING = {
 
     "optimizer.schedule": Key(domains.choice("linear", "cosine")),
     "optimizer.warmup_fraction": Key(_SHARE_OR_0),
-    "optimizer.weight_decay": Key(_NOT_NEGATIVE),
-    "optimizer.b1": Key(_SHARE_OR_0),
-    "optimizer.b2": Key(_SHARE_OR_0),
-    "optimizer.eps": Key(domains.real("(0, 1]")),
-    "optimizer.clip_norm": Key(domains.optional(_POSITIVE)),
+    **_ADAMW,
 }
 
 

@@ -138,6 +138,7 @@ def deviation(values):
 
 
 def cell_path(workdir, name, cell):
+  """Returns where the result of a task's cell lies."""
   return workdir / "cells" / name / f"{cell}.json"
 
 

@@ -162,7 +162,7 @@ def _shapes(config):
 
 def what_stock_lacks(config, params, cut_config, tensors, prefix):
   """Returns what a stock file cannot give back, for `add_rest`."""
-  back = from_stock(config, cut_config, tensors, prefix, "")
+  back = from_stock(config, cut_config, tensors, prefix, "this model")
   ids = config.vocab_size
   rest = {}
   for path, array in params.items():

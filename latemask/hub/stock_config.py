@@ -14,8 +14,6 @@ _SAME_VALUE = ("hidden_act", "hidden_activation", "norm_bias", "mlp_bias",
                "pad_token_id")
 _ONE_VALUE = {"position_embedding_type": "absolute", "is_decoder": False,
               "add_cross_attention": False}
-
-
 # What config.json calls the fields of `ModelConfig`.
 _SIZES = {"vocab_size": "vocab_size", "width": "hidden_size",
           "layers": "num_hidden_layers", "heads": "num_attention_heads",
@@ -79,14 +77,15 @@ def config_of_stock(stock, folder):
     InputError: a class or an option that has no counterpart here, or a field
       that is missing or cannot be; named as it is there.
   """
+  where = f"{folder}/config.json"
   architecture = next((a for a, (model_type, _, _) in hf_weights.CLASSES.items()
                        if model_type == stock["model_type"]), None)
   if architecture is None:
     raise errors.InputError(
-        f"{folder}/config.json has model_type {stock['model_type']!r:.60}; "
+        f"{where} has model_type {stock['model_type']!r:.60}; "
         "what can be read is "
         + ", ".join(row[0] for row in hf_weights.CLASSES.values()))
-  where, called = f"{folder}/config.json", _FIELDS[architecture]
+  called = _FIELDS[architecture]
   first = 0 if architecture == "modern" else hf_weights.FIRST_POSITION
   fields = {}
   for name, field in called.items():
@@ -105,8 +104,8 @@ def config_of_stock(stock, folder):
   for key, value in expected.items():
     if stock.get(key, value) != value:
       raise errors.InputError(
-          f"{folder}/config.json has {key} {stock[key]}; only {value} has a "
-          "counterpart here")
+          f"{where} has {key} {stock[key]}; only {value} has a counterpart "
+          "here")
   return config
 
 

@@ -23,6 +23,7 @@ def kernel_init(fan_in):
 
 
 def row(bias_D, dtype):
+  """Returns a bias as [1, 1, D], to be added to states of that dtype."""
   return bias_D.astype(dtype)[None, None]
 
 

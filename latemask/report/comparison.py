@@ -48,13 +48,12 @@ def task(run, key):
 
 def rate_of(key):
   """Returns the rate in eval/rate_0.15/loss."""
-  return float(key.split("_")[1].split("/")[0])
+  return evaluate.rates([key])[key]
 
 
 def common_rates(runs):
   """Returns keys of the held-out losses at fixed rates that all runs have."""
-  sets = [{k for k in run.final if k.startswith("eval/rate_")
-           and k.endswith("/loss")} for run in runs if run.final]
+  sets = [set(evaluate.rates(run.final)) for run in runs if run.final]
   return sorted(set.intersection(*sets), key=rate_of) if sets else []
 
 

@@ -12,6 +12,7 @@ from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
+from latemask.predict import fill_mask
 from latemask.report import look as look_lib
 
 _MAX_TOKENS = 40
@@ -168,7 +169,7 @@ def _legend(kind_L, has_read):
 def guesses(filler, ids_L, masked):
   """Returns {place: (word, whether it is right)} of the targets."""
   best_T = np.argmax(filler.probabilities(masked), axis=-1)
-  return {int(place): (filler.word(best).removeprefix("##"),
+  return {int(place): (filler.word(best).removeprefix(fill_mask.JOINED),
                        best == ids_L[place])
           for place, best in zip(
               targets(masked), best_T[masked.target_weights_BxT[0] > 0])}

@@ -1,6 +1,7 @@
 """The points of a sweep: each checked, what it costs, how long is left."""
 
 import dataclasses
+import itertools
 import statistics
 
 from latemask.data import packed_set
@@ -45,7 +46,7 @@ def check(points):
 
 def _check(point):
   # Devices are the run's affair, and none is taken here.
-  config = points_lib.copied(point.config)
+  config = point.config.copy_and_resolve_references()
   with config.unlocked():
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = None, 1, 1
   config = workdir_lib.keep_meaning(config, point.path)
@@ -123,7 +124,5 @@ def rate_of(points):
 
 def last_step(path):
   """Returns the newest step in the metrics.jsonl of a run; 0 before."""
-  file = path / "metrics.jsonl"
-  lines = file.read_text().splitlines()[-2:] if file.exists() else ()
-  return max((points_lib.as_object(line).get("step", 0) for line in lines),
-             default=0)
+  return max((found.get("step", 0) for found in itertools.islice(
+      points_lib.newest_lines(path), 2)), default=0)

@@ -1,13 +1,10 @@
 """What a run of a sweep has come to, in words: its loss, or its scores."""
 
-import re
 import statistics
 
 from latemask.finetune import grid as cells_lib
 from latemask.sweep import points as points_lib
-
-# The loss at a rate of eval.rates, at which runs of all rates can be compared.
-_AT_A_RATE = re.compile(r"eval/rate_(.+)/loss")
+from latemask.train import evaluate
 
 
 def text(point):
@@ -20,15 +17,13 @@ def text(point):
 
 
 def _losses(path):
-  file = path / "metrics.jsonl"
-  lines = file.read_text().splitlines() if file.exists() else ()
-  last = next((found for found in map(points_lib.as_object, reversed(lines))
+  last = next((found for found in points_lib.newest_lines(path)
                if "eval/loss" in found), None)
   if last is None:
     return ""
   others = "".join(
-      f", at mask rate {match[1]}: {last[match[0]]:.3f}"
-      for match in map(_AT_A_RATE.fullmatch, last) if match)
+      f", at mask rate {rate:g}: {last[name]:.3f}"
+      for name, rate in evaluate.rates(last).items())
   return f"held-out loss {last['eval/loss']:.3f}{others}"
 
 

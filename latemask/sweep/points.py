@@ -104,7 +104,7 @@ def read(spec, out, init_from=(), grid=None):
         "--init_from is for fine-tuning; give train.init_from with --config")
   points = []
   for overrides in grid_lib.points(grid, found):
-    changed = copied(config)
+    changed = config.copy_and_resolve_references()
     spec_lib.override(changed, overrides, _where(path, overrides, grid))
     if is_finetuning:
       points += [_finetuning(run, overrides, changed) for run
@@ -145,7 +145,7 @@ def _where(path, overrides, grid):
 
 
 def _finetuning(run, overrides, config):
-  config = copied(config)
+  config = config.copy_and_resolve_references()
   with config.unlocked():
     config.init_from = str(run)
   place = "glue" + (f"_{name_of(config, overrides)}" if overrides else "")
@@ -172,10 +172,6 @@ def name_of(config, overrides):
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     safe = f"{safe[:_MAX_NAME]}-{digest}"
   return safe or "default"
-
-
-def copied(config):
-  return config.copy_and_resolve_references()
 
 
 def _with_rows(config, out):
@@ -234,10 +230,20 @@ def _refuse_twins(points, path):
 
 def read_json(path):
   """Returns the object in a file of ours; {} where it was cut off."""
-  return as_object(path.read_text())
+  return _as_object(path.read_text())
 
 
-def as_object(text):
+def newest_lines(path):
+  """Yields what the lines of a run's metrics.jsonl say, the newest first.
+
+  A line that was cut off says {}.
+  """
+  file = path / "metrics.jsonl"
+  lines = file.read_text().splitlines() if file.exists() else ()
+  return map(_as_object, reversed(lines))
+
+
+def _as_object(text):
   try:
     found = json.loads(text)
   except ValueError:

@@ -5,13 +5,13 @@
 
 Prints the most probable words for each <mask>, in percent; the masks enter at
 the insertion layer, as in training. A word may be a piece of a longer one: the
-last lines tell what marks it. --workdir is a run, a
-checkpoint of it or an exported folder. Without a text, each line of standard
-input is one. --json prints one JSON object a line. Exit code 2: a text without
-<mask>, or one longer than the rows that the model was trained on (--truncate
-cuts it, --max_length takes more, up to the positions that there are). On
-standard input such a line is reported with its number, the other lines are
-answered, and the exit code is 1. Empty lines are passed over.
+last lines tell what marks it. --workdir is a run, a checkpoint of it or an
+exported folder. Without a text, each line of standard input is one. --json
+prints one JSON object a line. Exit code 2: a text without <mask>, or one
+longer than the rows that the model was trained on (--truncate cuts it,
+--max_length takes more, up to the positions that there are). On standard input
+such a line is reported with its number, the other lines are answered, and the
+exit code is 1. Empty lines are passed over.
 """
 
 import json

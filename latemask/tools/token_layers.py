@@ -16,6 +16,7 @@ drawn, or too few to hide one.
 
 import pathlib
 
+from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.predict import fill_mask as fill_mask_lib
@@ -52,7 +53,7 @@ def _run(args):
         f"a text of {len(ids_L)} tokens; the model was trained on rows of at "
         f"most {loaded.trained_length}, and what it guesses says little beyond")
   names = [loaded.tokenizer.processor.id_to_piece(int(i)).replace(
-      "\u2581", " ").strip() or "\u2423" for i in ids_L]
+      word_starts.SPACE, " ").strip() or fill_mask_lib.SPACE for i in ids_L]
   with look_lib.style():
     fig = token_layers_lib.draw(loaded.config, masked, names,
                                 token_layers_lib.guesses(filler, ids_L, masked))

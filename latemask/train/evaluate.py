@@ -6,6 +6,7 @@ parameters alone.
 """
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from latemask.runtime import mesh as mesh_lib
 FEW_ROWS = 100
 # Tokens of the training rows that the unigram entropy is counted on, at most.
 _SAMPLE_TOKENS = 1 << 21
+_AT_A_RATE = re.compile(r"eval/rate_(.+)/loss")
 
 
 class Evaluator:
@@ -86,6 +88,16 @@ class Evaluator:
   def _unigram_entropy(self):
     return unigram_entropy(self._loader, max(
         1, _SAMPLE_TOKENS // self._length))
+
+
+def rates(names):
+  """Returns {name of a loss at a rate of `eval.rates`: that rate}.
+
+  Args:
+    names: of scalars, these and others.
+  """
+  return {match[0]: float(match[1])
+          for match in map(_AT_A_RATE.fullmatch, names) if match}
 
 
 def unigram_entropy(loader, max_rows):

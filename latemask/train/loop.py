@@ -23,6 +23,7 @@ from latemask.runtime import chips
 from latemask.runtime import console
 from latemask.runtime import distributed
 from latemask.runtime import signals as signals_lib
+from latemask.train import evaluate
 from latemask.train import metrics
 from latemask.train import plateau
 
@@ -212,9 +213,8 @@ def _evaluation_line(step, scalars):
   loss, entropy = scalars["eval/loss"], scalars["eval/unigram_entropy"]
   side = "above" if loss > entropy else "below"
   others = "".join(
-      f"; at mask rate {name.split('_')[1].split('/')[0]}: loss {value:.3f}"
-      for name, value in scalars.items()
-      if name.startswith("eval/rate_") and name.endswith("/loss"))
+      f"; at mask rate {rate:g}: loss {scalars[name]:.3f}"
+      for name, rate in evaluate.rates(scalars).items())
   return (f"step {step:,}: eval loss {loss:.3f}, {abs(loss - entropy):.2f} "
           f"{side} what guessing by word frequency alone would give "
           f"({entropy:.3f}), accuracy "

@@ -159,6 +159,7 @@ def _roll_back(config, failed_step, lost, good, writer, last_step):
 
 
 def introduce(program, loader, progress):
+  """Prints the model, the rows and where the run stands, before the loop."""
   start = int(progress.state.step)
   c, config = program.model.config, program.config
   count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
