@@ -61,8 +61,11 @@ def get_config(size="base"):
   # What a document of .txt is: lines (each one), or blank_lines (what stands
   # between them). In .jsonl it is a line.
   data.documents = "lines"
-  # A SentencePiece model to load; None trains one on the documents.
+  # A tokenizer to load: a SentencePiece model, a tokenizer.json or a Hugging
+  # Face folder; None trains one on the documents.
   data.tokenizer = text()
+  # What is trained: unigram (SentencePiece), or bpe (bytes, as RoBERTa's).
+  data.tokenizer_kind = "unigram"
   # Ids of a tokenizer that is trained, specials and 256 bytes included.
   data.vocab_size = vocab_size
   # Text that a tokenizer is trained on, sampled evenly (bounds memory).

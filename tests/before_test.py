@@ -19,6 +19,7 @@ import pytest
 from latemask.config import spec
 from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import masked as masked_lib
@@ -137,7 +138,7 @@ def test_another_run_begins_with_it(before):
     program, beginning = check_lib.check(config, before / "next")
     fresh = jax.tree.map(jnp.zeros_like, jax.eval_shape(
         program.model.init, jax.random.key(0),
-        masked_lib.unmasked(jnp.zeros((1, 8), jnp.int32)))["params"])
+        masked_lib.unmasked(jnp.zeros((1, 8), jnp.int32), specials.TRAINED))["params"])
     begun = init_from.begin(beginning, program.model.config,
                             beginning.tokenizer, fresh)
     jax.tree.map(np.testing.assert_array_equal, begun, beginning.params)

@@ -13,6 +13,7 @@ from configs import modern
 from configs import paper
 from latemask.config import keys
 from latemask.config import spec
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import workdir
@@ -46,7 +47,7 @@ def test_config_builds(name, size):
   config = _config(name, size).lock()
   mesh = jax.make_mesh((2, 2, 1), mesh_lib.AXES, devices=jax.devices()[:4],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
-  program = step_lib.build(config, config.data.vocab_size, mesh=mesh)
+  program = step_lib.build(config, specials.trained(config.data.vocab_size), mesh=mesh)
   assert program.state_shapes.step.shape == ()
   base_keys = set(spec.flatten(base.get_config().to_dict()))
   assert set(spec.flatten(config.to_dict())) == base_keys
@@ -59,7 +60,7 @@ def test_config_builds(name, size):
     ("vanilla", "base", 113, 19, 12, 0), ("demo", None, 45, 19, 5, 4)])
 def test_recipes(name, size, kept, targets, layers, insertion):
   config = _config(name, size)
-  program = step_lib.build(config, config.data.vocab_size)
+  program = step_lib.build(config, specials.trained(config.data.vocab_size))
   assert (program.plan.num_kept, program.plan.num_targets) == (kept, targets)
   assert (config.model.layers, config.model.insertion_layer) == (
       layers, insertion)
@@ -70,7 +71,7 @@ def test_base_is_the_recipe_of_the_paper():
   assert (config.masking.rate, config.data.length, config.train.batch_size,
           config.optimizer.learning_rate, config.train.num_steps) == (
               0.5, 128, 4096, 2e-3, 23_000)
-  program = step_lib.build(config, config.data.vocab_size)
+  program = step_lib.build(config, specials.trained(config.data.vocab_size))
   count = sum(x.size for x in jax.tree.leaves(program.state_shapes.params))
   # RoBERTa-base has 125 M, less its positions and biases of 0.5 M; two more
   # layers of 7.1 M.

@@ -176,13 +176,12 @@ def _on_two_devices(patch):
 _programs = {}
 
 
-def _build(config, vocab_size=None, word_start_V=None, mesh=None,
-           build=step_lib.build):
-  key = (config.to_json(), vocab_size, mesh,
-         word_start_V is not None and word_start_V.tobytes())
+def _build(config, vocabulary=None, mesh=None, build=step_lib.build):
+  key = (config.to_json(), mesh, vocabulary and (
+      vocabulary.size, vocabulary.specials, vocabulary.special_N.tobytes(),
+      vocabulary.word_start_V.tobytes()))
   if key not in _programs:
-    _programs[key] = build(
-        copy.deepcopy(config), vocab_size, word_start_V, mesh)
+    _programs[key] = build(copy.deepcopy(config), vocabulary, mesh)
   return _programs[key]
 
 
@@ -212,7 +211,7 @@ def run(packed_dir, corpus, tmp_path_factory):
 
 def spm(lines, **options):
   """Returns a tokenizer as spm_train makes it, with our special tokens."""
-  model, names = io.BytesIO(), specials.SPECIALS
+  model, names = io.BytesIO(), specials.NAMES
   sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=iter(lines), model_writer=model,
       hard_vocab_limit=False, bos_id=0, pad_id=1, eos_id=2, unk_id=3,

@@ -151,7 +151,7 @@ BAD = [
     ({"data.source": "text:/nowhere/*.txt"}, "matches no file"),
     ({"data.source": "wiki"}, "text, tfds, builtin"),
     ({"data.packing": "rows"}, "documents, stream"),
-    ({"data.tokenizer": "/nowhere.model"}, "is no file"),
+    ({"data.tokenizer": "/nowhere.model"}, "is not there"),
     ({"data.eval_fraction": 1.0}, "eval_fraction"),
     ({"data.vocab_size": 100}, "at least 262"),
     ({"data.shards": 0}, "data.shards"),
@@ -232,7 +232,7 @@ def test_tokenizer_larger_than_the_vocabulary(tiny_run, tmp_path, packed_dir):
   with pytest.raises(errors.InputError, match="model.vocab_size 200 is smal"):
     run.train(tiny_run, tmp_path / "run")
   other = tokenizer_lib.train(conftest.make_text(99, seed=3).splitlines(), 300)
-  other.save(tmp_path / "other.model")
+  (tmp_path / "other.model").write_bytes(other.proto)
   tiny_run.model.vocab_size = None
   tiny_run.data.tokenizer = str(tmp_path / "other.model")
   with pytest.raises(errors.InputError, match="another tokenizer"):

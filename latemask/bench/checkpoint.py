@@ -54,9 +54,8 @@ def _parser():
 def _run(args, folder):
   config = spec.load(args.config)
   packed = prepare_lib.prepare(config, f"{folder}/data")
-  program = step_lib.build(config, packed.tokenizer.vocab_size,
-                           packed.tokenizer.word_start_V(
-                               config.masking.word_starts))
+  program = step_lib.build(
+      config, packed.tokenizer.vocabulary(config.masking.word_starts))
   loader = loader_lib.Loader(packed, config)
   bench = _Bench(config, folder, packed, program, loader)
   state = bench.step(bench.step(program.init_state(), 0), 1)  # Compiles.

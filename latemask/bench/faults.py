@@ -25,7 +25,7 @@ import numpy as np
 from latemask.checkpoint import checkpoints
 from latemask.checkpoint import record as record_lib
 from latemask.data import loader
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask import main as main_lib
 from latemask.runtime import workers
 from latemask.train import evaluate
@@ -200,7 +200,7 @@ def main():
   checkpoints.Checkpoints.save = counted("save", save)
   evaluate.Evaluator.run = counted("eval", evaluate.Evaluator.run)
   run.introduce = counted("compile", run.introduce)
-  tokenizer_lib.train = counted("tokenizer", tokenizer_lib.train)
+  tokenizers_lib.train = counted("tokenizer", tokenizers_lib.train)
   workers.run = counted("packing", workers.run)
   if phase in ("compile", "eval", *ONCE):
     count = 1

@@ -23,7 +23,6 @@ import jax
 import numpy as np
 
 from latemask.config import spec
-from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.finetune import batches
 from latemask.finetune import cell as cell_lib
@@ -97,7 +96,8 @@ class Peer:
 
   def _logits(self, model, ids_BxS):
     ids = self._torch.tensor(ids_BxS, dtype=self._torch.long)
-    return model(input_ids=ids, attention_mask=ids != specials.PAD).logits
+    pad = self._tokenizer.specials.pad
+    return model(input_ids=ids, attention_mask=ids != pad).logits
 
   def _predict(self, model, encoded, lengths):
     model.eval()
@@ -138,7 +138,8 @@ def _run(args):
     model, encoder, tokenizer, trained_length = finetune_run.load(config)
     data, = cell_lib.read(config, encoder, tokenizer, trained_length)
     program = cell_lib.make_program(
-        config, model, jax.device_put(encoder), data.task.num_outputs)
+        config, model, jax.device_put(encoder), tokenizer.specials,
+        data.task.num_outputs)
     contenders = {}
     if args.only != "peer":
       contenders["latemask"] = lambda cell: cell_lib.train(

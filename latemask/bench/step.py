@@ -91,9 +91,10 @@ def _config(spec, args):
 def _rows(num_rows, length, vocab_size):
   """Returns ids_BxL: each row a document of random words."""
   rng = np.random.default_rng(0)
-  ids_BxL = rng.integers(specials.NUM_SPECIALS, vocab_size,
+  ids_BxL = rng.integers(len(specials.NAMES), vocab_size,
                          (num_rows, length), dtype=np.int32)
-  ids_BxL[:, 0], ids_BxL[:, -1] = specials.BOS, specials.EOS
+  ids_BxL[:, 0], ids_BxL[:, -1] = (
+      specials.TRAINED.bos, specials.TRAINED.eos)
   return ids_BxL
 
 

@@ -45,8 +45,8 @@ class Peer:
         max_position_embeddings=c.max_length + 2, type_vocab_size=1,
         hidden_dropout_prob=c.dropout,
         attention_probs_dropout_prob=c.attention_dropout,
-        layer_norm_eps=c.norm_eps, bos_token_id=specials.BOS,
-        pad_token_id=specials.PAD, eos_token_id=specials.EOS,
+        layer_norm_eps=c.norm_eps, bos_token_id=specials.TRAINED.bos,
+        pad_token_id=specials.TRAINED.pad, eos_token_id=specials.TRAINED.eos,
         attn_implementation="sdpa")).to(self._device).train()
     o = program.config.optimizer
     self._optimizer = torch.optim.AdamW(
@@ -84,7 +84,7 @@ class Peer:
     index = torch.randperm(
         input_BxL.numel(), device=self._device)[:self._selected]
     labels_BxL.view(-1)[index] = input_BxL.view(-1)[index]
-    input_BxL.view(-1)[index] = specials.MASK
+    input_BxL.view(-1)[index] = specials.TRAINED.mask
     with self._autocast:
       loss = self._model(input_ids=input_BxL, labels=labels_BxL).loss
     loss.backward()

@@ -14,7 +14,6 @@ What holds, in order:
      not start: never a silent restart from step 0.
 """
 
-import base64
 import contextlib
 import dataclasses
 import itertools
@@ -27,6 +26,7 @@ import orbax.checkpoint as ocp
 
 from latemask.checkpoint import record as record_lib
 from latemask.data import order
+from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask import errors
 from latemask.runtime import distributed
 from latemask.runtime import workdir as workdir_lib
@@ -71,7 +71,7 @@ class Checkpoints:
         "config": config.to_dict(),
         "manifest": packed.digest,
         "order": order.Order(packed, config).probe,
-        "tokenizer": base64.b64encode(packed.tokenizer.proto).decode(),
+        "tokenizer": tokenizers_lib.record(packed.tokenizer),
     }
     self._max_failed = config.checkpoint.max_failed_saves
     self._num_failed = 0  # In a row.

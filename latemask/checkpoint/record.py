@@ -1,6 +1,5 @@
 """What a checkpoint says of itself: digests, config, tokenizer, rows."""
 
-import base64
 import hashlib
 import json
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask import errors
 from latemask.model import partition
 from latemask.runtime import rng
@@ -50,7 +50,7 @@ def read(path):
     path: WORKDIR/checkpoints/STEP.
 
   Returns:
-    (config as a dict, serialised tokenizer, parameters as numpy arrays,
+    (config as a dict, tokenizer, parameters as numpy arrays,
     `Progress.trained_length`).
 
   Raises:
@@ -74,7 +74,7 @@ def read(path):
   except Exception as error:  # As in `restore`.
     raise errors.InputError(
         f"{path} is no whole checkpoint: {line(error)[:300]}") from error
-  return (run["config"], base64.b64decode(run["tokenizer"]),
+  return (run["config"], tokenizers_lib.of_record(run["tokenizer"]),
           params["params"], trained_length(run))
 
 

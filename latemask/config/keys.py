@@ -84,6 +84,8 @@ PRETRAINING = {
     "data.documents": Key(
         domains.choice("lines", "blank_lines"), before="lines"),
     "data.tokenizer": Key(_PATH),
+    "data.tokenizer_kind": Key(
+        domains.choice("unigram", "bpe"), before="unigram"),
     "data.vocab_size": Key(domains.whole(1, _MOST_IDS)),
     "data.tokenizer_sample_bytes": Key(domains.whole(1)),
     # A row holds <s>, </s> and the shortest piece that is worth one.

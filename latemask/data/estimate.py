@@ -13,7 +13,8 @@ from latemask.data import packing
 from latemask.data import shards
 from latemask.data.sources import table as sources_lib
 from latemask.data.sources import tfds as tfds_source
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import kinds as tokenizers_lib
+from latemask.data.tokenizers import specials as specials_lib
 from latemask import errors
 
 # Text that an estimate is made from, for each source: all of a small one.
@@ -30,6 +31,11 @@ class _Guess:
   """Stands for a tokenizer that cannot be trained yet."""
 
   vocab_size: int
+  specials = specials_lib.TRAINED
+
+  def is_special(self, ids):
+    """Returns that none is: they stand for text."""
+    return np.zeros(ids.shape, bool)
 
   def encode(self, texts):
     """Returns as many ids as there may be, all the same."""
@@ -110,16 +116,19 @@ def complete(config, directory):
 
 def _tokenizer(config, directory, given_tokenizer, sources):
   """Returns the tokenizer, or what stands for it; says which."""
-  path = config.data.tokenizer or directory / "tokenizer.model"
-  if config.data.tokenizer or path.exists():
-    print(f"estimated with the tokenizer {path}")
-    return tokenizer_lib.load(path)
+  if config.data.tokenizer:
+    print(f"estimated with the tokenizer {config.data.tokenizer}")
+    return tokenizers_lib.load(config.data.tokenizer)
+  if found := tokenizers_lib.saved(directory):
+    print(f"estimated with the tokenizer of {directory}")
+    return found
   if given := given_tokenizer(config):
     print("estimated with the tokenizer of train.init_from")
     return given
   wanted = f"a tokenizer of {config.data.vocab_size:,} pieces"
   try:
-    tokenizer = tokenizer_lib.train(_texts(sources), config.data.vocab_size)
+    tokenizer = tokenizers_lib.train(
+        config.data.tokenizer_kind, _texts(sources), config.data.vocab_size)
   except errors.InputError:
     if sources and all(source.size_bytes <= _SAMPLE_BYTES // len(sources)
                        for source in sources):

@@ -24,7 +24,6 @@ import tqdm
 from latemask.data import order as order_lib
 from latemask.data import packing
 from latemask.data import shards
-from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.runtime import files
 
@@ -107,8 +106,9 @@ class Loader:
     count = min(_SAMPLE_ROWS, self.num_train_rows)
     ids_NxL = self.read([
         self.train_row(i * self.num_train_rows // count) for i in range(count)])
-    return packing.num_maskable(ids_NxL) / np.count_nonzero(
-        ids_NxL != specials.PAD)
+    tokenizer = self.packed.tokenizer
+    return packing.num_maskable(ids_NxL, tokenizer) / np.count_nonzero(
+        ids_NxL != tokenizer.specials.pad)
 
   def read(self, rows):
     """Returns ids [len(rows), L], int32; a row of None is all padding.
@@ -116,7 +116,8 @@ class Loader:
     Raises:
       InputError: one is damaged; names the shard and the record in it.
     """
-    ids_NxL = np.full((len(rows), self._length), specials.PAD, np.int32)
+    ids_NxL = np.full((len(rows), self._length),
+                      self.packed.tokenizer.specials.pad, np.int32)
     real = [i for i, row in enumerate(rows) if row is not None]
     if real:
       records = self._read([rows[i] for i in real])

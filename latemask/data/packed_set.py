@@ -13,7 +13,8 @@ from etils import epath
 from latemask.config import keys
 from latemask.data import shards as shards_lib
 from latemask.data.sources import table as sources_lib
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import kinds as tokenizers_lib
+from latemask.data.tokenizers import tokenizer as tokenizer_lib
 from latemask import errors
 
 
@@ -112,10 +113,10 @@ def load(config, directory, tokenizer=None):
   _compare(config, directory, manifest, tokenizer)
   if not manifest["complete"] or not _has_all_shards(directory, manifest):
     return None
-  tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
+  tokenizer = tokenizers_lib.saved(directory)
   if tokenizer.digest != manifest["settings"]["tokenizer"]:
     raise errors.InputError(
-        f"{directory}/tokenizer.model is not the tokenizer that the rows were "
+        f"the tokenizer in {directory} is not that which the rows were "
         "packed with; restore it or delete the folder")
   return Packed(str(directory), manifest, tokenizer)
 
@@ -136,13 +137,14 @@ def _compare(config, directory, manifest, tokenizer):
   """Raises InputError for a set that was packed with other settings."""
   wanted, found = settings(config), manifest["settings"]
   if config.data.tokenizer:
-    tokenizer = tokenizer_lib.load(config.data.tokenizer)
+    tokenizer = tokenizers_lib.load(config.data.tokenizer)
   if tokenizer:
     wanted["tokenizer"] = tokenizer.digest
   elif not found["tokenizer_trained"] and not config.train.init_from:
     wanted["tokenizer"] = "trained on the documents"
   if config.train.init_from:
-    del wanted["vocab_size"]  # Whoever trained it, it is the right one.
+    # Whoever trained it, it is the right one.
+    del wanted["vocab_size"], wanted["tokenizer_kind"]
   found = settings_before(config) | found
   differing = [k for k in wanted if wanted[k] != found.get(k)]
   if differing:
@@ -187,6 +189,8 @@ def settings(config):
           "text_fields": list(data.text_fields),
           "vocab_size": None if data.tokenizer or config.train.init_from
           else data.vocab_size,
+          "tokenizer_kind": None if data.tokenizer or config.train.init_from
+          else data.tokenizer_kind,
           "eval_source": data.eval_source or None,
           "eval_fraction": None if data.eval_source else data.eval_fraction}
 

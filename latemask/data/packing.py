@@ -1,7 +1,8 @@
 """Rows: encoded documents -> rows of `length` ids, as the bytes stored.
 
 Between the tokenizer and the shards. Ids are little-endian uint16 (uint32
-from 65,536 ids on), a row is filled up with <pad>:
+from 65,536 ids on), a row is filled up with pad. Where <s> and
+</s> stand here, a tokenizer may have [CLS] and [SEP]:
   documents   `<s> a </s><s> b </s>...`: every piece of a document stands
       between <s> and </s> and sees only itself in the model, which derives
       segments and positions from the <s> ids;
@@ -10,9 +11,6 @@ from 65,536 ids on), a row is filled up with <pad>:
 """
 
 import numpy as np
-
-from latemask.data.tokenizers import specials
-
 # Pieces shorter than this are dropped (and counted): with fewer tokens
 # between <s> and </s> there is nothing to learn, and rows of special tokens
 # only could not be masked.
@@ -38,15 +36,17 @@ def pack(documents, tokenizer, packing, length, counts, progress):
   """
   dtype = row_dtype(tokenizer.vocab_size)
   encoded = _encode(documents, tokenizer, dtype, counts, progress)
-  for row in PACKINGS[packing](encoded, length, dtype, counts):
+  for row in PACKINGS[packing](
+      encoded, length, dtype, tokenizer.specials, counts):
     counts["rows"] += 1
-    counts["maskable_tokens"] += num_maskable(np.frombuffer(row, dtype))
+    counts["maskable_tokens"] += num_maskable(
+        np.frombuffer(row, dtype), tokenizer)
     yield row
 
 
-def num_maskable(ids):
+def num_maskable(ids, tokenizer):
   """Returns how many ids are neither special nor padding."""
-  return int(np.count_nonzero(ids >= specials.NUM_SPECIALS))
+  return int(np.count_nonzero(~tokenizer.is_special(ids)))
 
 
 def _encode(documents, tokenizer, dtype, counts, progress):
@@ -74,10 +74,10 @@ def _batches(documents):
     yield batch
 
 
-def _pack_documents(encoded, length, dtype, counts):
+def _pack_documents(encoded, length, dtype, specials, counts):
   """Yields rows of `<s> piece </s>` segments, cutting pieces to fit."""
   size = dtype.itemsize
-  bos, pad, eos = _special_bytes(dtype)
+  bos, pad, eos = _special_bytes(specials, dtype)
   inner_bytes, min_bytes = (length - 2) * size, MIN_PIECE_TOKENS * size
   # `room` is what a piece may take, its <s> and </s> already taken off.
   row, room = [], inner_bytes
@@ -106,10 +106,10 @@ def _filled(row, room, pad, size, length, counts):
   return b"".join(row)
 
 
-def _pack_stream(encoded, length, dtype, counts):
+def _pack_stream(encoded, length, dtype, specials, counts):
   """Yields rows of `<s> running text </s>`, documents parted by </s>."""
   size = dtype.itemsize
-  bos, pad, eos = _special_bytes(dtype)
+  bos, pad, eos = _special_bytes(specials, dtype)
   inner_bytes = (length - 2) * size
   stream = b""
   for data, lengths in encoded:
@@ -133,10 +133,10 @@ def _pack_stream(encoded, length, dtype, counts):
     counts["dropped_tokens"] += len(stream) // size
 
 
-def _special_bytes(dtype):
+def _special_bytes(specials, dtype):
   """Returns <s>, <pad> and </s> as stored."""
   return [np.array(i, dtype).tobytes() for i in (
-      specials.BOS, specials.PAD, specials.EOS)]
+      specials.bos, specials.pad, specials.eos)]
 
 
 PACKINGS = {"documents": _pack_documents, "stream": _pack_stream}

@@ -22,7 +22,7 @@ from latemask.data import packing
 from latemask.data import shards as shards_lib
 from latemask.data.sources import lines
 from latemask.data.sources import table as sources_lib
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask import errors
 from latemask.runtime import claims
 from latemask.runtime import files
@@ -116,10 +116,9 @@ def _prepare(config, directory, pack, tokenizer, claim, sources,
 
 def _tokenizer(config, sources, directory, given):
   """Returns (tokenizer, whether it was trained here), saved in place."""
-  path = directory / "tokenizer.model"
-  found = tokenizer_lib.load(path) if path.exists() else None
+  found = tokenizers_lib.saved(directory)
   if config.data.tokenizer:
-    tokenizer = tokenizer_lib.load(config.data.tokenizer)
+    tokenizer = tokenizers_lib.load(config.data.tokenizer)
   elif given:
     tokenizer = given
   elif found and (directory / "manifest.json").exists():
@@ -128,8 +127,8 @@ def _tokenizer(config, sources, directory, given):
     start_secs = time.monotonic()
     print(f"training a tokenizer of {config.data.vocab_size:,} pieces (about "
           "one second a megabyte of text)", flush=True)
-    tokenizer = tokenizer_lib.train(
-        sources_lib.sample(
+    tokenizer = tokenizers_lib.train(
+        config.data.tokenizer_kind, sources_lib.sample(
             sources, config.data.tokenizer_sample_bytes,
             sources_lib.BadDocuments(config.data.max_bad_documents)),
         config.data.vocab_size)
@@ -137,10 +136,10 @@ def _tokenizer(config, sources, directory, given):
           f"{time.monotonic() - start_secs:.0f} s", flush=True)
   if found and found.digest != tokenizer.digest:
     raise errors.InputError(
-        f"{path} is another tokenizer than that of this config, and is left "
-        "as it is; choose another data.dir")
+        f"the tokenizer in {directory} is another than that of this config, "
+        "and is left as it is; choose another data.dir")
   files.make(directory)
-  tokenizer.save(path)
+  tokenizers_lib.save(tokenizer, directory)
   return tokenizer, not (config.data.tokenizer or given)
 
 

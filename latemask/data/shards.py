@@ -20,7 +20,7 @@ import ml_collections
 from latemask.data import held_out
 from latemask.data import packing
 from latemask.data.sources import table as sources_lib
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask.runtime import files
 
 # The parts of a set, in the order in which they stand in a shard.
@@ -74,7 +74,7 @@ def pack(job, shard, progress=lambda num_bytes: None):
   """
   config, directory = job.config, epath.Path(job.directory)
   path = directory / name(shard, job.num_shards, ".arrayrecord")
-  tokenizer = tokenizer_lib.load(directory / "tokenizer.model")
+  tokenizer = tokenizers_lib.saved(directory)
   bound = config.data.max_bad_documents
   bad = sources_lib.BadDocuments(bound, before=bound and sum(
       s["bad_documents"] for s in done(directory, job.num_shards)

@@ -1,21 +1,16 @@
 """Texts of a task as ids, in batches of about equal length.
 
-A row is `<s> a </s>` or `<s> a </s></s> b </s>`. The rows of a batch are about
+A row is what the tokenizer's template makes of one text or two, such as
+`<s> a </s>` and `<s> a </s></s> b </s>`. The rows of a batch are about
 equally long, and padded to one of a few lengths.
 """
 
 import dataclasses
 
 import numpy as np
-
-from latemask.data.tokenizers import specials
-
 # Batches are cut from windows of so many batches, sorted by length: there is
 # little padding, and batches still differ from epoch to epoch.
 _SORTED_BATCHES = 64
-_PAIR_SPECIALS, _SINGLE_SPECIALS = 4, 2
-# A pair needs a token of either text.
-MIN_LENGTH = _PAIR_SPECIALS + 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +19,16 @@ class Encoded:
 
   Fields:
     ids: an int32 array a row.
+    types: of each id, see `tokenizer.Template`.
+    pad: the id that fills rows up.
     lengths_R: their lengths.
     labels_R: as in `Rows`.
     num_cut: rows that were longer than allowed.
   """
 
   ids: list[np.ndarray]
+  types: list[np.ndarray]
+  pad: int
   lengths_R: np.ndarray
   labels_R: np.ndarray | None
   num_cut: int
@@ -41,24 +40,27 @@ class Encoded:
 def encode(tokenizer, rows, max_length):
   """Returns `Encoded`; where two texts are too long, the longer one is cut."""
   columns = [tokenizer.encode(column) for column in rows.texts]
-  bos, eos = ([i] for i in (specials.BOS, specials.EOS))
-  ids, num_cut = [], 0
+  template = tokenizer.template
+  found, num_cut = [], 0
   for texts in zip(*columns):
-    kept = _cut(texts, max_length)
+    kept = _cut(texts, max_length - template.num_specials(len(texts)))
     num_cut += sum(map(len, kept)) < sum(map(len, texts))
-    parts = [bos, kept[0], eos]
-    for second in kept[1:]:
-      parts += [eos, second, eos]
-    ids.append(np.concatenate(parts).astype(np.int32))
-  return Encoded(ids, np.array([len(i) for i in ids]), rows.labels_R, num_cut)
+    found.append(template.row(kept))
+  ids, types = ([row[i] for row in found] for i in range(2))
+  return Encoded(ids, types, tokenizer.specials.pad,
+                 np.array([len(i) for i in ids]), rows.labels_R, num_cut)
 
 
-def _cut(texts, max_length):
-  """Cuts a text, or the longer of two first, to leave room for specials."""
+def min_length(tokenizer):
+  """Returns the least `max_length`: a pair needs a token of either text."""
+  return tokenizer.template.num_specials(2) + 2
+
+
+def _cut(texts, room):
+  """Cuts a text, or the longer of two first, to so many tokens in all."""
   if len(texts) == 1:
-    return [texts[0][:max_length - _SINGLE_SPECIALS]]
+    return [texts[0][:room]]
   first, second = texts
-  room = max_length - _PAIR_SPECIALS
   keep = min(len(second), max(room - len(first), room // 2))
   return [first[:room - keep], second[:keep]]
 
@@ -114,7 +116,7 @@ def pad(encoded, rows, batch_size, lengths):
   """Returns ids_BxS, S the least of `lengths` that holds the longest row."""
   longest = encoded.lengths_R[rows].max()
   length = next(s for s in lengths if s >= longest)
-  ids_BxS = np.full((batch_size, length), specials.PAD, np.int32)
+  ids_BxS = np.full((batch_size, length), encoded.pad, np.int32)
   for place, row in enumerate(rows):
     ids_BxS[place, :encoded.lengths_R[row]] = encoded.ids[row]
   return ids_BxS

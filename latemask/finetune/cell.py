@@ -194,7 +194,8 @@ def read(config, encoder, tokenizer, trained_length):
 
   Rows are cut to `max_length`, or to `trained_length`.
   """
-  max_length = config.max_length or max(trained_length, batches_lib.MIN_LENGTH)
+  max_length = config.max_length or max(
+      trained_length, batches_lib.min_length(tokenizer))
   if max_length > trained_length:
     distributed.say("warning: max_length asks for " + pretrained.beyond(
         encoder, trained_length, max_length) + ", but for what fine-tuning "
@@ -251,8 +252,8 @@ def _read_task(config, name, tokenizer, max_length, digest):
       batches_lib.buckets(max_length, longest), digest.hexdigest())
 
 
-def make_program(config, model, encoder, num_outputs):
+def make_program(config, model, encoder, specials, num_outputs):
   """Returns what trains all tasks of so many outputs."""
   return finetune_step.Program(
-      model, encoder, config.from_scratch, num_outputs,
+      model, encoder, specials, config.from_scratch, num_outputs,
       finetune_step.make_optimizer(config))

@@ -92,7 +92,8 @@ def _finetune(config, workdir, claim):
                   "already finished: every cell has its result")
   mine = distributed.share(todo)
   encoder = jax.device_put(encoder)
-  programs = {num: cell_lib.make_program(config, model, encoder, num)
+  programs = {num: cell_lib.make_program(
+      config, model, encoder, tokenizer.specials, num)
               for num in {data.task.num_outputs for data in datas}}
   with cell_lib.Clock(sum(
       data.num_epochs * len(data.train) for data, _ in mine)) as clock:

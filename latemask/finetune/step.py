@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from latemask.data.tokenizers import specials as specials_lib
 from latemask.finetune import batches as batches_lib
 from latemask.masking import masked as masked_lib
 from latemask.model import architecture
@@ -61,6 +62,7 @@ class Program:
   Fields:
     model: the encoder's `ModelConfig`.
     encoder: its parameters, on the device.
+    specials: the `Specials` of the tokenizer.
     from_scratch: start from fresh ones of the same shapes.
     num_outputs: of the head; 1 is regression.
     optimizer: for learning rate 1.
@@ -68,6 +70,7 @@ class Program:
 
   model: architecture.ModelConfig
   encoder: dict
+  specials: specials_lib.Specials
   from_scratch: bool
   num_outputs: int
   optimizer: optax.GradientTransformation
@@ -78,7 +81,7 @@ class Program:
     if self.from_scratch:
       fresh = encoder_lib.LateMaskModel(self.model).init(
           rng.stream(seed, _ENCODER),
-          masked_lib.unmasked(jnp.zeros((1, 1), jnp.int32)),
+          masked_lib.unmasked(jnp.zeros((1, 1), jnp.int32), self.specials),
           method="encode")["params"]
       encoder = {name: fresh[name] for name in encoder}
     # Copied, since a step takes its state away.
@@ -100,7 +103,7 @@ class Program:
   def logits(self):
     """Jitted (params, ids_BxS) -> logits, [B, outputs], without dropout."""
     return jax.jit(lambda params, ids_BxS: cut.logits(
-        self.model, params, ids_BxS, self.num_outputs))
+        self.model, params, ids_BxS, self.specials, self.num_outputs))
 
   def _train_step(self, state, batch, learning_rate, seed):
     ids_BxS, labels_B, weights_B = batch
@@ -109,7 +112,8 @@ class Program:
 
     def mean_loss(params):
       logits_BxC = cut.logits(
-          self.model, params, ids_BxS, self.num_outputs, key_drop)
+          self.model, params, ids_BxS, self.specials, self.num_outputs,
+          key_drop)
       losses_B = _LOSSES[self.num_outputs == 1](logits_BxC, labels_B)
       return jnp.sum(losses_B * weights_B) / jnp.sum(weights_B)
 

@@ -37,10 +37,10 @@ def encoder_to_stock(config, encoder, prefix):
       hf_weights.ENCODERS[config.architecture], encoder, config, prefix)
 
 
-def mlm_to_stock(config, params, num_words, prefix):
+def mlm_to_stock(config, params, num_words, mask, prefix):
   """Returns {name: tensor} of the head, and of the input embedding anew.
 
-  There <mask> becomes our mask vector; so the output is not tied to it.
+  There the mask becomes our mask vector; so the output is not tied to it.
   """
   bias = params["output_bias"].copy()
   bias[num_words:] = _NEVER  # Ids that the tokenizer has no word for.
@@ -48,7 +48,7 @@ def mlm_to_stock(config, params, num_words, prefix):
       "output_bias": bias, "output_embedding": params["embedding"]}
   head = to_stock(hf_weights.MLM_HEADS[config.architecture], arrays, config)
   inputs = params["embedding"].copy()
-  inputs[specials.MASK] = params["mask_vector"]
+  inputs[mask] = params["mask_vector"]
   row = hf_weights.ENCODERS[config.architecture]["embedding"]
   return head | to_stock(
       {"embedding": row}, {"embedding": inputs}, config, prefix)
@@ -101,7 +101,7 @@ def _float32(tensor, name, where):
   return tensor
 
 
-def from_stock(config, cut_config, tensors, prefix, folder):
+def from_stock(config, cut_config, tensors, prefix, mask, folder):
   """Returns our parameters as far as the stock file has them.
 
   Args:
@@ -109,6 +109,7 @@ def from_stock(config, cut_config, tensors, prefix, folder):
     cut_config: of the encoder that the file holds.
     tensors: {name: tensor} of the file.
     prefix: of the encoder's names, where a head stands beside it.
+    mask: the id of the mask.
     folder: where the file lies, for messages.
 
   Raises:
@@ -130,7 +131,7 @@ def from_stock(config, cut_config, tensors, prefix, folder):
     read.tensors.setdefault(head["output_embedding"].names[0],
                             read.tensors[encoder["embedding"].names[0]])
     params |= walk(head)
-    params["mask_vector"] = params["embedding"][specials.MASK].copy()
+    params["mask_vector"] = params["embedding"][mask].copy()
     params["embedding"] = params.pop("output_embedding")
   read.check_nothing_left()
   return params
@@ -154,15 +155,16 @@ def _shapes(config):
   """Returns {path: shape} of a model's parameters."""
   ids = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(lambda: encoder_lib.LateMaskModel(config).init(
-      jax.random.key(0), masked_lib.unmasked(ids)))["params"]
+      jax.random.key(0), masked_lib.unmasked(ids, specials.TRAINED)))["params"]
   shapes = {k: v.shape for k, v in flax.traverse_util.flatten_dict(
       shapes, sep="/").items()}
   return shapes | {"output_embedding": shapes["embedding"]}
 
 
-def what_stock_lacks(config, params, cut_config, tensors, prefix):
+def what_stock_lacks(config, params, cut_config, tensors, prefix, mask):
   """Returns what a stock file cannot give back, for `add_rest`."""
-  back = from_stock(config, cut_config, tensors, prefix, "this model")
+  back = from_stock(
+      config, cut_config, tensors, prefix, mask, "this model")
   ids = config.vocab_size
   rest = {}
   for path, array in params.items():

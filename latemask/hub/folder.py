@@ -1,10 +1,10 @@
 """Hugging Face folders: what is trained here as stock classes, and back.
 
-A folder holds config.json, model.safetensors, tokenizer.json (see
-tokenizer.py) and tokenizer_config.json, which stock transformers 5 loads
-with no code of ours, and tokenizer.model, latemask.json, latemask.safetensors
-besides: all that a stock class has no place for (mask vector, late layers
-that were dropped, head, padding), so that the way back is bit-equal.
+A folder holds config.json, model.safetensors and the tokenizer's files (see
+tokenizer.py), which stock transformers 5 loads with no code of ours, and
+latemask.json and latemask.safetensors besides: all that a stock class has no
+place for (mask vector, late layers that were dropped, head, padding), so that
+the way back is bit-equal.
 
 A stock class meets <mask> at its first layer. So the head of the language
 model is exported for insertion_layer 0 only, with an input row of its own for
@@ -24,7 +24,7 @@ import safetensors.numpy
 from latemask.checkpoint import record
 from latemask.config import domains
 from latemask.config import keys
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask import errors
 from latemask.hub import convert
 from latemask.hub import stock_config
@@ -37,8 +37,7 @@ from latemask.runtime import files as files_lib
 
 # What an export writes.
 _FILES = ("config.json", "latemask.json", "latemask.safetensors",
-          "model.safetensors", "tokenizer.json", "tokenizer.model",
-          "tokenizer_config.json")
+          "model.safetensors", *hub_tokenizer.FILES)
 
 
 def export(config, params, tokenizer, folder, keep_layers=None,
@@ -48,7 +47,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
 
   Args:
     config, params: `ModelConfig` and all parameters of pre-training.
-    tokenizer: a `sentencepiece.Tokenizer`.
+    tokenizer: a `tokenizer.Tokenizer`.
     folder: made whole or not at all.
     keep_layers: see `cut.cut`.
     class_head: parameters of a `cut.ClassificationHead`; params are
@@ -86,12 +85,12 @@ def export(config, params, tokenizer, folder, keep_layers=None,
   model_type, class_prefix, prefix = hf_weights.CLASSES[config.architecture]
   tensors = convert.encoder_to_stock(
       cut_config, encoder, prefix if kind != "Model" else "")
-  stock = stock_config.stock_config(cut_config) | {
+  stock = stock_config.stock_config(cut_config, tokenizer.specials) | {
       "architectures": [class_prefix + kind], "model_type": model_type}
   if has_mlm:
     stock["tie_word_embeddings"] = False
     tensors |= convert.mlm_to_stock(
-        config, params, tokenizer.vocab_size, prefix)
+        config, params, tokenizer.vocab_size, tokenizer.specials.mask, prefix)
   if class_head is not None:
     head = {k: np.asarray(v, np.float32) for k, v in
             flax.traverse_util.flatten_dict(class_head, sep="/").items()}
@@ -102,7 +101,8 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     stock["label2id"] = {label: i for i, label in enumerate(labels)}
     if len(labels) == 1:
       stock["problem_type"] = "regression"
-  rest = convert.what_stock_lacks(config, params, cut_config, tensors, prefix)
+  rest = convert.what_stock_lacks(
+      config, params, cut_config, tensors, prefix, tokenizer.specials.mask)
   about = {"format": record.FORMAT, "model": dataclasses.asdict(config),
            "encoder_layers": cut_config.layers, "masking": masking,
            "trained_length": trained_length}
@@ -117,7 +117,7 @@ def check_out(folder, overwrite, tokenizer=None):
   """Checks that an export may be written to a folder.
 
   Args:
-    tokenizer: its `sentencepiece.Tokenizer`, where it is known.
+    tokenizer: its `tokenizer.Tokenizer`, where it is known.
 
   Raises:
     InputError: it is there, and is not to be overwritten; or holds anything
@@ -156,15 +156,11 @@ def load(folder):
 
   Raises:
     InputError: a class, option or weight that has no counterpart here, a
-      missing or unused weight, or no SentencePiece tokenizer.model.
+      missing or unused weight, or no tokenizer.
   """
   folder = epath.Path(folder)
   stock = _read_json(folder / "config.json")
-  if not (folder / "tokenizer.model").is_file():
-    raise errors.InputError(
-        f"{folder} holds no tokenizer.model; only SentencePiece vocabularies "
-        "can be read")
-  tokenizer = tokenizer_lib.load(folder / "tokenizer.model")
+  tokenizer = tokenizers_lib.load(folder, called="")
   about = None
   if (folder / "latemask.json").is_file():
     about = _about(folder / "latemask.json")
@@ -174,13 +170,14 @@ def load(folder):
     layers_here = config.layers
   if tokenizer.vocab_size > config.vocab_size:
     raise errors.InputError(
-        f"{folder}: tokenizer.model has {tokenizer.vocab_size} pieces, the "
-        f"model only {config.vocab_size} ids")
+        f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model "
+        f"only {config.vocab_size} ids")
   tensors = _read(folder / "model.safetensors")
   cut_config = dataclasses.replace(
       config, layers=layers_here, insertion_layer=0, decoder="self")
   prefix = hf_weights.CLASSES[config.architecture][2]
-  params = convert.from_stock(config, cut_config, tensors, prefix, folder)
+  params = convert.from_stock(
+      config, cut_config, tensors, prefix, tokenizer.specials.mask, folder)
   if about is None:
     about = {"masking": None, "trained_length": config.max_length}
   else:
@@ -232,14 +229,13 @@ def _read(path):
 
 
 def _write(folder, stock, tensors, about, rest, tokenizer, max_length, claim):
-  files = {"config.json": stock, "latemask.json": about,
-           "tokenizer.json": hub_tokenizer.tokenizer_json(tokenizer),
-           "tokenizer_config.json": hub_tokenizer.tokenizer_config(max_length)}
+  files = {"config.json": stock, "latemask.json": about}
   with files_lib.replacing(folder) as part:
     for name, content in files.items():
       (part / name).write_text(
           json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
-    tokenizer.save(part / "tokenizer.model")
+    for name, content in hub_tokenizer.files(tokenizer, max_length).items():
+      (part / name).write_bytes(content)
     for name, arrays in (("model", tensors), ("latemask", rest)):
       # Not save_file: what it writes only its owner can read.
       (part / f"{name}.safetensors").write_bytes(safetensors.numpy.save(

@@ -9,7 +9,8 @@ import dataclasses
 from etils import epath
 
 from latemask.checkpoint import record as record_lib
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import kinds as tokenizers_lib
+from latemask.data.tokenizers import tokenizer as tokenizer_lib
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.model import architecture
@@ -31,7 +32,7 @@ class Pretrained:
     path: where it was found.
     config: its `ModelConfig`.
     params: its parameters, numpy arrays.
-    tokenizer: a `sentencepiece.Tokenizer`.
+    tokenizer: a `tokenizer.Tokenizer`.
     masking: `config.masking` of the run, {key: value}; None where no one knows.
     trained_length: tokens of the longest rows that it was trained on; what it
       does beyond says `beyond`.
@@ -67,8 +68,7 @@ def load(path):
 
 
 def _load_checkpoint(path):
-  config, proto, params, trained_length = record_lib.read(path)
-  tokenizer = tokenizer_lib.Tokenizer(proto)
+  config, tokenizer, params, trained_length = record_lib.read(path)
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
   return Pretrained(
@@ -98,7 +98,7 @@ def trained_length(beginning, config):
 def tokenizer_of_rows(config):
   """Returns the tokenizer that a config asks for; None to train one."""
   if config.data.tokenizer:
-    return tokenizer_lib.load(config.data.tokenizer)
+    return tokenizers_lib.load(config.data.tokenizer)
   if config.train.init_from:
     return load(config.train.init_from).tokenizer
   return None

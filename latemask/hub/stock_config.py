@@ -33,18 +33,19 @@ _REST = {"insertion_layer": 0, "insertion": "append", "decoder": "self",
          "dtype": "float32", "unroll": 1, "remat": None, "loss_chunk": 16}
 
 
-def stock_config(config):
+def stock_config(config, special=specials.TRAINED):
   """Returns the sizes and options of config.json, a dict.
 
   Args:
     config: the `ModelConfig` of an encoder.
+    special: the `Specials` of its tokenizer.
   """
   stock = {
       "vocab_size": config.vocab_size, "hidden_size": config.width,
       "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
       "intermediate_size": config.mlp, "dtype": "float32",
-      "bos_token_id": specials.BOS, "pad_token_id": specials.PAD,
-      "eos_token_id": specials.EOS}
+      "bos_token_id": special.bos, "pad_token_id": special.pad,
+      "eos_token_id": special.eos}
   if config.architecture == "modern":
     rope = {"rope_type": "default", "rope_theta": config.rotary_theta}
     return stock | {
@@ -58,7 +59,7 @@ def stock_config(config):
         "embedding_dropout": config.dropout, "mlp_dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "classifier_dropout": config.dropout,
-        "cls_token_id": specials.BOS, "sep_token_id": specials.EOS}
+        "cls_token_id": special.bos, "sep_token_id": special.eos}
   return stock | {
       "max_position_embeddings": config.max_length + hf_weights.FIRST_POSITION,
       "hidden_act": "gelu", "layer_norm_eps": config.norm_eps,

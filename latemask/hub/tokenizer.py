@@ -1,180 +1,54 @@
-"""The SentencePiece model as tokenizer.json of Hugging Face's tokenizers.
+"""A tokenizer as the files that stock transformers reads."""
 
-It gives the same ids for the same text, also for a text with <mask> in it
-(`Tokenizer.encode_masked`). A model for which that would not hold is refused.
-Two things differ:
-  - special tokens written out in the text: there <s>, <pad>, </s> and <unk>
-    are special tokens, as in every stock tokenizer; in SentencePiece they are
-    characters;
-  - models that were trained before scores were rounded (see the tokenizer):
-    where two ways to cut a word up are equally good, as in a row of equal
-    letters, either may be taken.
-"""
+import json
 
-import re
+from latemask.data.tokenizers import huggingface
+from latemask.data.tokenizers import sentencepiece
+from latemask.data.tokenizers import sentencepiece_json
 
-from latemask.data.tokenizers import proto as proto_lib
-from latemask.data.tokenizers import specials
-from latemask.data.tokenizers import word_starts
-from latemask import errors
-
-_SPACE = word_starts.SPACE
-_YES_NO = {0: "false", 1: "true"}
-# Setting -> what it must be, and what its values are called.
-_EXACT = {
-    "trainer_spec.model_type": (1, {1: "unigram", 2: "bpe", 3: "word",
-                                    4: "char"}),
-    "trainer_spec.byte_fallback": (1, _YES_NO),
-    "trainer_spec.treat_whitespace_as_suffix": (0, _YES_NO),
-    "normalizer_spec.add_dummy_prefix": (1, _YES_NO),
-    "normalizer_spec.remove_extra_whitespaces": (1, _YES_NO),
-    "normalizer_spec.escape_whitespaces": (1, _YES_NO)}
-_TYPES = {proto_lib.USER_DEFINED: "user-defined", proto_lib.UNUSED: "unused"}
+# All that may be written.
+FILES = ("tokenizer.json", sentencepiece.FILE, *huggingface.FILES)
 
 
 def check(tokenizer):
-  """Checks that tokenizer.json can be the same tokenizer.
+  """Checks that stock can have the same tokenizer.
 
   Raises:
-    InputError: it cannot; the message names the field of the model.
+    InputError: see `sentencepiece_json.check`.
   """
-  reason = next(_reasons(tokenizer), None)
-  if reason:
-    raise errors.InputError(
-        f"this tokenizer cannot be exported: {reason}. Training, fine-tuning "
-        "and fill_mask go on with it; one that is trained here (no "
-        "data.tokenizer) can be exported")
+  if _is_one_model(tokenizer):
+    sentencepiece_json.check(tokenizer)
 
 
-def _reasons(tokenizer):
-  settings = tokenizer.settings
-  for key, (right, names) in _EXACT.items():
-    if settings[key] != right:
-      yield (f"its {key} is {names.get(settings[key], settings[key])}, and "
-             f"must be {names[right]}")
-  # Nothing else may be replaced than single characters by spaces.
-  for source, target in proto_lib.rules(
-      settings["normalizer_spec.precompiled_charsmap"]):
-    if len(source) > 1 or target != " ":
-      yield (f"its normalizer_spec.precompiled_charsmap "
-             f"({settings['normalizer_spec.name'].decode()}) turns "
-             f"{source!a} into {target!a}, and may only turn single "
-             "characters into spaces (identity turns none)")
-  if settings["denormalizer_spec.precompiled_charsmap"]:
-    yield "it has a denormalizer_spec.precompiled_charsmap"
-  types = proto_lib.piece_types(tokenizer.proto)
-  for piece, kind in zip(tokenizer.pieces, types):
-    if kind in _TYPES:
-      yield f"its piece {piece!r} is {_TYPES[kind]}"
-  ordinary = [piece for piece, kind in zip(tokenizer.pieces, types)
-              if kind == proto_lib.NORMAL]
-  known = set(ordinary)
-  for piece in ordinary:
-    if _SPACE in piece[1:]:
-      yield f"its piece {piece!r} goes on behind a space"
-    # Or the score of what is unknown would have a say, see `_model`.
-    for char in piece:
-      if char not in known:
-        yield f"its piece {piece!r} has {char!r}, which is no piece"
+def files(tokenizer, max_length):
+  """Returns {name: bytes}: the tokenizer's own files, and what stock needs.
 
-
-def tokenizer_json(tokenizer):
-  """Returns the content of tokenizer.json, as a dict.
+  Args:
+    max_length: tokens that stock cuts texts to, where they do not say.
 
   Raises:
     InputError: see `check`.
   """
-  check(tokenizer)
-  bos, eos = (specials.SPECIALS[i] for i in (
-      specials.BOS, specials.EOS))
-  special = lambda token: {"SpecialToken": {"id": token, "type_id": 0}}
-  text = lambda name: {"Sequence": {"id": name, "type_id": 0}}
-  model, breaks = _model(tokenizer)
-  return {
-      "version": "1.0", "truncation": None, "padding": None,
-      "added_tokens": [
-          {"id": i, "content": token, "single_word": False, "lstrip": False,
-           "rstrip": False, "normalized": False, "special": True}
-          for i, token in enumerate(specials.SPECIALS)],
-      "normalizer": _normalizer(tokenizer),
-      "pre_tokenizer": _pre_tokenizer(breaks),
-      "post_processor": {
-          "type": "TemplateProcessing",
-          "single": [special(bos), text("A"), special(eos)],
-          "pair": [special(bos), text("A"), special(eos), special(eos),
-                   text("B"), special(eos)],
-          "special_tokens": {
-              token: {"id": token, "ids": [i], "tokens": [token]}
-              for token, i in ((bos, specials.BOS),
-                               (eos, specials.EOS))}},
-      "decoder": {"type": "Sequence", "decoders": [
-          {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-          {"type": "ByteFallback"}, {"type": "Fuse"},
-          {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-      "model": model}
+  settings = _json(tokenizer_config(tokenizer, max_length))
+  if not _is_one_model(tokenizer):
+    return {huggingface.SETTINGS: settings} | tokenizer.files
+  return tokenizer.files | {
+      "tokenizer.json": _json(sentencepiece_json.tokenizer_json(tokenizer)),
+      huggingface.SETTINGS: settings}
 
 
-def _normalizer(tokenizer):
-  """Returns what is done to each stretch of text between special tokens.
-
-  So nothing is added in front here, and nothing cut off there: a space behind
-  <mask> is one. At the end, a space before <mask> is the mask's.
-  """
-  replace = lambda pattern, content: {
-      "type": "Replace", "pattern": {"Regex": pattern}, "content": content}
-  spaces = "".join(
-      rf"\x{{{ord(source):X}}}" for source, _ in proto_lib.rules(
-          tokenizer.settings["normalizer_spec.precompiled_charsmap"]))
-  return {"type": "Sequence", "normalizers": [
-      *([replace(f"[{spaces}]", " ")] if spaces else []),
-      replace(r" {2,}", " "), replace(rf"[ {_SPACE}]+\z", "")]}
-
-
-def _pre_tokenizer(breaks):
-  metaspace = lambda space, scheme, split: {
-      "type": "Metaspace", "replacement": space, "prepend_scheme": scheme,
-      "split": split}
-  return {"type": "Sequence", "pretokenizers": [
-      # A space at the very start of the text, where there is none. One that
-      # wrote \u2581 there would take a literal \u2581 for it.
-      metaspace(" ", "first", False), metaspace(_SPACE, "never", True),
-      *({"type": "Split", "pattern": {"Regex": pattern},
-         "behavior": "MergedWithPrevious", "invert": False}
-        for pattern in breaks)]}
-
-
-def _model(tokenizer):
-  """Returns (the model, patterns behind whose matches no piece goes on).
-
-  Its trie holds the bytes by name, which would be found in a text that has
-  <0x0A> in it. Where two neighbouring characters of such a name are in no
-  piece together, the text is cut between them: any text, nothing is changed
-  by it. Where there are no such two, a byte costs more than the name's
-  characters do; that lowers the score of unknown characters, too, which no
-  piece has (`check`), so there is nothing else to be chosen for them.
-  """
-  processor = tokenizer.processor
-  scores = [processor.get_score(i) for i in range(tokenizer.vocab_size)]
-  is_byte = [processor.is_byte(i) for i in range(tokenizer.vocab_size)]
-  joined = {piece[i:i + 2] for piece, byte in zip(tokenizer.pieces, is_byte)
-            if not byte for i in range(len(piece) - 1)}
-  apart = {next((name[i:i + 2] for i in range(len(name) - 1)
-                 if name[i:i + 2] not in joined), None)
-           for name, byte in zip(tokenizer.pieces, is_byte) if byte}
-  cost = len("<0x0A>") * min(scores) - 1
-  patterns = [f"{re.escape(pair[0])}(?={re.escape(pair[1])})"
-              for pair in sorted(apart - {None})]
-  return {
-      "type": "Unigram", "unk_id": specials.UNK, "byte_fallback": True,
-      "vocab": [[piece, cost if byte else score] for piece, byte, score
-                in zip(tokenizer.pieces, is_byte, scores)]}, patterns
-
-
-def tokenizer_config(max_length):
+def tokenizer_config(tokenizer, max_length):
   """Returns the content of tokenizer_config.json, as a dict."""
-  names = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
-  tokens = dict(zip(names, specials.SPECIALS))
   return {"tokenizer_class": "PreTrainedTokenizerFast",
-          "cls_token": tokens["bos_token"], "sep_token": tokens["eos_token"],
           "model_max_length": max_length,
-          "clean_up_tokenization_spaces": False, **tokens}
+          "clean_up_tokenization_spaces": False,
+          **{key: name for role, name in tokenizer.names.items()
+             for key in huggingface.KEYS[role]}}
+
+
+def _is_one_model(tokenizer):
+  return list(tokenizer.files) == [sentencepiece.FILE]
+
+
+def _json(content):
+  return json.dumps(content, indent=1, ensure_ascii=False).encode()

@@ -8,7 +8,7 @@ from latemask.data.tokenizers import specials
 from latemask.hub import layouts
 
 # Stock RoBERTa's positions begin behind the id of <pad>.
-FIRST_POSITION = specials.PAD + 1
+FIRST_POSITION = specials.TRAINED.pad + 1
 
 # architecture -> (model_type, prefix of class names, of names of weights).
 CLASSES = {

@@ -5,9 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latemask.data.tokenizers import specials
-
-
 @flax.struct.dataclass
 class Masked:
   """A masked batch. K kept tokens, Q slots, T = Q + C targets a row.
@@ -35,7 +32,7 @@ class Masked:
   Positions are places in the row only where, as here, one document fills it.
 
   Fields:
-    kept_ids_BxK: what the encoder reads, in order; <pad> where unused.
+    kept_ids_BxK: what the encoder reads, in order; pad where unused.
     kept_position_BxK: position within the token's own document.
     kept_segment_BxK: document within the row, from 1; 0 where unused.
     slot_position_BxQ, slot_segment_BxQ: the same of the [MASK] slots.
@@ -60,9 +57,15 @@ class Masked:
   target_weights_BxT: jax.Array
 
 
-def unmasked(ids_BxL):
-  """Returns the `Masked` in which every token is kept and none is hidden."""
-  segment_BxL, position_BxL = jax.vmap(documents)(ids_BxL)
+def unmasked(ids_BxL, specials):
+  """Returns the `Masked` in which every token is kept and none is hidden.
+
+  Args:
+    ids_BxL: rows in which documents begin with bos.
+    specials: the `Specials` of the tokenizer.
+  """
+  segment_BxL, position_BxL = jax.vmap(
+      lambda ids_L: documents(ids_L, specials))(ids_BxL)
   batch, length = ids_BxL.shape
   none_Bx0 = jnp.zeros((batch, 0), jnp.int32)
   return Masked(
@@ -71,15 +74,16 @@ def unmasked(ids_BxL):
       none_Bx0, none_Bx0.astype(jnp.float32))
 
 
-def with_masks(ids_L, num_kept, num_slots):
-  """Returns the `Masked` of one document, with a slot for each <mask> in it.
+def with_masks(ids_L, specials, num_kept, num_slots):
+  """Returns the `Masked` of one document, with a slot for each mask in it.
 
   Args:
-    ids_L: numpy; no <pad>.
+    ids_L: numpy; no pad.
+    specials: the `Specials` of the tokenizer.
     num_kept, num_slots: K and Q, as many as there are or more.
   """
-  kept_K = np.flatnonzero(ids_L != specials.MASK)
-  slot_Q = np.flatnonzero(ids_L == specials.MASK)
+  kept_K = np.flatnonzero(ids_L != specials.mask)
+  slot_Q = np.flatnonzero(ids_L == specials.mask)
 
   def row(values, size, fill=0):
     return np.pad(values, (0, size - len(values)),
@@ -90,7 +94,7 @@ def with_masks(ids_L, num_kept, num_slots):
   place_L[slot_Q] = num_kept + np.arange(len(slot_Q))
   nowhere = num_kept + num_slots
   return Masked(
-      kept_ids_BxK=row(ids_L[kept_K], num_kept, specials.PAD),
+      kept_ids_BxK=row(ids_L[kept_K], num_kept, specials.pad),
       kept_position_BxK=row(kept_K, num_kept),
       kept_segment_BxK=row(np.ones(len(kept_K)), num_kept),
       slot_position_BxQ=row(slot_Q, num_slots),
@@ -103,10 +107,10 @@ def with_masks(ids_L, num_kept, num_slots):
           np.ones(len(slot_Q)), num_slots).astype(np.float32))
 
 
-def documents(ids_L):
+def documents(ids_L, specials):
   """Returns each token's document in the row, from 1, and its place there."""
   index_L = jnp.arange(ids_L.shape[0])
-  start_L = ids_L == specials.BOS
-  segment_L = jnp.where(ids_L == specials.PAD, 0, jnp.cumsum(start_L))
+  start_L = ids_L == specials.bos
+  segment_L = jnp.where(ids_L == specials.pad, 0, jnp.cumsum(start_L))
   position_L = index_L - jax.lax.cummax(jnp.where(start_L, index_L, 0))
   return segment_L, jnp.where(segment_L > 0, position_L, 0)

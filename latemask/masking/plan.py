@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import units
 
@@ -29,21 +30,19 @@ class Plan:
 
   Fields:
     length: L.
-    vocab_size: random ids are drawn from the ordinary ids below it.
+    vocabulary: the `specials.Vocabulary` of the tokenizer.
     unit: function (key, ids_L, plan) -> bool_L, where units start.
     span_length: mean tokens of a span.
     max_span_length: no span is longer.
-    word_start_V: bool, the id starts a word.
     selected_N: tokens selected of a row of n = 0..L tokens.
     bounds_MxN: of m selected tokens in random order, where each kind ends.
   """
 
   length: int
-  vocab_size: int
+  vocabulary: specials.Vocabulary
   unit: object
   span_length: float
   max_span_length: int
-  word_start_V: np.ndarray
   selected_N: np.ndarray
   bounds_MxN: np.ndarray
 
@@ -81,12 +80,11 @@ class Plan:
                 - counts_NxN[:, GONE]).max())
 
 
-def make_plan(config, vocab_size, word_start_V=None, rate=None):
+def make_plan(config, vocabulary, rate=None):
   """Builds the plan of `config.masking` for rows of `config.data.length`.
 
   Args:
-    vocab_size: ids that exist.
-    word_start_V: bool table; needed for unit "word" only.
+    vocabulary: the `specials.Vocabulary` of the tokenizer.
     rate: one of `config.eval.rates` in the place of `config.masking.rate`;
       all selected tokens are then predicted, and unless `eval.masks` is
       seeded they are single ones and all become slots: a task that runs of
@@ -112,13 +110,11 @@ def make_plan(config, vocab_size, word_start_V=None, rate=None):
     raise errors.InputError(
         f"masking.predict_rate {rule.predict_rate} predicts none of "
         f"data.length {length} tokens")
-  if word_start_V is None:
-    word_start_V = np.ones(vocab_size, bool)
   return Plan(
-      length=length, vocab_size=vocab_size,
+      length=length, vocabulary=vocabulary,
       unit=units.UNITS[rule.unit],
       span_length=rule.span_length, max_span_length=rule.max_span_length,
-      word_start_V=word_start_V, selected_N=selected_N,
+      selected_N=selected_N,
       bounds_MxN=np.cumsum(counts_MxN, axis=1).astype(np.int32))
 
 

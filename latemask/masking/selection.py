@@ -17,7 +17,6 @@ step: not on the batch, the devices or the hosts.
 import jax
 import jax.numpy as jnp
 
-from latemask.data.tokenizers import specials
 from latemask.masking import masked as masked_lib
 from latemask.masking import plan as plan_lib
 
@@ -28,7 +27,7 @@ def mask_batch(plan, key_mask, rows_B, ids_BxL):
   Args:
     key_mask: the key of the step.
     rows_B: each row's index in the global batch.
-    ids_BxL: packed rows; documents begin with <s>.
+    ids_BxL: packed rows; documents begin with bos.
 
   Returns:
     `Masked`.
@@ -40,8 +39,9 @@ def mask_batch(plan, key_mask, rows_B, ids_BxL):
 
 def _mask_row(plan, key, ids_L):
   key_unit, key_score, key_kind, key_random = jax.random.split(key, 4)
-  segment_L, position_L = masked_lib.documents(ids_L)
-  is_token_L, selectable_L = _tokens(ids_L)
+  segment_L, position_L = masked_lib.documents(
+      ids_L, plan.vocabulary.specials)
+  is_token_L, selectable_L = _tokens(plan, ids_L)
 
   # Select: the tokens of the units with the lowest scores.
   unit_L = jnp.cumsum(plan.unit(key_unit, ids_L, plan)) - 1
@@ -57,8 +57,8 @@ def _mask_row(plan, key, ids_L):
   is_random_L = (kind_L == plan_lib.RANDOM) | (kind_L == plan_lib.EXTRA_RANDOM)
   input_L = ids_L
   if plan.has_random:
-    random_L = jax.random.randint(
-        key_random, ids_L.shape, specials.NUM_SPECIALS, plan.vocab_size)
+    random_L = plan.vocabulary.ordinary(jax.random.randint(
+        key_random, ids_L.shape, 0, plan.vocabulary.num_ordinary))
     input_L = jnp.where(is_random_L, random_L.astype(ids_L.dtype), ids_L)
 
   # Partition, in order.
@@ -78,7 +78,8 @@ def _mask_row(plan, key, ids_L):
   corrupted_valid_C &= in_kept_L[corrupted_C] < plan.num_kept
   target_T = jnp.concatenate([slot_Q, corrupted_C])
   return masked_lib.Masked(
-      kept_ids_BxK=jnp.where(kept_valid_K, input_L[kept_K], specials.PAD),
+      kept_ids_BxK=jnp.where(kept_valid_K, input_L[kept_K],
+                             plan.vocabulary.specials.pad),
       kept_position_BxK=jnp.where(kept_valid_K, position_L[kept_K], 0),
       kept_segment_BxK=jnp.where(kept_valid_K, segment_L[kept_K], 0),
       slot_position_BxQ=jnp.where(slot_valid_Q, position_L[slot_Q], 0),
@@ -91,9 +92,10 @@ def _mask_row(plan, key, ids_L):
           [slot_valid_Q, corrupted_valid_C]).astype(jnp.float32))
 
 
-def _tokens(ids_L):
+def _tokens(plan, ids_L):
   """Returns which are tokens of the text, and which of them can be masked."""
-  return ids_L != specials.PAD, ids_L >= specials.NUM_SPECIALS
+  vocabulary = plan.vocabulary
+  return ids_L != vocabulary.specials.pad, ~vocabulary.is_special(ids_L)
 
 
 def _num_selected(plan, is_token_L, selectable_L):
@@ -104,7 +106,7 @@ def _num_selected(plan, is_token_L, selectable_L):
 def count(plan, ids_BxL):
   """Returns (tokens selected, tokens that can be) of a batch, int32."""
   def of_row(ids_L):
-    is_token_L, selectable_L = _tokens(ids_L)
+    is_token_L, selectable_L = _tokens(plan, ids_L)
     return (_num_selected(plan, is_token_L, selectable_L),
             jnp.sum(selectable_L))
   return jax.tree.map(jnp.sum, jax.vmap(of_row)(ids_BxL))

@@ -5,7 +5,7 @@ insertion_layer 0, so that everything downstream (fine-tuning, export) meets
 one kind of model. The heads are those of the stock Hugging Face classes:
   roberta, roberta_prenorm  RobertaClassificationHead: dense, tanh, dense
   modern                    ModernBertPredictionHead, then dense
-Both read the state of <s>.
+Both read the state of bos (<s>, [CLS]).
 """
 
 import dataclasses
@@ -60,12 +60,14 @@ def cut(config, params, keep_layers=None):
       config, layers=keep, insertion_layer=0, decoder="self"), encoder
 
 
-def encode(config, encoder, ids_BxS, key_drop=None, target_BxT=None):
+def encode(config, encoder, ids_BxS, specials, key_drop=None,
+           target_BxT=None):
   """Returns the final hidden states, [B, S, D], or those of targets alone.
 
   Args:
     config, encoder: of `cut`.
-    ids_BxS: rows that begin with <s>; <pad> at the end.
+    ids_BxS: rows that begin with bos; pad at the end.
+    specials: the `Specials` of the tokenizer.
     key_drop: for dropout while training; None for none.
     target_BxT: the tokens that are wanted; None for all.
   """
@@ -74,12 +76,12 @@ def encode(config, encoder, ids_BxS, key_drop=None, target_BxT=None):
             "output_bias": jnp.zeros(config.padded_vocab_size)}
   rngs = {} if key_drop is None else {"dropout": key_drop}
   return encoder_lib.LateMaskModel(config).apply(
-      {"params": encoder | unread}, masked_lib.unmasked(ids_BxS),
+      {"params": encoder | unread}, masked_lib.unmasked(ids_BxS, specials),
       key_drop is not None, target_BxT, rngs=rngs, method="encode")
 
 
 class ClassificationHead(nn.Module):
-  """From the state of <s> to a number per label."""
+  """From the state of bos to a number per label."""
 
   config: architecture.ModelConfig
   num_labels: int
@@ -114,18 +116,18 @@ def init_head(config, num_labels, key):
       key, jnp.zeros((1, config.width)))["params"]
 
 
-def logits(config, params, ids_BxS, num_labels, key_drop=None):
+def logits(config, params, ids_BxS, specials, num_labels, key_drop=None):
   """Returns float32 logits, [B, labels].
 
   Args:
     params: {"encoder": of `cut`, "head": of `init_head`}.
-    ids_BxS, key_drop: as for `encode`.
+    ids_BxS, specials, key_drop: as for `encode`.
   """
   keys = (None, None) if key_drop is None else jax.random.split(key_drop)
-  # The last layer computes the state of <s> alone: the head reads no other.
+  # The last layer computes the state of bos alone: the head reads no other.
   first_Bx1 = jnp.zeros((len(ids_BxS), 1), jnp.int32)
   hidden_Bx1xD = encode(
-      config, params["encoder"], ids_BxS, keys[0], first_Bx1)
+      config, params["encoder"], ids_BxS, specials, keys[0], first_Bx1)
   rngs = {} if key_drop is None else {"dropout": keys[1]}
   return ClassificationHead(config, num_labels).apply(
       {"params": params["head"]}, hidden_Bx1xD[:, 0], key_drop is not None,

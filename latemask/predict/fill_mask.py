@@ -1,4 +1,4 @@
-"""The words behind each `<mask>` of a text, with their probabilities.
+"""The words behind each mask of a text, with their probabilities.
 
 The masks enter at the insertion layer, as in training.
 """
@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latemask.data.tokenizers import specials
 from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.masking import masked as masked_lib
 from latemask.model import encoder
 from latemask.model import products
 
-MASK = specials.SPECIALS[specials.MASK]
 # Of a word that goes on in the piece beside it; and of a space alone.
 JOINED, SPACE = "##", "\u2423"
 # Lengths, and numbers of masks, are rounded up to these: few compiles.
@@ -47,10 +45,7 @@ class Filler:
     self._params = jax.tree.map(jnp.asarray, loaded.params)
     self._model = encoder.LateMaskModel(loaded.config)
     self._logits = jax.jit(self._apply)
-    processor = loaded.tokenizer.processor
-    self._is_no_word_V = np.array([
-        processor.is_control(i) or processor.is_byte(i)
-        or processor.is_unknown(i) for i in range(processor.vocab_size())])
+    self.mask = loaded.tokenizer.mask_token
 
   def _apply(self, params, masked):
     hidden_BxTxD = self._model.apply({"params": params}, masked)
@@ -63,23 +58,25 @@ class Filler:
     return jax.nn.softmax(logits_BxTxV[..., :self._tokenizer.vocab_size])
 
   def ids(self, text, truncate=False):
-    """Returns the ids of a text, <mask> and special tokens included.
+    """Returns the ids of a text, masks and special tokens included.
 
     Raises:
-      InputError: no <mask>, or too long and `truncate` is False.
+      InputError: no mask, or too long and `truncate` is False.
     """
-    if MASK not in text:
-      raise errors.InputError(f"no {MASK} in {text!r}")
-    ids = [specials.BOS, *self._tokenizer.encode_masked(text)]
+    if self.mask not in text:
+      raise errors.InputError(f"no {self.mask} in {text!r}")
+    special = self._tokenizer.specials
+    ids = [special.bos, *self._tokenizer.encode_masked(text)]
     limit = self._limit
     if len(ids) + 1 > limit and not truncate:
       raise errors.InputError(
           f"a text of {len(ids) + 1} tokens is too long: at most {limit} are "
           "taken, as in training or as --max_length says; --truncate cuts it")
     ids = ids[:limit - 1]
-    if specials.MASK not in ids:
-      raise errors.InputError(f"truncation to {limit} tokens cut every {MASK}")
-    return np.array(ids + [specials.EOS], np.int32)
+    if special.mask not in ids:
+      raise errors.InputError(
+          f"truncation to {limit} tokens cut every {self.mask}")
+    return np.array(ids + [special.eos], np.int32)
 
   def fill(self, text, top=5, truncate=False):
     """Returns, for each mask, the `top` best [(word, probability)].
@@ -88,9 +85,10 @@ class Filler:
       InputError: see `ids`.
     """
     ids_S = self.ids(text, truncate)
-    num_masks = np.sum(ids_S == specials.MASK)
+    num_masks = np.sum(ids_S == self._tokenizer.specials.mask)
     masked = masked_lib.with_masks(
-        ids_S, num_kept=_round_up(len(ids_S), _LENGTH_MULTIPLE),
+        ids_S, self._tokenizer.specials,
+        num_kept=_round_up(len(ids_S), _LENGTH_MULTIPLE),
         num_slots=_round_up(num_masks, _MASKS_MULTIPLE))
     probabilities_QxV = self.probabilities(masked)[:num_masks]
     best_QxN = np.argsort(-probabilities_QxV, axis=1, kind="stable")[:, :top]
@@ -103,7 +101,7 @@ class Filler:
     Special tokens and single bytes have none.
     """
     probabilities_TxV = np.array(self._logits(self._params, masked))[0]
-    probabilities_TxV[:, self._is_no_word_V] = 0
+    probabilities_TxV[:, self._tokenizer.is_no_word_V] = 0
     return probabilities_TxV
 
   def word(self, index):
@@ -117,13 +115,17 @@ class Filler:
     return word if piece.startswith(word_starts.SPACE) else JOINED + word
 
 
-def legend(words):
-  """Yields what the marks mean that stand in some words, a line each."""
+def legend(words, mask):
+  """Yields what the marks mean that stand in some words, a line each.
+
+  Args:
+    mask: the text that stands for a hidden word.
+  """
   if any(word.startswith(JOINED) for word in words):
-    yield (f"{JOINED} in front: no space before it (un{MASK} and {JOINED}less "
+    yield (f"{JOINED} in front: no space before it (un{mask} and {JOINED}less "
            "make unless)")
   if any(word.endswith(JOINED) for word in words):
-    yield (f"{JOINED} at the end: no space behind it ({MASK}less and "
+    yield (f"{JOINED} at the end: no space behind it ({mask}less and "
            f"un{JOINED} make unless)")
   if SPACE in words:
     yield (f"{SPACE}: a space alone; the word behind it takes several pieces, "

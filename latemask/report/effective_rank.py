@@ -31,7 +31,6 @@ import numpy as np
 
 from latemask.data import loader as loader_lib
 from latemask.data import packed_set
-from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import masked as masked_lib
@@ -100,7 +99,8 @@ def measure(workdir, num_rows):
   config = workdir_lib.read_config(workdir)
   config.eval.masks = "fixed"  # Single tokens, without noise.
   ids_NxL = held_out(workdir, config, num_rows)
-  plan = plan_lib.make_plan(config, loaded.tokenizer.vocab_size, rate=_RATE)
+  plan = plan_lib.make_plan(
+      config, loaded.tokenizer.vocabulary(config.masking.word_starts), _RATE)
   return measure_rows(loaded.config, loaded.params, plan, ids_NxL)
 
 
@@ -136,7 +136,8 @@ def measure_rows(config, params, plan, ids_NxL):
 
   @jax.jit
   def states(params, masked, ids_BxL):
-    whole, _ = hidden_states(config, params, masked_lib.unmasked(ids_BxL))
+    whole, _ = hidden_states(config, params, masked_lib.unmasked(
+        ids_BxL, plan.vocabulary.specials))
     return whole, *hidden_states(config, params, masked)
 
   params = jax.tree.map(jnp.asarray, params)
@@ -146,12 +147,12 @@ def measure_rows(config, params, plan, ids_NxL):
     ids_BxL = ids_NxL[start:start + _BATCH_ROWS]
     short = _BATCH_ROWS - len(ids_BxL)  # One shape, one compile.
     ids_BxL = np.pad(ids_BxL, ((0, short), (0, 0)),
-                     constant_values=specials.PAD)
+                     constant_values=plan.vocabulary.specials.pad)
     rows_B = np.arange(start, start + _BATCH_ROWS, dtype=np.int32)
     masked = mask(rows_B, ids_BxL)
     place_BxL = np.asarray(masked.place_BxL)
     row_R, column_R = np.nonzero((place_BxL < plan.num_kept) & (
-        ids_BxL >= specials.NUM_SPECIALS))
+        ~plan.vocabulary.is_special(ids_BxL)))
     kept_R = place_BxL[row_R, column_R]
     is_slot_BxQ = np.asarray(masked.slot_segment_BxQ) > 0
     whole, kept, slots = jax.device_get(states(params, masked, ids_BxL))

@@ -8,7 +8,6 @@ import ml_collections
 import numpy as np
 
 from latemask.config import keys
-from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
@@ -88,8 +87,7 @@ def mask(rule, tokenizer, text, seed):
   Raises:
     InputError: it is too long to be drawn, or too short to be masked.
   """
-  ids_L = np.array([specials.BOS, *tokenizer.encode([text])[0],
-                    specials.EOS], np.int32)
+  ids_L = tokenizer.template.row(tokenizer.encode([text]))[0]
   if len(ids_L) > _MAX_TOKENS:
     raise errors.InputError(
         f"a text of {len(ids_L)} tokens is too long to be drawn; give one of "
@@ -99,8 +97,7 @@ def mask(rule, tokenizer, text, seed):
   config = ml_collections.ConfigDict(flax.traverse_util.unflatten_dict(
       rule | {"data.length": len(ids_L)}, sep="."))
   plan = plan_lib.make_plan(
-      config, tokenizer.vocab_size,
-      tokenizer.word_start_V(config.masking.word_starts))
+      config, tokenizer.vocabulary(config.masking.word_starts))
   return ids_L, jax.device_get(selection.mask_batch(
       plan, jax.random.key(seed), np.zeros(1, np.int32), ids_L[None]))
 

@@ -1,17 +1,17 @@
-"""Guesses the words behind <mask>.
+"""Guesses the words behind <mask>, or the mask of the model's own vocabulary.
 
   python -m latemask.tools.fill_mask --workdir runs/demo \\
       "The value of <mask> is a string."
 
-Prints the most probable words for each <mask>, in percent; the masks enter at
+Prints the most probable words for each mask, in percent; the masks enter at
 the insertion layer, as in training. A word may be a piece of a longer one: the
 last lines tell what marks it. --workdir is a run, a checkpoint of it or an
 exported folder. Without a text, each line of standard input is one. --json
-prints one JSON object a line. Exit code 2: a text without <mask>, or one
-longer than the rows that the model was trained on (--truncate cuts it,
---max_length takes more, up to the positions that there are). On standard input
-such a line is reported with its number, the other lines are answered, and the
-exit code is 1. Empty lines are passed over.
+prints one JSON object a line. Exit code 2: a text without a mask, or one longer
+than the rows that the model was trained on (--truncate cuts it, --max_length
+takes more, up to the positions that there are). On standard input such a line
+is reported with its number, the other lines are answered, and the exit code is
+1. Empty lines are passed over.
 """
 
 import json
@@ -36,8 +36,8 @@ def _print(text, filled, as_json):
   return {word for best in filled for word, _ in best}
 
 
-def _tell_marks(words):
-  for line in fill_mask_lib.legend(words):
+def _tell_marks(words, mask):
+  for line in fill_mask_lib.legend(words, mask):
     print(line)
 
 
@@ -53,7 +53,7 @@ def _parser():
                       help="tokens of the longest text (those of the rows that "
                       "the model was trained on)")
   parser.add_argument("texts", nargs="*",
-                      help=f"texts with {fill_mask_lib.MASK}")
+                      help="texts with <mask>, or [MASK]")
   return parser
 
 
@@ -77,7 +77,7 @@ def main():
       for text in args.texts:
         words |= _print(
             text, filler.fill(text, args.top, args.truncate), args.json)
-      _tell_marks(words)
+      _tell_marks(words, filler.mask)
     else:
       sys.exit(_fill_lines(filler, args))
 
@@ -96,7 +96,7 @@ def _fill_lines(filler, args):
       # One of many: the others are done.
       print(f"latemask: line {number}: {error}", file=sys.stderr, flush=True)
       code = 1
-  _tell_marks(words)
+  _tell_marks(words, filler.mask)
   return code
 
 

@@ -52,7 +52,7 @@ def _run(args):
     raise errors.InputError(
         f"a text of {len(ids_L)} tokens; the model was trained on rows of at "
         f"most {loaded.trained_length}, and what it guesses says little beyond")
-  names = [loaded.tokenizer.processor.id_to_piece(int(i)).replace(
+  names = [loaded.tokenizer.pieces[i].replace(
       word_starts.SPACE, " ").strip() or fill_mask_lib.SPACE for i in ids_L]
   with look_lib.style():
     fig = token_layers_lib.draw(loaded.config, masked, names,

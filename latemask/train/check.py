@@ -4,7 +4,8 @@ from etils import epath
 
 from latemask.checkpoint import record as record_lib
 from latemask.config import keys
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import kinds as tokenizers_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.masking import plan as plan_lib
@@ -31,13 +32,12 @@ def check(config, workdir):
   beginning = None
   if config.train.init_from and not record_lib.steps(workdir):
     beginning = pretrained.load(config.train.init_from)
-  tokenizer = (tokenizer_lib.load(config.data.tokenizer)
+  tokenizer = (tokenizers_lib.load(config.data.tokenizer)
                if config.data.tokenizer else beginning and beginning.tokenizer)
   # A tokenizer still to be trained may come out smaller, never larger.
-  vocab_size = tokenizer.vocab_size if tokenizer else config.data.vocab_size
-  word_start_V = tokenizer and tokenizer.word_start_V(
-      config.masking.word_starts)
-  program = step_lib.build(config, vocab_size, word_start_V)
+  vocabulary = (tokenizer.vocabulary(config.masking.word_starts) if tokenizer
+                else specials.trained(config.data.vocab_size))
+  program = step_lib.build(config, vocabulary)
   num_steps = program.config.train.num_steps
   first = config.metrics.profile_step
   if first is not None and first >= num_steps:
@@ -46,7 +46,7 @@ def check(config, workdir):
         f"train.num_steps {num_steps}")
   evaluate.batch_size(config, program.mesh)
   for rate in config.eval.rates:
-    plan_lib.make_plan(config, vocab_size, word_start_V, rate)
+    plan_lib.make_plan(config, vocabulary, rate)
   if beginning:
     init_from.check(beginning, program.model.config, tokenizer)
   return program, beginning

@@ -11,7 +11,6 @@ import re
 import jax
 import numpy as np
 
-from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import plan as plan_lib
 from latemask.runtime import mesh as mesh_lib
@@ -40,8 +39,7 @@ class Evaluator:
     self._sharding = program.batch_sharding
     self._steps = {"eval": program.eval_step(program.plan)}
     for rate in config.eval.rates:
-      plan = plan_lib.make_plan(config, program.plan.vocab_size,
-                                program.plan.word_start_V, rate)
+      plan = plan_lib.make_plan(config, program.plan.vocabulary, rate)
       self._steps[f"eval/rate_{rate:g}"] = program.eval_step(plan)
 
   def run(self, params, stop=lambda: False, num_batches=None):
@@ -111,7 +109,8 @@ def unigram_entropy(loader, max_rows):
   """
   ids_NxL = loader.read([loader.train_row(index) for index in range(
       min(max_rows, loader.num_train_rows))])
-  return entropy(np.bincount(ids_NxL[ids_NxL >= specials.NUM_SPECIALS]))
+  is_special_NxL = loader.packed.tokenizer.is_special(ids_NxL)
+  return entropy(np.bincount(ids_NxL[~is_special_NxL]))
 
 
 def entropy(counts_V):

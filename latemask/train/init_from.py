@@ -48,7 +48,7 @@ def check(loaded, config, tokenizer):
     raise errors.InputError(
         f"train.init_from has {available} layers, more than the {wanted} "
         "that the run has for them")
-  if tokenizer.proto != loaded.tokenizer.proto:
+  if tokenizer.digest != loaded.tokenizer.digest:
     raise errors.InputError(
         "the run's tokenizer is not that of train.init_from; leave "
         "data.tokenizer out to take that")

@@ -68,8 +68,8 @@ def _train(config, workdir, beginning, claim):
   """Trains in a workdir that this program has to itself."""
   packed = _prepare(config, workdir, beginning and beginning.tokenizer)
   tokenizer = packed.tokenizer
-  program = step_lib.build(config, tokenizer.vocab_size,
-                           tokenizer.word_start_V(config.masking.word_starts))
+  program = step_lib.build(
+      config, tokenizer.vocabulary(config.masking.word_starts))
   loader = loader_lib.Loader(packed, config)
   evaluator = evaluate.Evaluator(program, loader)
   workdir_lib.write_config(config, workdir)
@@ -90,7 +90,7 @@ def _train(config, workdir, beginning, claim):
                            signals, progress, workdir)
           distributed.say(f"saved in {workdir}; try: " + console.command(
               "tools.fill_mask", "--workdir", workdir,
-              "It can <mask> used."))
+              f"It can {tokenizer.mask_token} used."))
           return ended
         except loop.NonFiniteError as error:
           # Its frames hold the state's memory, which the next one needs.

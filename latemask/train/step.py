@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
@@ -237,22 +238,21 @@ def _step_flops(config, model, plan):
       flops.train_step_flops(model.config, plan).values())
 
 
-def build(config, vocab_size=None, word_start_V=None, mesh=None):
+def build(config, vocabulary=None, mesh=None):
   """Makes a config executable; touches neither disk nor parameters.
 
   Args:
-    vocab_size: that of the tokenizer; None takes the config's, for a program
-      that is measured rather than trained.
-    word_start_V: its table of word starts; needed for masking.unit "word".
+    vocabulary: the `specials.Vocabulary` of the tokenizer; None is one of the
+      config's size, for a program that is measured rather than trained.
     mesh: None makes that of `config.mesh` over all devices.
 
   Raises:
     InputError: anything in the config that cannot be, with its key.
   """
-  vocab_size = (
-      vocab_size or config.model.vocab_size or config.data.vocab_size)
+  vocabulary = vocabulary or specials.trained(
+      config.model.vocab_size or config.data.vocab_size)
   mesh = mesh or mesh_lib.make_mesh(config)
-  model = encoder.make_model(config, vocab_size)
+  model = encoder.make_model(config, vocabulary.size)
   train = config.train
   shards = mesh_lib.num_batch_shards(mesh)
   if train.batch_size % (shards * train.accumulation):
@@ -260,7 +260,7 @@ def build(config, vocab_size=None, word_start_V=None, mesh=None):
         f"train.batch_size {train.batch_size} is not divisible by the "
         f"{shards} shards of the mesh (mesh.data x mesh.fsdp) times "
         f"train.accumulation {train.accumulation}")
-  plan = plan_lib.make_plan(config, vocab_size, word_start_V)
+  plan = plan_lib.make_plan(config, vocabulary)
   # Here, because nothing is known of a step before, and nothing asks for the
   # number of steps, or the schedule, but of what is built here.
   config = optimizer_lib.within_budget(config, _step_flops(config, model, plan))

@@ -12,6 +12,7 @@ import pytest
 from configs import base
 from latemask.bench import aot
 from latemask.bench import hlo
+from latemask.data.tokenizers import specials
 from latemask.model import flops
 from latemask.train import step as step_lib
 
@@ -63,7 +64,7 @@ def _tiny():
 @pytest.mark.long
 def test_tiny_compiles():
   found, text, xla_flops = _compile(_tiny(), "v5e:2x2")
-  program = step_lib.build(_tiny(), 1900)
+  program = step_lib.build(_tiny(), specials.trained(1900))
   _assert_no_logits(program, text)
   with pytest.raises(AssertionError):
     _assert_no_logits(program, f"f32[{ROWS},64,1920]")
@@ -105,7 +106,7 @@ def test_real_sizes_compile(size, changes, rows, temporaries_gib):
   config = base.get_config(size)
   config.model.update(changes)
   found, text, _ = _compile(config, "v5e:2x2", rows=rows)
-  _assert_no_logits(step_lib.build(config, config.data.vocab_size), text)
+  _assert_no_logits(step_lib.build(config, specials.trained(config.data.vocab_size)), text)
   assert 1 <= found["flops_per_chip"] / found[
       "closed_form_flops_per_chip"] < 1.01
   assert found["hbm"]["total"] < found["hbm"]["capacity"]

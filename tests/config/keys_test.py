@@ -8,6 +8,8 @@ from latemask.config import domains
 from latemask.config import keys
 from latemask.data import packing
 from latemask.data.sources import text
+from latemask.data.tokenizers import kinds
+from latemask.data.tokenizers import sentencepiece
 from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.finetune import batches
@@ -24,6 +26,7 @@ from latemask.train import optimizer
 TABLES = {
     "data.documents": text.DOCUMENTS,
     "data.packing": packing.PACKINGS,
+    "data.tokenizer_kind": kinds.TRAINED,
     "masking.unit": units.UNITS,
     "masking.word_starts": word_starts.WORD_STARTS,
     "model.architecture": architecture.ARCHITECTURES,
@@ -66,7 +69,8 @@ def test_shortest_rows_are_those_of_the_modules():
   shortest = packing.MIN_PIECE_TOKENS + 2  # <s> and </s>.
   for domain, least in (
       (keys.PRETRAINING["data.length"].domain, shortest),
-      (keys.FINETUNING["max_length"].domain, batches.MIN_LENGTH)):
+      (keys.FINETUNING["max_length"].domain, batches.min_length(
+          sentencepiece.Tokenizer(b"")))):
     assert domain.has(least) and not domain.has(least - 1)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from configs import glue
 from latemask.config import keys
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.finetune import cell
 from latemask.finetune import run as finetune_run
@@ -135,7 +136,7 @@ def test_refused_in_one_line_or_meant(rows, meant):
       message = str(refused.value)
       assert message.startswith(f"{key} is ") and "it must be " in message
       assert "\n" not in message and len(message) < 200
-  assert num_tried == {True: 75, False: 22}[rows is keys.PRETRAINING] * len(
+  assert num_tried == {True: 76, False: 22}[rows is keys.PRETRAINING] * len(
       VALUES)
 
 
@@ -210,7 +211,8 @@ def encoder():
   """Returns (ModelConfig, parameters) of an encoder to fine-tune."""
   config = encoder_lib.make_model(conftest.tiny_config(), 320).config
   params = encoder_lib.LateMaskModel(config).init(
-      jax.random.key(0), masked.unmasked(jnp.zeros((1, 8), jnp.int32)))
+      jax.random.key(0), masked.unmasked(
+          jnp.zeros((1, 8), jnp.int32), specials.TRAINED))
   return cut.cut(config, params["params"])
 
 
@@ -222,7 +224,8 @@ def test_what_is_meant_runs_a_step_of_finetuning(values, encoder):
   config, _ = _checked(finetune_run.check, keys.FINETUNING, changes)
   model, params = encoder
   program = cell.make_program(
-      config, dataclasses.replace(model, dropout=config.dropout), params, 2)
+      config, dataclasses.replace(model, dropout=config.dropout), params,
+      specials.TRAINED, 2)
   seed = np.uint32(config.grid.seeds[0])
   rate = (finetune_step.schedule(config, 3) * config.grid.learning_rates[0])[1]
   state, _ = program.train_step(

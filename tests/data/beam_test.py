@@ -143,7 +143,8 @@ def test_either_goes_on_with_what_the_other_began(
 
 def test_beam_says_in_one_line_which_document_is_bad(text, tmp_path, capsys):
   pytest.importorskip("apache_beam")
-  tokenizer_lib.train(text.read_text().splitlines(), 320).save(tmp_path / "t.model")
+  (tmp_path / "t.model").write_bytes(
+        tokenizer_lib.train(text.read_text().splitlines(), 320).proto)
   good = text.read_bytes()
   text.write_bytes(good + b"\xff\n")
   flags = ("--config", _spec(text, tokenizer=tmp_path / "t.model"),
@@ -268,7 +269,8 @@ def test_what_is_left_out_is_said_ahead(text, tmp_path, capsys):
 def test_dry_run_scales_a_sample_up(text, tmp_path, monkeypatch):
   monkeypatch.setattr(estimate, "_SAMPLE_BYTES", 10_000)
   config = conftest.tiny_config(f"text:{text}")
-  tokenizer_lib.train(text.read_text().splitlines(), 320).save(tmp_path / "t.model")
+  (tmp_path / "t.model").write_bytes(
+        tokenizer_lib.train(text.read_text().splitlines(), 320).proto)
   config.data.tokenizer = str(tmp_path / "t.model")
   found = estimate.dry_run(config, tmp_path / "out", lambda _: None)
   true = prepare_lib.prepare(config, tmp_path / "out").manifest["totals"]

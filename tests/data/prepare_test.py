@@ -53,11 +53,11 @@ def test_documents_are_whole_between_special_tokens(config, tmp_path):
   packed = prepare_lib.prepare(config, tmp_path)
   rows = _rows(packed)
   assert rows.shape == (packed.manifest["totals"]["rows"], 32)
-  stream = rows[rows != specials.PAD]
-  pieces = np.split(stream, np.flatnonzero(stream == specials.BOS)[1:])
+  stream = rows[rows != specials.TRAINED.pad]
+  pieces = np.split(stream, np.flatnonzero(stream == specials.TRAINED.bos)[1:])
   for piece in pieces:
-    assert piece[0] == specials.BOS and piece[-1] == specials.EOS
-    assert np.all(piece[1:-1] >= specials.NUM_SPECIALS)
+    assert piece[0] == specials.TRAINED.bos and piece[-1] == specials.TRAINED.eos
+    assert np.all(piece[1:-1] >= len(specials.NAMES))
   text = np.concatenate([p[1:-1] for p in pieces])
   totals = packed.manifest["totals"]
   expected = _expected_pieces(config, packed)
@@ -78,30 +78,30 @@ def test_documents_are_whole_between_special_tokens(config, tmp_path):
   parts = totals["parts"]
   cut = len(rows) - parts["held_out"]["rows"]
   for part, found in (("training", rows[:cut]), ("held_out", rows[cut:])):
-    maskable = np.count_nonzero(found >= specials.NUM_SPECIALS)
+    maskable = np.count_nonzero(found >= len(specials.NAMES))
     assert parts[part]["maskable_tokens"] == maskable > 1000
-    assert parts[part]["tokens"] == np.count_nonzero(found != specials.PAD)
+    assert parts[part]["tokens"] == np.count_nonzero(found != specials.TRAINED.pad)
   assert packed.maskable_share == parts["training"]["maskable_tokens"] / (
       parts["training"]["tokens"])
 
 
 def test_padding_is_rare(config, tmp_path):
   rows = _rows(prepare_lib.prepare(config, tmp_path))
-  assert np.mean(rows == specials.PAD) < 0.15
+  assert np.mean(rows == specials.TRAINED.pad) < 0.15
 
 
 def test_stream_is_the_running_text(config, tmp_path):
   config.data.packing = "stream"
   packed = prepare_lib.prepare(config, tmp_path)
   rows = _rows(packed)
-  assert np.all(rows[:, 0] == specials.BOS)
-  assert np.all(rows[:, 1:] != specials.BOS)
-  full = rows[~np.any(rows == specials.PAD, axis=1)]
+  assert np.all(rows[:, 0] == specials.TRAINED.bos)
+  assert np.all(rows[:, 1:] != specials.TRAINED.bos)
+  full = rows[~np.any(rows == specials.TRAINED.pad, axis=1)]
   assert len(rows) - len(full) <= 2 * config.data.shards
   ids = _expected_pieces(config, packed)[0]
   running = np.concatenate([r[1:-1] for r in rows])
   np.testing.assert_array_equal(running[:len(ids)], ids)
-  assert running[len(ids)] == specials.EOS
+  assert running[len(ids)] == specials.TRAINED.eos
 
 
 def _words(packed):
@@ -114,7 +114,7 @@ def _words(packed):
     for side, part in zip(found, np.split(rows, [num_rows - num_eval])):
       side += part.tolist()
   return [set(" ".join(packed.tokenizer.processor.decode(
-      [[i for i in row if i >= specials.NUM_SPECIALS] for row in side]
+      [[i for i in row if i >= len(specials.NAMES)] for row in side]
   )).split()) for side in found]
 
 
@@ -310,7 +310,7 @@ def test_other_settings_are_refused(tiny_run, packed_dir, changes, message):
 def test_another_tokenizer_is_refused(tiny_run, packed_dir, tmp_path):
   before = _bytes(packed_dir)
   other = tokenizer_lib.train(conftest.make_text(300, seed=9).splitlines(), 330)
-  other.save(tmp_path / "other.model")
+  (tmp_path / "other.model").write_bytes(other.proto)
   tiny_run.data.tokenizer = str(tmp_path / "other.model")
   with pytest.raises(errors.InputError, match="another tokenizer"):
     prepare_lib.prepare(tiny_run, packed_dir)
@@ -324,11 +324,11 @@ def test_another_tokenizer_is_refused(tiny_run, packed_dir, tmp_path):
 def test_tokenizer_that_lies_there_is_not_overwritten(config, tmp_path):
   for seed, name in ((1, "mine"), (2, "other")):
     (tmp_path / name).mkdir()
-    tokenizer_lib.train(conftest.make_text(300, seed=seed).splitlines(), 320).save(
-        tmp_path / name / "tokenizer.model")
+    (tmp_path / name / "tokenizer.model").write_bytes(
+        tokenizer_lib.train(conftest.make_text(300, seed=seed).splitlines(), 320).proto)
   config.data.tokenizer = str(tmp_path / "other" / "tokenizer.model")
   before = _bytes(tmp_path / "mine")
-  with pytest.raises(errors.InputError, match="is another tokenizer"):
+  with pytest.raises(errors.InputError, match="is another than that of this config"):
     prepare_lib.prepare(config, tmp_path / "mine")
   assert _bytes(tmp_path / "mine") == before
 
@@ -353,7 +353,8 @@ def test_bad_documents_are_skipped_and_counted(config, tmp_path, capsys):
     lines.insert(place, b"\xff" * 40 + b"\n")
   (tmp_path / "good.txt").write_text("".join(good))
   (tmp_path / "bad.txt").write_bytes(b"".join(lines))
-  tokenizer_lib.train(good, 320).save(tmp_path / "tokenizer.model")
+  (tmp_path / "tokenizer.model").write_bytes(
+        tokenizer_lib.train(good, 320).proto)
   config.data.tokenizer = str(tmp_path / "tokenizer.model")
   config.data.shards = 1
   (tmp_path / "other.txt").write_text(conftest.make_text(20, seed=1))
@@ -387,8 +388,8 @@ def test_bound_of_bad_documents_holds_over_all_shards(
   config.data.source = f"text:{tmp_path}/a.txt"
   config.data.shards = 20
   config.data.max_bad_documents = 4
-  tokenizer_lib.train([line.decode() for line in lines if len(line) > 2], 320).save(
-      tmp_path / "tokenizer.model")
+  (tmp_path / "tokenizer.model").write_bytes(
+        tokenizer_lib.train([line.decode() for line in lines if len(line) > 2], 320).proto)
   config.data.tokenizer = str(tmp_path / "tokenizer.model")
   whole = prepare_lib.prepare(config, tmp_path / "whole").manifest
   per_shard = [s["bad_documents"] for s in whole["shards"]]

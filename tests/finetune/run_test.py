@@ -36,9 +36,8 @@ def run(tmp_path_factory, packed_dir, corpus):
   """A pre-training run before its first step."""
   config = conftest.tiny_config(f"text:{corpus}/*.txt")
   packed = packed_set.load(config, packed_dir)
-  program = step_lib.build(config, packed.tokenizer.vocab_size,
-                           packed.tokenizer.word_start_V(
-                               config.masking.word_starts))
+  program = step_lib.build(config, packed.tokenizer.vocabulary(
+      config.masking.word_starts))
   workdir = tmp_path_factory.mktemp("run")
   checkpoints = checkpoints_lib.Checkpoints(workdir, config, packed)
   checkpoints.save(0, checkpoints_lib.Progress(program.init_state()))
@@ -220,7 +219,8 @@ def _program(config):
   model, encoder, tokenizer, length = finetune_run.load(config)
   data, = cell_lib.read(config, encoder, tokenizer, length)
   return cell_lib.make_program(
-      config, model, jax.tree.map(jax.numpy.asarray, encoder), 2), data
+      config, model, jax.tree.map(jax.numpy.asarray, encoder),
+      tokenizer.specials, 2), data
 
 
 @pytest.mark.slow
@@ -288,7 +288,7 @@ def test_logits_are_those_of_the_whole_encoder(config):
   params = program.init_state(np.uint32(0)).params
   ids_BxS = batches.pad(data.train, np.arange(4), 4, [16])
   hidden_BxSxD = cut.encode(
-      program.model, params["encoder"], ids_BxS)
+      program.model, params["encoder"], ids_BxS, program.specials)
   expected = cut.ClassificationHead(program.model, 2).apply(
       {"params": params["head"]}, hidden_BxSxD[:, 0])
   np.testing.assert_allclose(

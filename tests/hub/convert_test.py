@@ -81,7 +81,7 @@ def _roberta(state, pre_norm):
       "embedding": state[embeddings + "word_embeddings.weight"],
       "positions": positions,
       "mask_vector": state[embeddings + "word_embeddings.weight"][
-          specials.MASK],
+          specials.TRAINED.mask],
       "embedding_norm": _norm(state, embeddings + "LayerNorm"),
       "late": {"layers": jax.tree.map(
           lambda *x: np.stack(x), *[layer(i) for i in range(LAYERS)])},
@@ -114,7 +114,7 @@ def _modern(state):
   return {
       "embedding": state["model.embeddings.tok_embeddings.weight"],
       "mask_vector": state["model.embeddings.tok_embeddings.weight"][
-          specials.MASK],
+          specials.TRAINED.mask],
       "embedding_norm": {"scale": state["model.embeddings.norm.weight"]},
       "late": {"layers": jax.tree.map(
           lambda *x: np.stack(x), *[layer(i) for i in range(LAYERS)])},
@@ -148,7 +148,7 @@ def test_logits_of_stock_classes(tiny, architecture, seed):
 
   # Rows of one document, some padded: stock classes know no others.
   ids_BxL = conftest.random_rows(8, LENGTH)[[1, 2, 3, 5, 6]]
-  plan = plan_lib.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, specials.trained(VOCAB))
   masked = jax.jit(lambda: selection.mask_batch(
       plan, jax.random.key(seed), jnp.arange(5), jnp.asarray(ids_BxL)))()
   shapes = jax.eval_shape(
@@ -162,11 +162,11 @@ def test_logits_of_stock_classes(tiny, architecture, seed):
   written = ids_BxL.copy()
   real_BxT = np.asarray(masked.target_weights_BxT) > 0
   for row in range(5):
-    written[row, masked.target_index_BxT[row][real_BxT[row]]] = specials.MASK
+    written[row, masked.target_index_BxT[row][real_BxT[row]]] = specials.TRAINED.mask
   with torch.no_grad():
     expected_BxLxV = stock(
         input_ids=torch.tensor(written, dtype=torch.long),
-        attention_mask=torch.tensor(written != specials.PAD)).logits.numpy()
+        attention_mask=torch.tensor(written != specials.TRAINED.pad)).logits.numpy()
   expected_BxTxV = np.take_along_axis(
       expected_BxLxV, np.asarray(masked.target_index_BxT)[..., None], axis=1)
   assert np.std(expected_BxTxV[real_BxT]) > 0.3

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import folder as hub_folder
@@ -41,9 +41,9 @@ def _pretrained(tiny, tokenizer, architecture, seed=0, **keys):
   ids = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(lambda: model.init(
       jax.random.key(0), selection.mask_batch(
-          plan_lib.make_plan(tiny, tokenizer.vocab_size), jax.random.key(0),
+          plan_lib.make_plan(tiny, specials.trained(tokenizer.vocab_size)), jax.random.key(0),
           jnp.zeros(1, jnp.int32), jnp.zeros((1, LENGTH), jnp.int32))
-      if tiny.model.insertion_layer else masked_lib.unmasked(ids)))["params"]
+      if tiny.model.insertion_layer else masked_lib.unmasked(ids, specials.TRAINED)))["params"]
   rng = np.random.default_rng(seed)
   return model.config, jax.tree.map(
       lambda s: 0.2 * rng.standard_normal(s.shape).astype(np.float32), shapes)
@@ -51,13 +51,13 @@ def _pretrained(tiny, tokenizer, architecture, seed=0, **keys):
 
 @pytest.fixture(scope="module")
 def tokenizer(packed_dir):
-  return tokenizer_lib.load(packed_dir / "tokenizer.model")
+  return kinds.load(packed_dir / "tokenizer.model")
 
 
 def _rows(vocab_size):
   """Returns rows of one document, some padded."""
   ids_BxS = conftest.random_rows(8, LENGTH, vocab_size)[[1, 2, 3, 5, 6]]
-  assert (ids_BxS == specials.PAD).any(1).sum() in range(1, 5)
+  assert (ids_BxS == specials.TRAINED.pad).any(1).sum() in range(1, 5)
   return ids_BxS
 
 
@@ -65,7 +65,7 @@ def _stock(model, ids_BxS):
   with torch.no_grad():
     return model.eval()(
         input_ids=torch.tensor(ids_BxS, dtype=torch.long),
-        attention_mask=torch.tensor(ids_BxS != specials.PAD))
+        attention_mask=torch.tensor(ids_BxS != specials.TRAINED.pad))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -83,8 +83,8 @@ def test_hidden_states_of_stock_classes(
   cut_config, encoder = cut.cut(config, params, keep_layers)
   assert cut_config.layers == (keep_layers or config.insertion_layer)
   hidden = np.asarray(jax.jit(lambda p: cut.encode(
-      cut_config, p, jnp.asarray(ids_BxS)))(encoder))
-  real = ids_BxS != specials.PAD
+      cut_config, p, jnp.asarray(ids_BxS), specials.TRAINED))(encoder))
+  real = ids_BxS != specials.TRAINED.pad
   expected = _stock(model, ids_BxS).last_hidden_state.numpy()
   assert expected[real].std() > 0.1
   np.testing.assert_allclose(hidden[real], expected[real], atol=1e-4)
@@ -103,7 +103,7 @@ def test_mlm_logits_of_stock_classes(tiny, tokenizer, tmp_path, architecture):
       "missing_keys", "unexpected_keys", "mismatched_keys"))
   ids_BxL = _rows(config.vocab_size)
   tiny.data.length = LENGTH
-  plan = plan_lib.make_plan(tiny, config.vocab_size)
+  plan = plan_lib.make_plan(tiny, specials.trained(config.vocab_size))
   masked = jax.jit(lambda: selection.mask_batch(
       plan, jax.random.key(1), jnp.arange(5), jnp.asarray(ids_BxL)))()
   hidden_BxTxD = jax.jit(lambda p: encoder_lib.LateMaskModel(config).apply(
@@ -113,7 +113,7 @@ def test_mlm_logits_of_stock_classes(tiny, tokenizer, tmp_path, architecture):
   real = np.asarray(masked.target_weights_BxT) > 0
   written = ids_BxL.copy()
   for row in range(5):
-    written[row, masked.target_index_BxT[row][real[row]]] = specials.MASK
+    written[row, masked.target_index_BxT[row][real[row]]] = specials.TRAINED.mask
   expected = np.take_along_axis(
       _stock(model, written).logits.numpy(),
       np.asarray(masked.target_index_BxT)[..., None], axis=1)
@@ -138,7 +138,7 @@ def test_class_logits_of_stock_classes(
       "missing_keys", "unexpected_keys", "mismatched_keys"))
   ids_BxS = _rows(config.vocab_size)
   logits = jax.jit(lambda p: cut.logits(
-      config, p, jnp.asarray(ids_BxS), num_labels))(
+      config, p, jnp.asarray(ids_BxS), specials.TRAINED, num_labels))(
           {"encoder": encoder, "head": head})
   np.testing.assert_allclose(
       logits, _stock(model, ids_BxS).logits.numpy(), atol=1e-4)
@@ -173,7 +173,7 @@ def test_a_folder_that_stock_wrote(tiny, tokenizer, tmp_path, architecture):
   hub_folder.export(config, params, tokenizer, tmp_path / "ours")
   model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "ours")
   model.save_pretrained(tmp_path / "stock")
-  tokenizer.save(tmp_path / "stock" / "tokenizer.model")
+  (tmp_path / "stock" / "tokenizer.model").write_bytes(tokenizer.proto)
   back_config, back, *_ = hub_folder.load(tmp_path / "stock")
   assert back_config.layers == config.layers
   for path, array in flax.traverse_util.flatten_dict(params, sep="/").items():
@@ -189,8 +189,8 @@ def test_tokenizer_of_the_folder(tiny, tokenizer, tmp_path):
   config, params = _pretrained(tiny, tokenizer, "roberta")
   hub_folder.export(config, params, tokenizer, tmp_path / "out")
   stock = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-  assert stock.mask_token_id == specials.MASK
-  assert stock.pad_token_id == specials.PAD
+  assert stock.mask_token_id == specials.TRAINED.mask
+  assert stock.pad_token_id == specials.TRAINED.pad
   for text in ("It is in <mask>.", "(<mask>)", "un<mask>able", "▁<mask> <0x0A>",
                "  the\t man <mask>"):
     assert stock(text)["input_ids"] == [0, *tokenizer.encode_masked(text), 2]
@@ -272,7 +272,8 @@ def test_refusals(tiny, tokenizer, tmp_path):
     hub_folder.is_folder(out)
   (out / "config.json").write_text(json.dumps(stock))
   (out / "tokenizer.model").unlink()
-  with pytest.raises(errors.InputError, match="no tokenizer.model"):
+  (out / "tokenizer.json").unlink()
+  with pytest.raises(errors.InputError, match="out holds no tokenizer that"):
     hub_folder.load(out)
 
 

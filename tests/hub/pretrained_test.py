@@ -18,6 +18,7 @@ from latemask.checkpoint import checkpoints as checkpoints_lib
 from latemask.checkpoint import record
 from latemask.config import keys
 from latemask.data import packed_set
+from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import specials
 from latemask import errors
@@ -76,7 +77,7 @@ def test_begins_with_it(tiny_run, run, keys, fresh, capsys):
   workdir, state = run
   tiny_run.model.update(keys)
   tokenizer = pretrained.load(workdir).tokenizer
-  program = step_lib.build(tiny_run, tokenizer.vocab_size)
+  program = step_lib.build(tiny_run, specials.trained(tokenizer.vocab_size))
   begun = init_from.begin(
       pretrained.load(workdir), program.model.config, tokenizer,
       program.init_state().params)
@@ -154,7 +155,7 @@ def test_tokenizer_of_another(tiny_run, run, tmp_path):
   """Refused before anything is written; left out, that of init_from."""
   workdir, _ = run
   other = tokenizer_lib.train([conftest.make_text(300, seed=5)], 330)
-  other.save(tmp_path / "other.model")
+  (tmp_path / "other.model").write_bytes(other.proto)
   tiny_run.train.init_from = str(workdir)
   tiny_run.train.num_steps = 1
   tiny_run.optimizer.warmup_fraction = 0.0
@@ -167,7 +168,7 @@ def test_tokenizer_of_another(tiny_run, run, tmp_path):
   for _ in range(2):  # Then from its checkpoint.
     run_lib.train(tiny_run, tmp_path / "out")
   theirs = pretrained.load(workdir).tokenizer
-  assert tokenizer_lib.load(
+  assert kinds.load(
       tmp_path / "out" / "data" / "tokenizer.model").proto == theirs.proto
   # The rows of init_from itself, whose tokenizer was trained on them.
   tiny_run.data.dir = str(_rows_of(workdir))
@@ -299,7 +300,7 @@ def test_fill_mask_is_the_model_in_training(run):
   whole = list(map(int, loaded.tokenizer.encode(
       ["he was it the it of it"])[0]))
   it = int(loaded.tokenizer.encode(["it"])[0][0])
-  assert [i for i in ids if i != specials.MASK] == [0] + [
+  assert [i for i in ids if i != specials.TRAINED.mask] == [0] + [
       i for n, i in enumerate(whole) if n not in [
           k for k, w in enumerate(whole) if w == it][:2]] + [2]
   # Padding to another length changes nothing.
@@ -339,7 +340,10 @@ def test_an_export_replaces_exports_alone(run, folder):
                     overwrite=True)
   assert (folder / "model.safetensors").stat().st_mtime_ns > made
   assert [p.name for p in folder.parent.iterdir()] == [folder.name]
-  assert {p.name for p in folder.iterdir()} == set(hub_folder._FILES)
+  assert {p.name for p in folder.iterdir()} == {
+      "config.json", "latemask.json", "latemask.safetensors",
+      "model.safetensors", "tokenizer.json", "tokenizer.model",
+      "tokenizer_config.json"} <= set(hub_folder._FILES)
 
 
 @pytest.mark.slow

@@ -31,13 +31,13 @@ def stock(tiny, request, monkeypatch):
             for path, shape in shapes.items() if path != "output_embedding"}
   prefix = hf_weights.CLASSES[request.param][2]
   tensors = convert.encoder_to_stock(config, params, prefix)
-  tensors |= convert.mlm_to_stock(config, params, WORDS, prefix)
+  tensors |= convert.mlm_to_stock(config, params, WORDS, specials.TRAINED.mask, prefix)
   return config, params, tensors
 
 
 def _read(config, tensors):
   prefix = hf_weights.CLASSES[config.architecture][2]
-  return convert.from_stock(config, config, tensors, prefix, "FOLDER")
+  return convert.from_stock(config, config, tensors, prefix, specials.TRAINED.mask, "FOLDER")
 
 
 def test_architectures_have_tables():
@@ -69,7 +69,7 @@ def test_the_way_back(stock):
     np.testing.assert_array_equal(back[path][1:], params[path][1:])
   rest = convert.what_stock_lacks(
       config, params, config, tensors, hf_weights.CLASSES[
-          config.architecture][2])
+          config.architecture][2], specials.TRAINED.mask)
   assert set(rest) == {"embedding.padding", "output_bias"} | no_norm
   convert.add_rest(config, back, rest, "there")
   for path, array in params.items():
@@ -107,7 +107,7 @@ def test_a_head_that_is_tied_and_one_that_is_not_there(stock):
   head = hf_weights.MLM_HEADS[config.architecture]
   output, = head["output_embedding"].names
   back = _read(config, {k: v for k, v in tensors.items() if k != output})
-  np.testing.assert_array_equal(back["embedding"][specials.MASK],
+  np.testing.assert_array_equal(back["embedding"][specials.TRAINED.mask],
                                 params["mask_vector"])
   back = _read(config, {k: v for k, v in tensors.items()
                         if k not in head["output_bias"].names})
@@ -118,7 +118,8 @@ def test_layers_are_dealt_out(stock):
   config, params, tensors = stock
   two = dataclasses.replace(config, insertion_layer=3)
   back = convert.from_stock(
-      two, config, tensors, hf_weights.CLASSES[config.architecture][2], "")
+      two, config, tensors, hf_weights.CLASSES[config.architecture][2],
+      specials.TRAINED.mask, "")
   for path, array in params.items():
     if path.startswith("late/layers/mlp"):
       np.testing.assert_array_equal(

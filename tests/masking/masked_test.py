@@ -10,10 +10,10 @@ from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from tests import conftest
 
-_WORDS = {"<s>": specials.BOS, "</s>": specials.EOS} | {
-    word: specials.NUM_SPECIALS + i for i, word in enumerate(
+_WORDS = {"<s>": specials.TRAINED.bos, "</s>": specials.TRAINED.eos} | {
+    word: len(specials.NAMES) + i for i, word in enumerate(
         ("big", "dog", "ran", "off", "sky"))}
-_VOCAB = specials.NUM_SPECIALS + 5
+_VOCAB = len(specials.NAMES) + 5
 
 
 def _line(label):
@@ -42,7 +42,7 @@ def test_the_picture(tiny):
   """The draw that hides just these tokens is the picture, number by number."""
   tiny.data.length, tiny.masking.rate = 6, 0.5
   tiny.masking.random_rate = 1 / 3
-  plan = plan_lib.make_plan(tiny, _VOCAB)
+  plan = plan_lib.make_plan(tiny, specials.trained(_VOCAB))
   assert (plan.num_kept, plan.num_slots, plan.num_corrupted) == (4, 2, 1)
   ids_L, columns = _line("ids")
   ids_BxL = np.array(2000 * [ids_L], np.int32)
@@ -71,14 +71,15 @@ def test_the_picture(tiny):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_given_masks_are_as_those_that_are_drawn(tiny, seed):
   """Of a document whole and of one that ends before its row does."""
-  plan = plan_lib.make_plan(tiny, 320)
+  plan = plan_lib.make_plan(tiny, specials.trained(320))
   ids_BxL = conftest.random_rows(8, 32)[[1, 2, 3, 5, 6]]
   drawn = _draw(plan, seed, ids_BxL)
   for row, ids_L in enumerate(ids_BxL):
     weights_T = drawn.target_weights_BxT[row]
-    written = ids_L[ids_L != specials.PAD]
-    written[drawn.target_index_BxT[row][weights_T > 0]] = specials.MASK
-    given = masked_lib.with_masks(written, plan.num_kept, plan.num_slots)
+    written = ids_L[ids_L != specials.TRAINED.pad]
+    written[drawn.target_index_BxT[row][weights_T > 0]] = specials.TRAINED.mask
+    given = masked_lib.with_masks(
+        written, specials.TRAINED, plan.num_kept, plan.num_slots)
     for name in vars(given):
       found, expected = getattr(given, name)[0], getattr(drawn, name)[row]
       if name.startswith("target_i"):  # Unused ones may hold anything.

@@ -1,5 +1,7 @@
 """Masking: exact counts, nothing special hidden, rows independent."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,10 @@ LENGTH = 32
 
 
 def _mask(config, ids_BxL, seed=0, rows_B=None, word_start_V=None, rate=None):
-  plan = plan_lib.make_plan(config, VOCAB, word_start_V, rate)
+  vocabulary = specials.trained(VOCAB)
+  if word_start_V is not None:
+    vocabulary = dataclasses.replace(vocabulary, word_start_V=word_start_V)
+  plan = plan_lib.make_plan(config, vocabulary, rate)
   rows_B = np.arange(len(ids_BxL)) if rows_B is None else rows_B
   masked = jax.jit(lambda key, rows, ids: selection.mask_batch(
       plan, key, rows, ids))(jax.random.key(seed), rows_B, ids_BxL)
@@ -39,8 +44,8 @@ def test_exact_counts_and_reconstruction(tiny, unit, rate):
   word_start_V = np.arange(VOCAB) % 3 == 0
   plan, masked = _mask(tiny, ids_BxL, word_start_V=word_start_V)
   for row, ids_L in enumerate(ids_BxL):
-    num_tokens = np.sum(ids_L != specials.PAD)
-    selectable = ids_L >= specials.NUM_SPECIALS
+    num_tokens = np.sum(ids_L != specials.TRAINED.pad)
+    selectable = ids_L >= len(specials.NAMES)
     expected = min(round(rate * num_tokens), selectable.sum())
     hidden = _hidden(masked, row)
     assert len(hidden) == len(set(hidden)) == expected
@@ -53,11 +58,11 @@ def test_exact_counts_and_reconstruction(tiny, unit, rate):
     # Kept tokens and slots are the row, each once, in order.
     kept = masked.kept_ids_BxK[row][masked.kept_segment_BxK[row] > 0]
     rest = np.delete(ids_L, hidden)
-    np.testing.assert_array_equal(kept, rest[rest != specials.PAD])
+    np.testing.assert_array_equal(kept, rest[rest != specials.TRAINED.pad])
     pair = np.concatenate([masked.kept_ids_BxK[row],
                            masked.target_ids_BxT[row]])
     place = masked.place_BxL[row]
-    real = ids_L != specials.PAD
+    real = ids_L != specials.TRAINED.pad
     np.testing.assert_array_equal(pair[place[real]], ids_L[real])
     assert np.all(place[~real] == plan.num_kept + plan.num_slots)
 
@@ -65,13 +70,13 @@ def test_exact_counts_and_reconstruction(tiny, unit, rate):
 def test_positions_and_segments_restart_with_each_document(tiny):
   ids_BxL = conftest.random_rows(8, LENGTH)
   _, masked = _mask(tiny, ids_BxL)
-  full = masked_lib.unmasked(jnp.asarray(ids_BxL))
+  full = masked_lib.unmasked(jnp.asarray(ids_BxL), specials.TRAINED)
   for row, ids_L in enumerate(ids_BxL):
     segment, position, last = 0, 0, []
     for token in ids_L:
-      segment, position = ((segment + 1, 0) if token == specials.BOS
+      segment, position = ((segment + 1, 0) if token == specials.TRAINED.bos
                            else (segment, position + 1))
-      last.append((0, 0) if token == specials.PAD else (segment, position))
+      last.append((0, 0) if token == specials.TRAINED.pad else (segment, position))
     expected_segment, expected_position = np.array(last).T
     np.testing.assert_array_equal(full.kept_segment_BxK[row],
                                   expected_segment)
@@ -105,9 +110,9 @@ def test_at_most_one_word_is_cut(tiny):
   whole_words = 0
   for row, ids_L in enumerate(ids_BxL):
     hidden = set(_hidden(masked, row))
-    after_special = np.r_[True, ids_L[:-1] < specials.NUM_SPECIALS]
+    after_special = np.r_[True, ids_L[:-1] < len(specials.NAMES)]
     starts = word_start_V[ids_L] | after_special | (
-        ids_L < specials.NUM_SPECIALS)
+        ids_L < len(specials.NAMES))
     words = np.split(np.arange(LENGTH), np.flatnonzero(starts)[1:])
     cut = [w for w in words if 0 < len(hidden & set(w)) < len(w)]
     assert len(cut) <= 1
@@ -120,7 +125,7 @@ def test_spans_are_long_and_bounded(tiny):
   tiny.masking.unit = "span"
   tiny.masking.rate = 0.15
   ids_BxL = np.full((64, 512), 7, np.int32)
-  ids_BxL[:, 0] = specials.BOS
+  ids_BxL[:, 0] = specials.TRAINED.bos
   lengths = []
   for mean, longest in ((4.0, 10), (4.0, 2)):
     tiny.masking.span_length, tiny.masking.max_span_length = mean, longest
@@ -146,10 +151,10 @@ def test_noise_stays_in_the_encoder(tiny):
     weights = masked.target_weights_BxT[row][plan.num_slots:]
     truth = masked.target_ids_BxT[row][plan.num_slots:]
     now = masked.kept_ids_BxK[row][corrupted]
-    assert np.all(now[weights > 0] >= specials.NUM_SPECIALS)
+    assert np.all(now[weights > 0] >= len(specials.NAMES))
     same += np.sum((now == truth) * weights)
     changed += np.sum((now != truth) * weights)
-    whole = np.sum(ids_BxL[row] != specials.PAD)
+    whole = np.sum(ids_BxL[row] != specials.TRAINED.pad)
     if whole == LENGTH:
       assert weights.sum() == 6
   assert changed > 1.5 * same > 0
@@ -173,7 +178,7 @@ def test_predict_rate_leaves_no_slot_for_the_others(tiny):
 
 def test_marginals_are_uniform(tiny):
   ids_BxL = np.full((4000, LENGTH), 9, np.int32)
-  ids_BxL[:, 0], ids_BxL[:, -1] = specials.BOS, specials.EOS
+  ids_BxL[:, 0], ids_BxL[:, -1] = specials.TRAINED.bos, specials.TRAINED.eos
   _, masked = _mask(tiny, ids_BxL)
   share_L = np.bincount(masked.target_index_BxT.ravel(),
                         minlength=LENGTH) / 4000
@@ -184,8 +189,8 @@ def test_marginals_are_uniform(tiny):
 
 def test_row_of_special_tokens_overflows_without_harm(tiny):
   tiny.masking.rate = 0.8
-  ids_BxL = np.full((1, LENGTH), specials.EOS, np.int32)
-  ids_BxL[0, 0], ids_BxL[0, 5] = specials.BOS, 9
+  ids_BxL = np.full((1, LENGTH), specials.TRAINED.eos, np.int32)
+  ids_BxL[0, 0], ids_BxL[0, 5] = specials.TRAINED.bos, 9
   plan, masked = _mask(tiny, ids_BxL)
   assert masked.target_weights_BxT.sum() == 1
   assert np.all(masked.kept_segment_BxK == 1)
@@ -196,8 +201,8 @@ def test_noise_beyond_the_kept_has_no_weight(tiny):
   # More special tokens than the encoder has room for push kept tokens out;
   # a target among them must not be scored at another token's state.
   tiny.masking.rate, tiny.masking.same_rate = 0.8, 0.1
-  ids_BxL = np.full((1, LENGTH), specials.EOS, np.int32)
-  ids_BxL[0, 0] = specials.BOS
+  ids_BxL = np.full((1, LENGTH), specials.TRAINED.eos, np.int32)
+  ids_BxL[0, 0] = specials.TRAINED.bos
   ids_BxL[0, -10:] = np.arange(10, 20)
   plan, masked = _mask(tiny, ids_BxL)
   weights = masked.target_weights_BxT[0, plan.num_slots:]
@@ -212,7 +217,7 @@ def test_static_shapes_hold_rows_of_any_length(tiny, rate):
   tiny.masking.rate = rate
   for noise in (0.0, 0.1, 0.25):
     tiny.masking.random_rate = tiny.masking.same_rate = noise
-    plan = plan_lib.make_plan(tiny, VOCAB)
+    plan = plan_lib.make_plan(tiny, specials.trained(VOCAB))
     for length, selected in enumerate(plan.selected_N):
       slots, *noisy = np.diff(plan.bounds_MxN[selected], prepend=0)[:3]
       assert slots <= plan.num_slots
@@ -228,4 +233,4 @@ def test_static_shapes_hold_rows_of_any_length(tiny, rate):
 def test_bad_plans(tiny, changes, message):
   tiny.masking.update(changes)
   with pytest.raises(errors.InputError, match=message):
-    plan_lib.make_plan(tiny, VOCAB)
+    plan_lib.make_plan(tiny, specials.trained(VOCAB))

@@ -49,7 +49,7 @@ def _build(config, seed=0):
   could go wrong unseen.
   """
   model = encoder.make_model(config, VOCAB)
-  plan = plan_lib.make_plan(config, VOCAB)
+  plan = plan_lib.make_plan(config, specials.trained(VOCAB))
   ids_BxL = jnp.asarray(conftest.random_rows(ROWS, LENGTH))
   masked = jax.jit(lambda: selection.mask_batch(
       plan, jax.random.key(seed), jnp.arange(ROWS), ids_BxL))()
@@ -109,7 +109,7 @@ def test_every_parameter_is_used_and_no_hidden_id_leaks(tiny, options):
   tiny.masking.random_rate = 0.0  # Random ids come from the upper half too.
   tiny.masking.same_rate = 0.0
   model, params, ids_BxL, masked = _build(tiny)
-  plan = plan_lib.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, specials.trained(VOCAB))
   hidden = np.zeros((ROWS, LENGTH), bool)
   for row in range(ROWS):
     index = masked.target_index_BxT[row]
@@ -168,7 +168,7 @@ def test_insertion_at_the_input_is_ordinary_masking(tiny, architecture):
   """Against the plain encoder over rows in which <mask> is written."""
   _configure(tiny, architecture, "append", 0, "self", "targets")
   model, params, ids_BxL, masked = _build(tiny)
-  params["mask_vector"] = params["embedding"][specials.MASK]
+  params["mask_vector"] = params["embedding"][specials.TRAINED.mask]
   late = _targets(model, params, masked)
 
   rows = np.asarray(ids_BxL).copy()
@@ -176,13 +176,13 @@ def test_insertion_at_the_input_is_ordinary_masking(tiny, architecture):
   for row in range(ROWS):
     real = masked.target_weights_BxT[row] > 0
     index = masked.target_index_BxT[row]
-    rows[row, index[:num_slots][real[:num_slots]]] = specials.MASK
+    rows[row, index[:num_slots][real[:num_slots]]] = specials.TRAINED.mask
     noise = masked.corrupted_BxC[row][real[num_slots:]]
     rows[row, index[num_slots:][real[num_slots:]]] = (
         masked.kept_ids_BxK[row][noise])
   @jax.jit
   def plain(params):
-    hidden = model.apply({"params": params}, masked_lib.unmasked(rows),
+    hidden = model.apply({"params": params}, masked_lib.unmasked(rows, specials.TRAINED),
                          method="encode")
     return model.apply({"params": params}, hidden, method="predict")
   expected = np.take_along_axis(
@@ -195,7 +195,7 @@ def test_insertion_at_the_input_is_ordinary_masking(tiny, architecture):
 def test_nothing_hidden_is_the_fine_tuning_forward(tiny):
   """Kept tokens of a row without slots: the same encoder, bit for bit."""
   model, params, ids_BxL, _ = _build(tiny)
-  whole = masked_lib.unmasked(ids_BxL)
+  whole = masked_lib.unmasked(ids_BxL, specials.TRAINED)
   kept = jnp.array([0, 1, 2, 5, 7, 11])
   part = whole.replace(
       kept_ids_BxK=ids_BxL[:, kept],
@@ -223,7 +223,7 @@ def test_foreign_documents_and_padding_change_nothing(tiny, options):
   _configure(tiny, *options)
   tiny.masking.random_rate = 0.0
   model, params, _, _ = _build(tiny)
-  plan = plan_lib.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, specials.trained(VOCAB))
   rng = np.random.default_rng(3)
   ids_BxL = rng.integers(5, VOCAB, (4, LENGTH)).astype(np.int32)
   ids_BxL[:, 0], ids_BxL[:, 19], ids_BxL[:, 20] = 0, 2, 0
@@ -336,7 +336,7 @@ def test_initial_values(tiny, architecture):
   _configure(tiny, architecture, "append", 2, "cross", "all")
   tiny.model.update(dict(width=192, heads=3, mlp=300))
   model = encoder.make_model(tiny, VOCAB)
-  plan = plan_lib.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, specials.trained(VOCAB))
 
   @jax.jit
   def init(key):
@@ -376,7 +376,7 @@ def test_kernels_of_base():
 def test_every_combination_traces(tiny, options):
   _configure(tiny, *options)
   model = encoder.make_model(tiny, VOCAB)
-  plan = plan_lib.make_plan(tiny, VOCAB)
+  plan = plan_lib.make_plan(tiny, specials.trained(VOCAB))
   masked = jax.eval_shape(
       lambda: selection.mask_batch(plan, jax.random.key(0), jnp.arange(2),
                                    jnp.zeros((2, LENGTH), jnp.int32)))

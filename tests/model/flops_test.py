@@ -10,6 +10,7 @@ import pytest
 from configs import base
 from configs import lean
 from configs import vanilla
+from latemask.data.tokenizers import specials
 from latemask.model import flops
 from latemask.runtime import mesh as mesh_lib
 from latemask.train import step as step_lib
@@ -46,7 +47,7 @@ def _program(config, changes):
   mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"),
                        devices=jax.devices()[:1],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
-  return step_lib.build(config, VOCAB, mesh=mesh)
+  return step_lib.build(config, specials.trained(VOCAB), mesh=mesh)
 
 
 @pytest.mark.parametrize("changes", OPTIONS)
@@ -76,7 +77,7 @@ def test_xla_agrees_on_the_unrolled_step(tiny):
 def _ratio(changes, pruned=True):
   """FLOPs of base.py changed, to those of an unpruned vanilla step."""
   def cost(config, pruned):
-    program = step_lib.build(config, 50_265, mesh=mesh_lib.make_mesh(
+    program = step_lib.build(config, specials.trained(50_265), mesh=mesh_lib.make_mesh(
         config, jax.devices()[:1]))
     return sum(flops.train_step_flops(
         program.model.config, program.plan, pruned).values())
@@ -101,7 +102,7 @@ def test_lean_reaches_its_bounds():
   """0.70 and 0.62 of this project's own vanilla, the cheaper one."""
   for size, bound, kept_layers in (("base", 0.70, 12), ("large", 0.62, 24)):
     ours, plain = (
-        step_lib.build(c, 50_265, mesh=mesh_lib.make_mesh(
+        step_lib.build(c, specials.trained(50_265), mesh=mesh_lib.make_mesh(
             c, jax.devices()[:1]))
         for c in (lean.get_config(size), vanilla.get_config(size)))
     assert ours.model.config.insertion_layer == kept_layers
@@ -119,7 +120,7 @@ def test_predicting_fewer_costs_in_proportion(tiny, decoder):
 
   def cost(predict_rate):
     tiny.masking.predict_rate = predict_rate
-    program = step_lib.build(tiny, VOCAB, mesh=mesh_lib.make_mesh(
+    program = step_lib.build(tiny, specials.trained(VOCAB), mesh=mesh_lib.make_mesh(
         tiny, jax.devices()[:1]))
     return flops.train_step_flops(program.model.config, program.plan)
 

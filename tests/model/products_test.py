@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from latemask.data.tokenizers import specials
 from latemask.train import step as step_lib
 from tests import conftest
 
@@ -19,7 +20,7 @@ def test_every_product_of_a_step_says_how_it_is_multiplied(
   """CPUs do not read it; what TPUs and GPUs are given is the same text."""
   tiny.model.dtype = dtype
   tiny.model.decoder = "cross"
-  program = step_lib.build(tiny, 320)
+  program = step_lib.build(tiny, specials.trained(320))
   ids = jax.ShapeDtypeStruct((16, 32), np.int32)
   text = program.train_step.lower(program.state_shapes, ids).as_text()
   products = [line for line in text.splitlines() if "dot_general" in line]

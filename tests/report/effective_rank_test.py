@@ -90,7 +90,7 @@ def saved(tmp_path_factory, packed_dir, corpus):
   packed = prepare_lib.prepare(config, packed_dir)
   mesh = jax.make_mesh((1, 1, 1), mesh_lib.AXES, devices=jax.devices()[:1],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
-  program = step_lib.build(config, packed.tokenizer.vocab_size, mesh=mesh)
+  program = step_lib.build(config, specials.trained(packed.tokenizer.vocab_size), mesh=mesh)
   # As if trained for long: weights that tell contexts apart.
   state = program.init_state()
   state = state.replace(params=jax.tree.map(lambda x: 8 * x, state.params))
@@ -125,7 +125,7 @@ def test_rank_of_a_saved_model_equals_numpy(saved, found):
   states, late = jax.jit(lambda params, masked: _by_hand(
       loaded.config, params, masked))(loaded.params, masked)
   num_kept = plan.num_kept
-  is_real = np.asarray((masked.kept_ids_BxK >= specials.NUM_SPECIALS)
+  is_real = np.asarray((masked.kept_ids_BxK >= len(specials.NAMES))
                        & (masked.kept_segment_BxK > 0))
   is_slot = np.asarray(masked.slot_segment_BxQ > 0)
 
@@ -158,7 +158,7 @@ def test_rank_of_every_kind_of_model(layer, decoder):
   tiny.model.layers = 2
   tiny.model.insertion_layer, tiny.model.decoder = layer, decoder
   model = encoder.make_model(tiny, 320)
-  plan = plan_lib.make_plan(tiny, 320)
+  plan = plan_lib.make_plan(tiny, specials.trained(320))
   ids_BxL = conftest.random_rows(4, tiny.data.length)
   params = jax.jit(lambda: model.init(jax.random.key(1), selection.mask_batch(
       plan, jax.random.key(0), np.arange(4), jnp.asarray(ids_BxL))))()["params"]

@@ -8,6 +8,7 @@ from matplotlib import colors
 import numpy as np
 import pytest
 
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
@@ -34,7 +35,7 @@ def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
   config = conftest.tiny_config()
   config.masking.update(_RULES[rule])
   ids_L = conftest.random_rows(4, 32)[2]
-  plan = plan_lib.make_plan(config, 320)
+  plan = plan_lib.make_plan(config, specials.trained(320))
   masked = jax.device_get(selection.mask_batch(
       plan, jax.random.key(3), np.zeros(1, np.int32), ids_L[None]))
   model = types.SimpleNamespace(
@@ -69,7 +70,7 @@ def test_layers_are_counted_as_the_key_counts_them():
   tiny = conftest.tiny_config()
   config = encoder.make_model(tiny, 320).config
   masked = jax.device_get(selection.mask_batch(
-      plan_lib.make_plan(tiny, 320), jax.random.key(3), np.zeros(1, np.int32),
+      plan_lib.make_plan(tiny, specials.trained(320)), jax.random.key(3), np.zeros(1, np.int32),
       conftest.random_rows(4, 32)[2:3]))
   figure = token_layers_lib.draw(config, masked, ["x"] * 32, {})
   ax, = figure.axes

@@ -20,6 +20,7 @@ from configs import base
 from configs import sweeps
 from latemask.config import keys
 from latemask.config import spec as spec_lib
+from latemask.data.tokenizers import specials
 from latemask.report import reading
 from latemask.report import workdirs
 from latemask.runtime import claims
@@ -139,7 +140,7 @@ def test_budgets_are_those_of_base():
     config = base.get_config(size)
     mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"),
                          devices=jax.devices()[:1])
-    program = step_lib.build(config, config.data.vocab_size, mesh=mesh)
+    program = step_lib.build(config, specials.trained(config.data.vocab_size), mesh=mesh)
     assert budget == pytest.approx(
         program.step_flops * config.train.num_steps, rel=0.01)
 

@@ -10,7 +10,7 @@ FILLED = [[("be", 0.8374), ("##not", 0.025)], [("\u2423", 0.1)]]
 
 def test_marks_are_explained_where_they_stand(capsys):
   words = fill_mask._print("It can <mask> a <mask>", FILLED, as_json=False)
-  fill_mask._tell_marks(words)
+  fill_mask._tell_marks(words, "<mask>")
   text, one, two, *legend = capsys.readouterr().out.splitlines()
   assert text == "It can <mask> a <mask>"
   assert (one, two) == ("  be 83.7%   ##not 2.5%", "  \u2423 10.0%")
@@ -18,13 +18,14 @@ def test_marks_are_explained_where_they_stand(capsys):
 
 
 def test_words_need_no_legend():
-  assert list(fill_mask_lib.legend({"be", "C#", "a##b"})) == []
-  line, = fill_mask_lib.legend({"un##"})
+  assert list(fill_mask_lib.legend({"be", "C#", "a##b"}, "<mask>")) == []
+  line, = fill_mask_lib.legend({"un##"}, "<mask>")
   assert "<mask>less and un## make unless" in line
 
 
 def test_json_has_no_legend(capsys):
-  fill_mask._tell_marks(fill_mask._print("a <mask>", FILLED, as_json=True))
+  fill_mask._tell_marks(fill_mask._print("a <mask>", FILLED, as_json=True),
+                         "<mask>")
   line, = capsys.readouterr().out.splitlines()
   assert json.loads(line)["masks"][0] == [
       {"word": "be", "probability": 0.8374},

@@ -23,7 +23,7 @@ def parts(tiny_run):
   packed = prepare_lib.prepare(tiny_run, tiny_run.data.dir)
   mesh = jax.make_mesh((1, 1, 1), mesh_lib.AXES, devices=jax.devices()[:1],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
-  program = step_lib.build(tiny_run, packed.tokenizer.vocab_size, mesh=mesh)
+  program = step_lib.build(tiny_run, specials.trained(packed.tokenizer.vocab_size), mesh=mesh)
   return program, loader_lib.Loader(packed, tiny_run)
 
 
@@ -48,16 +48,16 @@ def _check_record(scalars, loader):
   held = loader.read([loader.eval_row(i) for i in range(loader.num_eval_rows)])
   trained = loader.read([loader.train_row(i)
                          for i in range(loader.num_train_rows)])
-  num_targets = np.round(0.5 * np.sum(held != specials.PAD, axis=1)).sum()
+  num_targets = np.round(0.5 * np.sum(held != specials.TRAINED.pad, axis=1)).sum()
   assert scalars["eval/rows"] == len(held)
   assert scalars["eval/targets"] == num_targets
   np.testing.assert_allclose(
       scalars["eval/hidden_fraction"],
-      num_targets / np.sum(held >= specials.NUM_SPECIALS), rtol=1e-6)
+      num_targets / np.sum(held >= len(specials.NAMES)), rtol=1e-6)
   # Of the row a half, of what can be hidden more.
   assert 0.53 < scalars["eval/hidden_fraction"] < 0.6
   # Of the training text, whatever is held out or hidden.
-  ids = trained[trained >= specials.NUM_SPECIALS]
+  ids = trained[trained >= len(specials.NAMES)]
   _, counts = np.unique(ids, return_counts=True)
   np.testing.assert_allclose(
       scalars["eval/unigram_entropy"],
@@ -81,13 +81,13 @@ def test_masks_of_runs_that_differ_in_seed_unit_and_noise(
       "masking.same_rate": 0.1}):
     config = program.config.copy_and_resolve_references()
     config.update_from_flattened_dict(keys)
-    plan = plan_lib.make_plan(config, program.plan.vocab_size, rate=0.3)
+    plan = plan_lib.make_plan(config, program.plan.vocabulary, rate=0.3)
     other = dataclasses.replace(program, config=config)
     masked, counts = other.eval_step(plan)(
         {}, np.arange(8, dtype=np.int32), ids_BxL)
     found.append(np.asarray(masked.target_index_BxT))
     assert plan.num_corrupted == (masks == "seeded" and len(found) == 3) * 2
-    num_ordinary = np.sum(ids_BxL >= specials.NUM_SPECIALS)
+    num_ordinary = np.sum(ids_BxL >= len(specials.NAMES))
     assert counts == (masked.target_weights_BxT.sum(), num_ordinary)
   same = [np.array_equal(index, found[0]) for index in found]
   assert same == [True] + [masks == "fixed"] * 2

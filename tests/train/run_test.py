@@ -14,6 +14,7 @@ import pytest
 
 from latemask.checkpoint import checkpoints as checkpoints_lib
 from latemask.data import loader as loader_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.report import workdirs
 from latemask.runtime import mesh
@@ -119,7 +120,7 @@ TINY_STEP_FLOPS = 16 * (
     (1e12, int(1e12) // TINY_STEP_FLOPS, 3659)])
 def test_budget_sets_the_steps(tiny, budget_flops, num_steps, warmup_steps):
   tiny.train.total_flops = float(budget_flops)
-  program = step_lib.build(tiny.lock(), 320)
+  program = step_lib.build(tiny.lock(), specials.trained(320))
   assert program.step_flops == TINY_STEP_FLOPS
   train_config = program.config.train
   assert train_config.num_steps == num_steps
@@ -142,12 +143,12 @@ def test_warm_up_is_a_share_of_any_run(tiny):
     tiny.optimizer.warmup_steps = 3
   assert optimizer.warmup_steps(tiny) == 3
   tiny.train.total_flops = float(13 * TINY_STEP_FLOPS)
-  program = step_lib.build(tiny, 320)
+  program = step_lib.build(tiny, specials.trained(320))
   assert optimizer.warmup_steps(program.config) == 13 * 3 // 20
   tiny.optimizer.warmup_steps = 20
   tiny.train.total_flops = None
   with pytest.raises(errors.InputError, match="less than train.num_steps 20"):
-    step_lib.build(tiny, 320)
+    step_lib.build(tiny, specials.trained(320))
 
 
 @pytest.mark.slow
@@ -319,7 +320,7 @@ def test_checkpoint_of_other_rows_is_refused(tiny_run, tmp_path):
   # ... and by the checkpoint where the config would do.
   from latemask.data import prepare as prepare_lib
   packed = prepare_lib.prepare(other, tmp_path / "other")
-  program = step_lib.build(tiny_run, packed.tokenizer.vocab_size)
+  program = step_lib.build(tiny_run, specials.trained(packed.tokenizer.vocab_size))
   checkpoints = checkpoints_lib.Checkpoints(tmp_path / "run", tiny_run, packed)
   with pytest.raises(errors.InputError, match="other packed rows"):
     checkpoints.restore(program.state_shapes)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import selection
 from latemask.model import partition
@@ -21,7 +22,7 @@ def _mesh(*sizes):
 
 
 def _run(config, mesh, num_steps=2):
-  program = step_lib.build(config, VOCAB, mesh=mesh)
+  program = step_lib.build(config, specials.trained(VOCAB), mesh=mesh)
   state = program.init_state()
   before = jax.device_get(state.params)
   metrics = []
@@ -75,7 +76,7 @@ def test_gradient_is_that_of_autodiff(tiny, sizes):
   """The embedding's is put together by hand; see `Program.gradient`."""
   tiny.masking.same_rate = 0.2
   tiny.model.unroll = 2
-  program = step_lib.build(tiny, VOCAB, mesh=_mesh(*sizes))
+  program = step_lib.build(tiny, specials.trained(VOCAB), mesh=_mesh(*sizes))
   params = program.init_state().params
 
   def both(params, ids_BxL):
@@ -108,7 +109,7 @@ def test_hashed_dropout_is_the_same_on_every_mesh(tiny):
 
 
 def test_parameters_are_born_split(tiny):
-  program = step_lib.build(tiny, VOCAB, mesh=_mesh(2, 2, 2))
+  program = step_lib.build(tiny, specials.trained(VOCAB), mesh=_mesh(2, 2, 2))
   state = program.init_state()
   flat = {partition.path_name(path): x for path, x in
           jax.tree_util.tree_leaves_with_path(state)}
@@ -157,7 +158,7 @@ def test_only_matrices_decay(tiny):
   tiny.optimizer.weight_decay = 0.5
   tiny.optimizer.learning_rate = 0.1
   tiny.optimizer.warmup_fraction = 0.0
-  program = step_lib.build(tiny, VOCAB, mesh=_mesh(1, 1, 1))
+  program = step_lib.build(tiny, specials.trained(VOCAB), mesh=_mesh(1, 1, 1))
   params = jax.tree.map(np.ones_like, jax.device_get(
       program.init_state().params))
   zeros = jax.tree.map(np.zeros_like, params)
@@ -199,4 +200,4 @@ def test_schedules(tiny, schedule, middle, end):
 def test_bad_steps(tiny, changes, message):
   tiny.update_from_flattened_dict(changes)
   with pytest.raises(errors.InputError, match=message):
-    step_lib.build(tiny, VOCAB)
+    step_lib.build(tiny, specials.trained(VOCAB))

@@ -1,10 +1,10 @@
-"""SentencePiece tokenizer: documents -> ids, and where words start.
+"""SentencePiece models: read, and trained.
 
-Second stop of the flow, between the sources and the packer. A unigram model
-with byte fallback (Kudo 2018), so that every string has ids and no <unk> is
-ever produced. Five ids are fixed, the first four as in RoBERTa.
+One that is trained here is a unigram model with byte fallback (Kudo 2018), so
+that every string has ids and no <unk> is ever produced. Five ids are fixed, the
+first four as in RoBERTa.
 
-Normalisation is the identity but for tab, line feed and carriage return,
+Its normalisation is the identity but for tab, line feed and carriage return,
 which become spaces, and runs of spaces, which become one: simple enough that
 another tokenizer library can encode exactly the same. To that end, too, scores
 are multiples of 1 / 256: SentencePiece adds them up in float32 over a whole
@@ -23,10 +23,10 @@ import numpy as np
 import sentencepiece
 
 from latemask.data.tokenizers import proto as proto_lib
-from latemask.data.tokenizers import specials
+from latemask.data.tokenizers import specials as specials_lib
+from latemask.data.tokenizers import tokenizer as tokenizer_lib
 from latemask.data.tokenizers import word_starts
 from latemask import errors
-from latemask.runtime import files
 
 # A unigram model adds its counts up by thread, so this is a constant: the
 # same text gives the same tokenizer on any machine.
@@ -38,8 +38,12 @@ _CHARSMAP = "9\t20\nA\t20\nD\t20\n"
 _SCORE_PARTS = 256
 
 
+# What its file is called.
+FILE = "tokenizer.model"
+
+
 @dataclasses.dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(tokenizer_lib.Tokenizer):
   """A SentencePiece model with the five ids above.
 
   Fields:
@@ -69,6 +73,12 @@ class Tokenizer:
     return proto_lib.settings(self.proto)
 
   @property
+  def is_ours(self):
+    """Whether the five special tokens stand where they do here."""
+    return tuple(self.processor.id_to_piece(
+        list(range(len(self.names))))) == specials_lib.NAMES
+
+  @property
   def spaces_are_behind(self):
     """Whether a piece that ends a word has the space, not one that begins."""
     return bool(self.settings["trainer_spec.treat_whitespace_as_suffix"])
@@ -78,35 +88,40 @@ class Tokenizer:
     """The ids as text; \u2581 stands for a space."""
     return self.processor.id_to_piece(list(range(self.vocab_size)))
 
-  def word_start_V(self, rule):
-    """Returns bool [V]: the id begins a word. Special tokens always do.
+  @property
+  def files(self):
+    """The one file."""
+    return {FILE: self.proto}
 
-    Args:
-      rule: a row of `WORD_STARTS`.
-    """
-    begins = word_starts.WORD_STARTS[rule]
-    word_start_V = np.array([begins(piece) for piece in self.pieces])
-    word_start_V[:specials.NUM_SPECIALS] = True
-    return word_start_V
+  specials = specials_lib.TRAINED
+  special_N = np.arange(len(specials_lib.NAMES))
+  names = dict(zip(("bos", "pad", "eos", "unk", "mask"), specials_lib.NAMES))
+  mask_token = names["mask"]
+  template = tokenizer_lib.roberta_template(specials)
+
+  @functools.cached_property
+  def is_no_word_V(self):
+    """Whether the id is special or a single byte, bool [V]."""
+    return np.array([
+        self.processor.is_control(i) or self.processor.is_byte(i)
+        or self.processor.is_unknown(i) for i in range(self.vocab_size)])
 
   def encode(self, texts):
-    """Returns one int32 id array per text, without special tokens."""
+    """See the base class."""
     return self.processor.encode(texts, num_threads=1, return_type="numpy")
 
   def encode_masked(self, text):
-    """Returns the ids of a text in which <mask> stands for a hidden word.
+    """See the base class.
 
     A word is put in the place of <mask>, the text is encoded, and the ids of
     that word are replaced by the mask. So what stands around it is cut up as
     in running text, and the space before it (behind it, where the model writes
     spaces behind words) goes with the word. Of several spaces as many stay as
     would at the end of a text.
-
-    Returns:
-      A list of ints without special tokens but <mask>.
     """
     stand_in = self._stand_in(text)
-    text = text.replace(specials.SPECIALS[specials.MASK], stand_in)
+    text = text.replace(self.mask_token, stand_in)
+    mask, unk = self.specials.mask, self.specials.unk
     names = [f"<0x{byte:02X}>" for byte in stand_in.encode()]
     ids, recent = [], []
     for index, piece in zip(self.processor.encode(text, return_type=int),
@@ -115,18 +130,18 @@ class Tokenizer:
       # Bytes of other characters never add up to this one.
       recent = [*recent, piece][-len(names):]
       if recent == names and self.processor.is_byte(index):
-        ids[-len(names):] = [specials.MASK]
+        ids[-len(names):] = [mask]
       elif stand_in in piece:
         # Unknown, in one with what is unknown beside it.
         ids.pop()
         for place, part in enumerate(piece.split(stand_in)):
-          ids += [specials.MASK] * (place > 0)
-          ids += [specials.UNK] * (part.strip(word_starts.SPACE) != "")
+          ids += [mask] * (place > 0)
+          ids += [unk] * (part.strip(word_starts.SPACE) != "")
     keeps_spaces = not self.settings["normalizer_spec.remove_extra_whitespaces"]
     space, kept = self.processor.piece_to_id(word_starts.SPACE), []
     for index in reversed(ids) if self.spaces_are_behind else ids:
-      while (index == specials.MASK and kept
-             and kept[-1] == space != specials.UNK):
+      while (index == mask and kept
+             and kept[-1] == space != unk):
         kept.pop()
         if keeps_spaces:
           break
@@ -138,42 +153,44 @@ class Tokenizer:
     return next(
         char for char in map(chr, range(0x10FFFD, 0x100000, -1))
         if char not in text and char in self.processor.normalize(char)
-        and self.processor.piece_to_id(char) == specials.UNK)
+        and self.processor.piece_to_id(char) == self.specials.unk)
 
   def decode(self, ids):
-    """Returns the text of a sequence of ids; special tokens vanish."""
+    """See the base class."""
     return self.processor.decode([int(i) for i in ids])
 
-  def save(self, path):
-    """Writes the model to `path`, whole or not at all."""
-    with files.writing(path) as part:
-      part.write_bytes(self.proto)
+  def encode_words(self, words):
+    """See the base class."""
+    proto = self.processor.encode(
+        " ".join(words), return_type="immutable_proto")
+    ends = [piece.end for piece in proto.pieces]
+    return ([piece.id for piece in proto.pieces],
+            tokenizer_lib.words_at(ends, words))
 
 
-def load(path):
+def load(path, called):
   """Reads a SentencePiece model.
 
+  Args:
+    called: what a message begins with.
+
   Raises:
-    InputError: there is no such file, it is no SentencePiece model, or its
-      special tokens are not at ids 0 to 4.
+    InputError: there is no such file, or it is no SentencePiece model.
   """
   path = epath.Path(path)
   if not path.is_file():
     raise errors.InputError(
-        f"data.tokenizer: {path} is no file; give a SentencePiece .model, or "
-        "leave the key out to train one on the run's own documents")
+        f"{called}{path} is not there; give a SentencePiece .model, a "
+        "tokenizer.json or a folder with one, or leave data.tokenizer out to "
+        "train one on the run's own documents")
   tokenizer = Tokenizer(path.read_bytes())
   try:
-    found = tokenizer.processor.id_to_piece(list(range(specials.NUM_SPECIALS)))
+    tokenizer.is_ours
   except (RuntimeError, IndexError, OSError) as error:
     raise errors.InputError(
-        f"data.tokenizer: {path} is no SentencePiece model with at least "
-        f"{specials.NUM_SPECIALS} pieces ({str(error).splitlines()[0]})"
+        f"{called}{path} is no SentencePiece model with at least "
+        f"{len(specials_lib.NAMES)} pieces ({str(error).splitlines()[0]})"
     ) from error
-  if tuple(found) != specials.SPECIALS:
-    raise errors.InputError(
-        f"data.tokenizer: {path} has {' '.join(found)} at ids 0 to 4; they "
-        f"must be {' '.join(specials.SPECIALS)}")
   return tokenizer
 
 
@@ -192,12 +209,13 @@ def train(documents, vocab_size):
     InputError: the documents do not suffice to train a model of that size, or
       what `documents` itself raises.
   """
-  least = specials.NUM_SPECIALS + _BYTE_PIECES + 1
+  least = len(specials_lib.NAMES) + _BYTE_PIECES + 1
   if vocab_size < least:
     raise errors.InputError(
         f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
         f"take {least - 1}, so at least {least} is needed")
-  names, model, refusals = specials.SPECIALS, io.BytesIO(), []
+  names, ids = specials_lib.NAMES, specials_lib.TRAINED
+  model, refusals = io.BytesIO(), []
   with tempfile.NamedTemporaryFile("w", suffix=".tsv") as charsmap:
     charsmap.write(_CHARSMAP)
     charsmap.flush()
@@ -210,11 +228,11 @@ def train(documents, vocab_size):
           hard_vocab_limit=False,
           byte_fallback=True,
           normalization_rule_tsv=charsmap.name,
-          bos_id=specials.BOS, bos_piece=names[specials.BOS],
-          pad_id=specials.PAD, pad_piece=names[specials.PAD],
-          eos_id=specials.EOS, eos_piece=names[specials.EOS],
-          unk_id=specials.UNK, unk_piece=names[specials.UNK],
-          control_symbols=[names[specials.MASK]],
+          bos_id=ids.bos, bos_piece=names[ids.bos],
+          pad_id=ids.pad, pad_piece=names[ids.pad],
+          eos_id=ids.eos, eos_piece=names[ids.eos],
+          unk_id=ids.unk, unk_piece=names[ids.unk],
+          control_symbols=[names[ids.mask]],
           max_sentence_length=2 * _MAX_SENTENCE_BYTES,
           num_threads=_TRAIN_THREADS,
           minloglevel=2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import specials
 from latemask.data.tokenizers import word_starts
@@ -26,14 +27,14 @@ def trained():
 
 def test_special_ids(trained):
   pieces = [trained.processor.id_to_piece(i) for i in range(5)]
-  assert tuple(pieces) == specials.SPECIALS
+  assert tuple(pieces) == specials.NAMES
   assert trained.vocab_size <= 400
 
 
 def test_every_string_survives_and_specials_are_never_produced(trained):
   for line in LINES:
     ids, = trained.encode([line])
-    assert np.all(ids >= specials.NUM_SPECIALS), line
+    assert np.all(ids >= len(specials.NAMES)), line
     assert trained.decode(ids) == " ".join(
         line.replace("\t", " ").replace("\n", " ").split(" ")).strip(
         ) or "  " in line
@@ -116,28 +117,28 @@ def test_long_lines_are_cut_not_skipped():
 
 
 def test_save_and_load(trained, tmp_path):
-  trained.save(tmp_path / "t.model")
-  assert tokenizer_lib.load(tmp_path / "t.model").digest == trained.digest
+  (tmp_path / "t.model").write_bytes(trained.proto)
+  assert kinds.load(tmp_path / "t.model").digest == trained.digest
   assert [p.name for p in tmp_path.iterdir()] == ["t.model"]
 
 
 def test_refused(tmp_path):
-  with pytest.raises(errors.InputError, match="is no file"):
-    tokenizer_lib.load(tmp_path / "nowhere.model")
+  with pytest.raises(errors.InputError, match="is not there"):
+    kinds.load(tmp_path / "nowhere.model")
   (tmp_path / "noise.model").write_bytes(b"noise" * 100)
   with pytest.raises(errors.InputError, match="no SentencePiece model"):
-    tokenizer_lib.load(tmp_path / "noise.model")
+    kinds.load(tmp_path / "noise.model")
   (tmp_path / "empty.model").write_bytes(b"")
   with pytest.raises(errors.InputError, match="no SentencePiece model"):
-    tokenizer_lib.load(tmp_path / "empty.model")
+    kinds.load(tmp_path / "empty.model")
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=iter(conftest.make_text(300).splitlines()),
       model_writer=model, vocab_size=60, hard_vocab_limit=False,
       minloglevel=2)
   (tmp_path / "other.model").write_bytes(model.getvalue())
-  with pytest.raises(errors.InputError, match="at ids 0 to 4; they must be"):
-    tokenizer_lib.load(tmp_path / "other.model")
+  with pytest.raises(errors.InputError, match="has no pad token"):
+    kinds.load(tmp_path / "other.model")
   with pytest.raises(errors.InputError, match="at least 262"):
     tokenizer_lib.train(["some text"], 100)
   with pytest.raises(errors.InputError, match="do not suffice"):

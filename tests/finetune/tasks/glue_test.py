@@ -199,7 +199,8 @@ def test_the_longer_text_is_cut_first(lengths, max_length):
   kept = list(lengths)
   while sum(kept) > max_length - 4:
     kept[0 if kept[0] > kept[1] else 1] -= 1
-  found = batches_lib._cut([np.arange(n) for n in lengths], max_length)
+  found = batches_lib._cut(
+      [np.arange(n) for n in lengths], max_length - 4)
   assert sum(map(len, found)) == sum(kept)
   assert sorted(map(len, found)) == sorted(kept)
   for text in found:
@@ -209,8 +210,9 @@ def test_the_longer_text_is_cut_first(lengths, max_length):
 def _encoded(num_rows, seed=0):
   rng = np.random.default_rng(seed)
   ids = [np.full(n, 7, np.int32) for n in rng.integers(3, 60, num_rows)]
-  return batches_lib.Encoded(ids, np.array([len(i) for i in ids]),
-                             np.arange(num_rows, dtype=np.int32), 0)
+  return batches_lib.Encoded(
+      ids, ids, specials.TRAINED.pad, np.array([len(i) for i in ids]),
+      np.arange(num_rows, dtype=np.int32), 0)
 
 
 def test_an_epoch_is_every_row_once_and_each_epoch_another():
@@ -224,7 +226,7 @@ def test_an_epoch_is_every_row_once_and_each_epoch_another():
       ids_BxS, labels_B, weights_B = batches_lib.collate(encoded, rows, 16, lengths)
       assert ids_BxS.shape[0] == 16 and ids_BxS.shape[1] in lengths
       np.testing.assert_array_equal(
-          np.sum(ids_BxS != specials.PAD, axis=1)[:len(rows)],
+          np.sum(ids_BxS != specials.TRAINED.pad, axis=1)[:len(rows)],
           encoded.lengths_R[rows])
       seen += labels_B[weights_B > 0].tolist()
       padded += ids_BxS.size

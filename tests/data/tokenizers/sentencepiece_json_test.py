@@ -12,9 +12,9 @@ import pytest
 
 from latemask.data.tokenizers import proto as proto_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.data.tokenizers import sentencepiece_json
 from latemask.data.tokenizers import specials
 from latemask import errors
-from latemask.hub import tokenizer as hub_tokenizer
 from tests import conftest
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -62,7 +62,7 @@ def _spm(**options):
 
 def _stock(tokenizer):
   return tokenizers.Tokenizer.from_str(json.dumps(
-      hub_tokenizer.tokenizer_json(tokenizer)))
+      sentencepiece_json.tokenizer_json(tokenizer)))
 
 
 def _wrong(tokenizer, lines):
@@ -113,7 +113,7 @@ def test_ids_of_identity():
 ])
 def test_other_kinds_are_refused_by_name(options, reason):
   with pytest.raises(errors.InputError, match=reason) as error:
-    hub_tokenizer.tokenizer_json(_spm(**options))
+    sentencepiece_json.tokenizer_json(_spm(**options))
   assert "\n" not in str(error.value)
   assert "fill_mask go on" in str(error.value)
 
@@ -131,7 +131,7 @@ def test_a_mask_is_one_mask_in_every_kind():
     tokenizer = _spm(**options)
     for line in lines:
       ids = tokenizer.encode_masked(line)
-      assert ids.count(specials.MASK) == line.count("<mask>"), (
+      assert ids.count(specials.TRAINED.mask) == line.count("<mask>"), (
           options, line)
   unknown = _spm(byte_fallback=False)
   assert [unknown.pieces[i] for i in unknown.encode_masked(
@@ -151,7 +151,7 @@ def test_the_rest_of_the_row_as_in_training(ours):
     place = rng.randrange(len(text))
     row = [list(map(int, ours.encode([word])[0])) for word in text]
     assert sum(row, []) == list(ours.encode([" ".join(text)])[0])
-    row[place] = [specials.MASK]
+    row[place] = [specials.TRAINED.mask]
     text[place] = "<mask>"
     assert ours.encode_masked(" ".join(text)) == sum(row, [])
 
@@ -172,7 +172,7 @@ def _with_pieces(tokenizer, pieces):
 def test_names_of_bytes_are_characters(ours, joined, breaks):
   """Whichever of them some piece joins; where all are joined, too."""
   tokenizer = _with_pieces(ours, joined)
-  found = hub_tokenizer._model(tokenizer)[1]
+  found = sentencepiece_json._model(tokenizer)[1]
   assert found == breaks or breaks is None and len(found) == len(_DIGITS)
   wrong = _wrong(tokenizer, [f"a<0x{byte:02X}>b 0<0x{byte:02X}>>é<0"
                              for byte in range(256)] + _LINES)

@@ -1,0 +1,134 @@
+"""SentencePiece models of others, as tokenizers of Hugging Face's library.
+
+Some cannot be the very same there as SentencePiece has them: normalisers work
+on other stretches of text, byte-pair merges have other ties. So such a model
+is converted before it tokenizes anything, and stock has exactly the ids that
+the model was trained with. Source: sentencepiece_model.proto; how BPE models
+hold merges: google/sentencepiece, bpe_model.cc.
+"""
+
+import base64
+import json
+
+from latemask.data.tokenizers import huggingface
+from latemask.data.tokenizers import proto as proto_lib
+from latemask.data.tokenizers import sentencepiece
+from latemask.data.tokenizers import word_starts
+from latemask import errors
+
+_SPACE = word_starts.SPACE
+
+
+def convert(model):
+  """Returns the `huggingface.Tokenizer` of a serialised model.
+
+  Raises:
+    InputError: it has its spaces behind words, is of words or characters, or
+      lacks a special token.
+  """
+  settings = proto_lib.settings(model)
+  kind = settings["trainer_spec.model_type"]
+  if settings["trainer_spec.treat_whitespace_as_suffix"]:
+    raise errors.InputError(
+        "its trainer_spec.treat_whitespace_as_suffix is true; only models that "
+        "write spaces before words can be read")
+  if kind not in _MODELS:
+    raise errors.InputError(
+        f"its trainer_spec.model_type is {_REFUSED[kind]}; unigram and bpe can "
+        "be read")
+  described = _described(model, settings)
+  tokenizer = _tokenizer(described, model)
+  special = tokenizer.specials
+  bos, eos = tokenizer.names["bos"], tokenizer.names["eos"]
+  described["post_processor"] = {
+      "type": "RobertaProcessing", "sep": [eos, special.eos],
+      "cls": [bos, special.bos], "trim_offsets": False,
+      "add_prefix_space": False}
+  return _tokenizer(described, model)
+
+
+def _tokenizer(described, model):
+  return huggingface.Tokenizer(tuple(sorted({
+      "tokenizer.json": json.dumps(
+          described, indent=1, ensure_ascii=False).encode(),
+      sentencepiece.FILE: model}.items())))
+
+
+def _described(model, settings):
+  """Returns the content of tokenizer.json, a dict."""
+  processor = sentencepiece.Tokenizer(model).processor
+  pieces = processor.id_to_piece(list(range(processor.vocab_size())))
+  scores = [processor.get_score(i) for i in range(len(pieces))]
+  types = proto_lib.piece_types(model)
+  added = [
+      {"id": index, "content": piece, "single_word": False,
+       "lstrip": piece in ("<mask>", "[MASK]"), "rstrip": False,
+       "normalized": False, "special": kind != proto_lib.USER_DEFINED}
+      for index, (piece, kind) in enumerate(zip(pieces, types))
+      if kind in (proto_lib.CONTROL, proto_lib.UNKNOWN,
+                  proto_lib.USER_DEFINED)]
+  kind = settings["trainer_spec.model_type"]
+  return {
+      "version": "1.0", "truncation": None, "padding": None,
+      "added_tokens": added,
+      "normalizer": {"type": "Sequence",
+                     "normalizers": _normalizers(settings)},
+      "pre_tokenizer": {"type": "Sequence",
+                        "pretokenizers": _pre_tokenizers(settings, pieces)},
+      "post_processor": None,
+      "decoder": {"type": "Sequence", "decoders": [
+          {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+          {"type": "ByteFallback"}, {"type": "Fuse"}, *([
+              {"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+                  if settings["normalizer_spec.add_dummy_prefix"] else [])]},
+      "model": _MODELS[kind](pieces, scores, types) | {
+          "byte_fallback": bool(settings["trainer_spec.byte_fallback"])}}
+
+
+def _normalizers(settings):
+  replace = lambda pattern, content: {
+      "type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+  charsmap = settings["normalizer_spec.precompiled_charsmap"]
+  found = [{"type": "Precompiled", "precompiled_charsmap":
+            base64.b64encode(charsmap).decode()}] if charsmap else []
+  if settings["normalizer_spec.remove_extra_whitespaces"]:
+    # At the end of a stretch, which is that of the text or before a mask.
+    found += [replace(r" {2,}", " "), replace(rf"[ {_SPACE}]+\z", "")]
+  return found
+
+
+def _pre_tokenizers(settings, pieces):
+  metaspace = lambda space, scheme, split: {
+      "type": "Metaspace", "replacement": space, "prepend_scheme": scheme,
+      "split": split}
+  splits = not any(_SPACE in piece.lstrip(_SPACE) for piece in pieces)
+  # A space at the very start of the text, where there is none.
+  first = ([metaspace(" ", "first", False)]
+           if settings["normalizer_spec.add_dummy_prefix"] else [])
+  return [*first, metaspace(_SPACE, "never", splits)]
+
+
+def _unigram(pieces, scores, types):
+  return {"type": "Unigram", "unk_id": types.index(proto_lib.UNKNOWN),
+          "vocab": list(map(list, zip(pieces, scores)))}
+
+
+def _bpe(pieces, scores, types):
+  """A piece is merged of any two that make it; the best piece comes first."""
+  ids = {piece: index for index, piece in enumerate(pieces)}
+  merges = []
+  for index, (piece, kind) in enumerate(zip(pieces, types)):
+    if kind == proto_lib.NORMAL:
+      halves = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+      merges += [(-scores[index], ids[left], ids[right], left, right)
+                 for left, right in halves if left in ids and right in ids]
+  return {"type": "BPE", "dropout": None, "fuse_unk": True,
+          "unk_token": pieces[types.index(proto_lib.UNKNOWN)],
+          "continuing_subword_prefix": None, "end_of_word_suffix": None,
+          "ignore_merges": False, "vocab": ids,
+          "merges": [[left, right] for *_, left, right in sorted(merges)]}
+
+
+# trainer_spec.model_type -> the library's model, and what cannot be read.
+_MODELS = {1: _unigram, 2: _bpe}
+_REFUSED = {3: "word", 4: "char"}

@@ -1,0 +1,391 @@
+"""Tokenizers of Hugging Face's library: byte-level BPE, WordPiece, Unigram.
+
+Read from a tokenizer.json, or a folder with one, with vocab.json and
+merges.txt, or with vocab.txt; a byte-level BPE is trained here, too. Special
+tokens are known by the roles that tokenizer_config.json gives them, else by
+their names, and stand at any ids.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+
+from etils import epath
+import numpy as np
+import tokenizers as library
+
+from latemask.data.tokenizers import published
+from latemask.data.tokenizers import specials as specials_lib
+from latemask.data.tokenizers import tokenizer as tokenizer_lib
+from latemask.data.tokenizers import word_starts
+from latemask import errors
+
+# Packing has a process a core; threads beside those would only be in the way.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# What tokenizes, the first of these that is there; and what says how.
+_DEFINITIONS = (("tokenizer.json",), ("vocab.json", "merges.txt"),
+                ("vocab.txt",))
+SETTINGS = "tokenizer_config.json"
+# What one was converted from.
+_MODEL = "tokenizer.model"
+_BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json")
+FILES = (*(name for names in _DEFINITIONS for name in names), *_BESIDE)
+# Role -> keys in tokenizer_config.json, names where it does not say.
+_ROLES = {
+    "bos": (("cls_token", "bos_token"),
+            ("[CLS]", "<s>", "<cls>", "<|startoftext|>")),
+    "pad": (("pad_token",), ("[PAD]", "<pad>", "<|padding|>")),
+    "eos": (("sep_token", "eos_token"),
+            ("[SEP]", "</s>", "<sep>", "<|endoftext|>")),
+    "unk": (("unk_token",), ("[UNK]", "<unk>")),
+    "mask": (("mask_token",), ("[MASK]", "<mask>")),
+}
+# Role -> what stock calls its token.
+KEYS = {role: keys for role, (keys, _) in _ROLES.items()}
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer(tokenizer_lib.Tokenizer):
+  """A tokenizer of the `tokenizers` library.
+
+  Fields:
+    contents: (name, bytes) of its files, by name.
+  """
+
+  contents: tuple
+
+  @property
+  def files(self):
+    """See the base class."""
+    return dict(self.contents)
+
+  @functools.cached_property
+  def _definition(self):
+    """The files that tokenize."""
+    return next({name: self.files[name] for name in names}
+                for names in _DEFINITIONS if names[0] in self.files)
+
+  @functools.cached_property
+  def settings(self):
+    """What the files beside it say: {key: value}."""
+    found = {}
+    for name in ("special_tokens_map.json", SETTINGS):
+      if name in self.files:
+        found |= json.loads(self.files[name])
+    return found
+
+  @functools.cached_property
+  def digest(self):
+    """See the base class: of what tokenizes, and of the special tokens."""
+    if _MODEL in self.files:  # A SentencePiece model, converted.
+      return hashlib.sha256(self.files[_MODEL]).hexdigest()
+    parts = [*self._definition.values(),
+             repr(dataclasses.astuple(self.specials)).encode()]
+    if "tokenizer.json" not in self._definition:
+      parts.append(self._stock.to_str().encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+  @functools.cached_property
+  def _stock(self):
+    """The library's object as stock has it."""
+    return library.Tokenizer.from_str(json.dumps(self._described))
+
+  @functools.cached_property
+  def _library(self):
+    """The library's object to which special tokens in a text are text."""
+    return _opened(self._described, self._special)
+
+  @functools.cached_property
+  def _described(self):
+    """The JSON of the library's object."""
+    if "tokenizer.json" in self.files:
+      text = self.files["tokenizer.json"].decode()
+    elif "vocab.txt" in self.files:
+      text = published.wordpiece(self.files["vocab.txt"], self.settings)
+    else:
+      text = published.byte_level(
+          json.loads(self.files["vocab.json"]),
+          self.files["merges.txt"].decode(), self.settings)
+    return json.loads(text)
+
+  @functools.cached_property
+  def _with_mask(self):
+    """The library's object to which the mask, and it alone, is special."""
+    return _opened(self._described, self._special - {self.mask_token})
+
+  @functools.cached_property
+  def _special(self):
+    """The special tokens."""
+    return {self._tokens[index] for index in self.special_N
+            if index in self._tokens}
+
+  @functools.cached_property
+  def vocab_size(self):
+    """See the base class; ids without a token count."""
+    return max(self._tokens) + 1
+
+  @functools.cached_property
+  def _tokens(self):
+    """{id: token as the library has it}."""
+    return {index: token for token, index in self._stock.get_vocab(
+        with_added_tokens=True).items()}
+
+  @functools.cached_property
+  def names(self):
+    """{role: special token}, as far as they are there."""
+    vocabulary = self._stock.get_vocab(with_added_tokens=True)
+    names = {}
+    for role, (keys, usual) in _ROLES.items():
+      told = [self.settings.get(key) for key in keys]
+      told = [t["content"] if isinstance(t, dict) else t for t in told]
+      found = [name for name in (*told, *usual) if name in vocabulary]
+      if found:
+        names[role] = found[0]
+    return names
+
+  @functools.cached_property
+  def specials(self):
+    """See the base class.
+
+    Raises:
+      InputError: a role has no token, or two that must differ share one.
+    """
+    # What bytes spell is never unknown, and has no token for it.
+    names = {"unk": self.names.get("pad")} | self.names
+    for role in _ROLES:
+      if names.get(role) is None:
+        hint = ("; data.add_mask_token adds one" if role == "mask" else "")
+        raise errors.InputError(
+            f"this tokenizer has no {role} token (looked for "
+            f"{', '.join(_ROLES[role][1])}){hint}")
+    if len({names[role] for role in ("bos", "pad", "eos", "mask")}) < 4:
+      raise errors.InputError(
+          "this tokenizer has one token for two roles ("
+          + ", ".join(f"{role} {name}" for role, name in names.items()) + ")")
+    return specials_lib.Specials(**{
+        role: self._stock.token_to_id(names[role]) for role in _ROLES})
+
+  @property
+  def mask_token(self):
+    """See the base class."""
+    return self.names["mask"]
+
+  @functools.cached_property
+  def special_N(self):
+    """See the base class."""
+    special = {index for index, token in
+               self._stock.get_added_tokens_decoder().items()
+               if token.special}
+    special |= set(dataclasses.astuple(self.specials))
+    special |= set(range(self.vocab_size)) - set(self._tokens)
+    return np.array(sorted(special))
+
+  @functools.cached_property
+  def template(self):
+    """See the base class: what its post-processor adds."""
+    single, pair = self._rows("a"), self._rows("a", "b")
+    ids = [index for index, _ in single]
+    if ids != [self.specials.bos, None, self.specials.eos]:
+      return tokenizer_lib.roberta_template(self.specials)
+    return tokenizer_lib.Template(single, pair)
+
+  def _rows(self, *texts):
+    """Returns one side of the template, from an example."""
+    found = self._stock.encode(*texts)
+    parts, before = [], None
+    for index, kind, text in zip(found.ids, found.type_ids,
+                                 found.sequence_ids):
+      if text is None:
+        parts.append((index, kind))
+      elif text != before:
+        parts.append((None, kind))
+      before = text
+    return tuple(parts)
+
+  @functools.cached_property
+  def pieces(self):
+    """See the base class."""
+    described = json.dumps([self._described["pre_tokenizer"],
+                            self._described["decoder"]])
+    kind = (self._described["model"]["type"]
+            if "ByteLevel" not in described else "ByteLevel")
+    spell = _SPELLINGS.get(kind, lambda token, model: token)
+    model = self._described["model"]
+    return [spell(self._tokens[index], model)
+            if index in self._tokens else ""
+            for index in range(self.vocab_size)]
+
+  @functools.cached_property
+  def is_no_word_V(self):
+    """See the base class."""
+    return self._is_special_V | np.array(
+        [bool(_BYTE.match(piece)) for piece in self.pieces])
+
+  def encode(self, texts):
+    """See the base class."""
+    return [np.array(found.ids, np.int32) for found in
+            self._library.encode_batch_fast(texts, add_special_tokens=False)]
+
+  def encode_masked(self, text):
+    """See the base class."""
+    return self._with_mask.encode(text, add_special_tokens=False).ids
+
+  def encode_words(self, words):
+    """See the base class."""
+    found = self._library.encode(" ".join(words), add_special_tokens=False)
+    return found.ids, tokenizer_lib.words_at(
+        [end for _, end in found.offsets], words)
+
+  def decode(self, ids):
+    """See the base class."""
+    special = set(self.special_N.tolist())
+    return self._stock.decode(
+        [int(i) for i in ids if int(i) not in special],
+        skip_special_tokens=False)
+
+
+def _opened(described, as_text):
+  """Returns the library's object of a description.
+
+  Args:
+    as_text: special tokens that are text in a text; any other is found.
+  """
+  # The library finds an added token that is not `special` whatever is set; and
+  # Unigram has special tokens among its pieces, where it would find their
+  # names: they get some that no text has.
+  model = described["model"]
+  renamed = ({name: f"\uffff{name}" for name in as_text}
+             if model["type"] == "Unigram" else {})
+  if renamed:
+    model = model | {"vocab": [[renamed.get(name, name), score]
+                               for name, score in model["vocab"]]}
+  added = [token | {"special": token["content"] in as_text,
+                    "content": renamed.get(token["content"],
+                                           token["content"])}
+           for token in described["added_tokens"]]
+  found = library.Tokenizer.from_str(json.dumps(described | {
+      "added_tokens": added, "model": model, "post_processor": None}))
+  found.no_truncation()
+  found.no_padding()
+  found.encode_special_tokens = True
+  return found
+
+
+# Spellings: a token as its model has it -> text in which \u2581 is a space.
+
+
+@functools.cache
+def _byte_of():
+  """Returns {character: byte} of byte-level models, as GPT-2 has them."""
+  plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD),
+           *range(0xAE, 0x100)]
+  others = [byte for byte in range(0x100) if byte not in plain]
+  return ({chr(byte): byte for byte in plain}
+          | {chr(0x100 + place): byte for place, byte in enumerate(others)})
+
+
+def _of_bytes(token, model):
+  """Bytes, of which some may be no whole character."""
+  del model
+  byte_of = _byte_of()
+  if any(char not in byte_of for char in token):
+    return token  # An added one, which is text.
+  text = bytes(byte_of[char] for char in token).decode(
+      "utf-8", "surrogateescape")
+  text = "".join(f"<0x{ord(char) - 0xDC00:02X}>" if
+                 0xDC80 <= ord(char) <= 0xDCFF else char for char in text)
+  return text.replace(" ", word_starts.SPACE)
+
+
+def _of_wordpiece(token, model):
+  """Those that go on have a prefix."""
+  prefix = model["continuing_subword_prefix"]
+  return (token.removeprefix(prefix) if token.startswith(prefix)
+          else word_starts.SPACE + token)
+
+
+_SPELLINGS = {"ByteLevel": _of_bytes, "WordPiece": _of_wordpiece}
+
+
+def load(path, called):
+  """Reads a tokenizer.json, or a folder as it is published.
+
+  Args:
+    called: what a message begins with.
+
+  Raises:
+    InputError: it is neither, cannot be read, or lacks a special token.
+  """
+  path = epath.Path(path)
+  folder, alone = (path, None) if path.is_dir() else (path.parent, path)
+  names = next(
+      (names for names in _DEFINITIONS
+       if all((folder / name).is_file() for name in names)), ())
+  wanted = [*names, *_BESIDE] if alone is None else []
+  contents = {name: (folder / name).read_bytes() for name in wanted
+              if (folder / name).is_file()}
+  if alone is not None:
+    if not alone.is_file():
+      raise errors.InputError(f"{called}{path} is not there")
+    contents = {"tokenizer.json": alone.read_bytes()}
+  tokenizer = Tokenizer(tuple(sorted(contents.items())))
+  try:
+    tokenizer.template  # Reads all of it.
+  except errors.InputError as error:
+    raise errors.InputError(f"{called}{path}: {error}") from error
+  except Exception as error:  # The library raises nothing more special.
+    raise errors.InputError(
+        f"{called}{path} cannot be read as a tokenizer of Hugging Face's: "
+        f"{str(error).splitlines()[0]:.200}") from error
+  return tokenizer
+
+
+def is_there(folder):
+  """Returns whether a folder holds files that can be read here."""
+  return any(all((folder / name).is_file() for name in names)
+             for names in _DEFINITIONS)
+
+
+def train(documents, vocab_size):
+  """Trains a byte-level BPE, as RoBERTa's, with the five special tokens first.
+
+  A word at the beginning of a text is the same as one behind a space.
+
+  Args:
+    documents: strings.
+    vocab_size: ids wanted, specials and 256 bytes included. A small corpus
+      may give fewer.
+
+  Raises:
+    InputError: `vocab_size` is too small, or what `documents` itself raises.
+  """
+  least = len(specials_lib.NAMES) + 256 + 1
+  if vocab_size < least:
+    raise errors.InputError(
+        f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
+        f"take {least - 1}, so at least {least} is needed")
+  found = library.Tokenizer(library.models.BPE())
+  found.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
+  found.decoder = library.decoders.ByteLevel()
+  names = specials_lib.NAMES
+  found.train_from_iterator(documents, library.trainers.BpeTrainer(
+      vocab_size=vocab_size, show_progress=False, special_tokens=[
+          library.AddedToken(name, normalized=False, special=True,
+                             lstrip=name == "<mask>") for name in names],
+      initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet()))
+  found.post_processor = library.processors.RobertaProcessing(
+      (names[specials_lib.TRAINED.eos], specials_lib.TRAINED.eos),
+      (names[specials_lib.TRAINED.bos], specials_lib.TRAINED.bos),
+      add_prefix_space=True)
+  settings = {"tokenizer_class": "PreTrainedTokenizerFast",
+              "add_prefix_space": True, "clean_up_tokenization_spaces": False,
+              **{key: names[getattr(specials_lib.TRAINED, role)]
+                 for role, keys in KEYS.items() for key in keys}}
+  return Tokenizer(tuple(sorted({
+      "tokenizer.json": found.to_str(pretty=True).encode(),
+      SETTINGS: json.dumps(settings, indent=1).encode()}.items())))

@@ -1,0 +1,135 @@
+"""What every tokenizer has, whichever library is behind it.
+
+Second stop of the flow, between the sources and the packer. kinds.py loads,
+trains and saves one; sentencepiece.py and huggingface.py are the two kinds.
+"""
+
+import abc
+import dataclasses
+import functools
+
+import numpy as np
+
+from latemask.data.tokenizers import specials as specials_lib
+from latemask.data.tokenizers import word_starts
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """How one text, or two, become a row.
+
+  Fields:
+    single, pair: in order, (id, type) of a special token, and (None, type)
+      where a text goes. The type says whether it belongs to the second text.
+  """
+
+  single: tuple
+  pair: tuple
+
+  def _parts(self, num_texts):
+    return self.single if num_texts == 1 else self.pair
+
+  def num_specials(self, num_texts):
+    """Returns how many ids a row has besides those of its texts."""
+    return len(self._parts(num_texts)) - num_texts
+
+  def row(self, texts):
+    """Returns (ids, types) of the ids of one text or two, int32 arrays."""
+    left, ids, types = iter(texts), [], []
+    for index, kind in self._parts(len(texts)):
+      part = next(left) if index is None else [index]
+      ids.append(np.asarray(part, np.int32))
+      types.append(np.full(len(part), kind, np.int32))
+    return np.concatenate(ids), np.concatenate(types)
+
+
+def roberta_template(specials):
+  """Returns `<s> a </s>` and `<s> a </s></s> b </s>`, all of one type."""
+  bos, eos, text = (specials.bos, 0), (specials.eos, 0), (None, 0)
+  return Template((bos, text, eos), (bos, text, eos, eos, text, eos))
+
+
+def words_at(ends, words):
+  """Returns the number of the word in which each id ends.
+
+  Args:
+    ends: where each id's text ends in the words joined by spaces, ascending.
+    words: these.
+  """
+  # A piece may be, or have, the space before its word; so its end tells.
+  last = np.cumsum([len(word) + 1 for word in words]) - 1
+  return np.searchsorted(last, ends).tolist()
+
+
+class Tokenizer(abc.ABC):
+  """Texts -> ids, and what masking has to know of the ids.
+
+  Attributes:
+    files: {name: bytes}, all that it is made of.
+    digest: 64 hexadecimal digits; equal ones are equal tokenizers.
+    vocab_size: number of ids, special ones included.
+    specials: the `Specials`.
+    special_N: see `specials.Vocabulary`.
+    pieces: the ids as text; \u2581 stands for a space, <0x0A> for a byte that
+      is no character.
+    is_no_word_V: bool, the id is special or a single byte.
+    spaces_are_behind: whether a piece that ends a word has the space, not one
+      that begins.
+    names: {role: special token}.
+    mask_token: the text that stands for a hidden token.
+    template: the `Template`.
+  """
+
+  spaces_are_behind = False
+
+  @abc.abstractmethod
+  def encode(self, texts):
+    """Returns one int32 id array per text, without special tokens.
+
+    Names of special tokens in a text are text: no special id comes of them.
+    """
+
+  @abc.abstractmethod
+  def encode_masked(self, text):
+    """Returns the ids of a text in which `mask_token` hides a token.
+
+    A list of ints without special tokens but the mask. What stands around it
+    is cut up as in running text.
+    """
+
+  @abc.abstractmethod
+  def encode_words(self, words):
+    """Returns (ids, the number of each id's word) of words of one text.
+
+    They are cut up as they stand in running text, with spaces between: a word
+    alone and behind a space may be other pieces.
+    """
+
+  @abc.abstractmethod
+  def decode(self, ids):
+    """Returns the text of a sequence of ids; special tokens vanish."""
+
+  @functools.cached_property
+  def _is_special_V(self):
+    return specials_lib.is_special(
+        np.arange(self.vocab_size), self.special_N)
+
+  def is_special(self, ids):
+    """Returns which of some ids, a NumPy array, are special."""
+    return self._is_special_V[ids]
+
+  def word_start_V(self, rule):
+    """Returns bool [V]: the id begins a word. Special tokens always do.
+
+    Args:
+      rule: a row of `WORD_STARTS`.
+    """
+    begins = word_starts.WORD_STARTS[rule]
+    return self._is_special_V | np.array(
+        [bool(piece) and begins(piece) for piece in self.pieces])
+
+  def vocabulary(self, rule):
+    """Returns the `specials.Vocabulary`; `rule` as in `word_start_V`."""
+    return specials_lib.Vocabulary(
+        self.vocab_size, self.specials, self.special_N,
+        self.word_start_V(rule))

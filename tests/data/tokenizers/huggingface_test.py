@@ -1,0 +1,231 @@
+"""Tokenizers of Hugging Face's library: ids as stock has them, text as text.
+
+The oracle is `AutoTokenizer` of transformers.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tokenizers as library
+
+from latemask.data.tokenizers import huggingface
+from latemask.data.tokenizers import kinds
+from latemask.data.tokenizers import word_starts
+from latemask import errors
+from tests import conftest
+from tests.data.tokenizers import sentencepiece_json_test
+
+transformers = pytest.importorskip("transformers")
+
+_TEXT = conftest.make_text(150).splitlines() + [
+    "Zoë's naïve café, 3.5 km/h — “quoted”; E-mail: a@b.c", "日本語 テキスト",
+    "unaffable unhappiness running runner", "\ttabs  and   spaces "] * 3
+_BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# Names of special tokens, which in a text are text.
+_NAMES = (*_BERT, "<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def _words(folder, lower):
+  """Writes a BERT folder with a vocab.txt; the mask stands at id 103."""
+  trained = library.Tokenizer(library.models.WordPiece(unk_token="[UNK]"))
+  trained.normalizer = library.normalizers.BertNormalizer(lowercase=lower)
+  trained.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+  trained.train_from_iterator(_TEXT, library.trainers.WordPieceTrainer(
+      vocab_size=500, show_progress=False, special_tokens=[
+          "[PAD]", *(f"[unused{i}]" for i in range(99)), *_BERT[1:]]))
+  vocabulary = sorted(trained.get_vocab().items(), key=lambda item: item[1])
+  (folder / "vocab.txt").write_text("".join(f"{w}\n" for w, _ in vocabulary))
+  (folder / "tokenizer_config.json").write_text(json.dumps({
+      "tokenizer_class": "BertTokenizer", "do_lower_case": lower}))
+
+
+def _bytes(folder, space):
+  """Writes a RoBERTa folder with vocab.json and merges.txt; <mask> is last."""
+  trained = library.ByteLevelBPETokenizer(add_prefix_space=space)
+  trained.train_from_iterator(
+      _TEXT, 420, show_progress=False,
+      special_tokens=["<s>", "<pad>", "</s>", "<unk>"])
+  trained.add_special_tokens(["<mask>"])
+  trained.save_model(str(folder))
+  vocabulary = json.loads((folder / "vocab.json").read_text())
+  vocabulary["<mask>"] = len(vocabulary)
+  (folder / "vocab.json").write_text(json.dumps(vocabulary))
+  (folder / "tokenizer_config.json").write_text(json.dumps({
+      "tokenizer_class": "RobertaTokenizer", "add_prefix_space": space}))
+
+
+def _unigram(folder, _):
+  """Writes a tokenizer.json as XLM-R has it: ids of SentencePiece, plus one."""
+  trained = library.Tokenizer(library.models.Unigram())
+  trained.normalizer = library.normalizers.NFKC()
+  trained.pre_tokenizer = library.pre_tokenizers.Metaspace()
+  trained.decoder = library.decoders.Metaspace()
+  trained.train_from_iterator(_TEXT, library.trainers.UnigramTrainer(
+      vocab_size=300, show_progress=False, unk_token="<unk>",
+      special_tokens=["<s>", "<pad>", "</s>", "<unk>"]))
+  trained.add_special_tokens([library.AddedToken("<mask>", lstrip=True)])
+  trained.post_processor = library.processors.TemplateProcessing(
+      "<s> $A </s>", "<s> $A </s> </s> $B </s>", [("<s>", 0), ("</s>", 2)])
+  trained.save(str(folder / "tokenizer.json"))
+  (folder / "tokenizer_config.json").write_text(json.dumps({
+      "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>",
+      "cls_token": "<s>", "sep_token": "</s>", "eos_token": "</s>",
+      "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}))
+
+
+_FOLDERS = {"cased": (_words, False), "uncased": (_words, True),
+            "bytes": (_bytes, False), "bytes with a space": (_bytes, True),
+            "unigram": (_unigram, None)}
+
+
+@pytest.fixture(scope="module", params=_FOLDERS)
+def folder(request, tmp_path_factory):
+  path = tmp_path_factory.mktemp("published")
+  make, option = _FOLDERS[request.param]
+  make(path, option)
+  return path
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+  return kinds.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def _lines():
+  """Returns odd lines without names of special tokens."""
+  lines = sentencepiece_json_test._lines(2000)
+  return _TEXT + [line.replace("<mask>", "x") for line in lines]
+
+
+def test_ids_of_stock(both):
+  ours, stock = both
+  lines = _lines()
+  wrong = [(line, found.tolist(), theirs) for line, found, theirs in zip(
+      lines, ours.encode(lines), stock(
+          lines, add_special_tokens=False)["input_ids"])
+           if found.tolist() != theirs]
+  assert not wrong, (len(wrong), wrong[:3])
+  masked = [f"{a} {stock.mask_token}{b} {stock.mask_token}" for a, b in zip(
+      lines[:300], lines[300:])]
+  for line in masked:
+    assert ours.encode_masked(line) == stock(
+        line, add_special_tokens=False)["input_ids"], line
+
+
+def test_special_tokens_of_stock(both):
+  ours, stock = both
+  special = ours.specials
+  assert (special.bos, special.pad, special.eos, special.unk, special.mask) == (
+      stock.cls_token_id, stock.pad_token_id, stock.sep_token_id,
+      stock.unk_token_id, stock.mask_token_id)
+  assert ours.mask_token == stock.mask_token
+  assert ours.vocab_size == len(stock)
+  assert set(stock.all_special_ids) <= set(ours.special_N)
+  for texts in (["the house"], ["the house", "a runner"]):
+    ids, types = ours.template.row(ours.encode(texts))
+    found = stock(*texts, return_token_type_ids=True)
+    assert ids.tolist() == found["input_ids"]
+    assert types.tolist() == found["token_type_ids"]
+    assert ours.template.num_specials(len(texts)) == (
+        stock.num_special_tokens_to_add(len(texts) == 2))
+
+
+def test_names_of_special_tokens_are_text(both):
+  ours, _ = both
+  for name in _NAMES:
+    ids, = ours.encode([f"the{name} of {name}"])
+    # What is unknown has an id in training as anywhere.
+    assert not set(ids) & set(ours.special_N) - {ours.specials.unk}, name
+    if name != ours.mask_token:
+      assert ours.specials.mask not in ours.encode_masked(name)
+
+
+def test_masking_selects_no_special_id(both, tiny):
+  ours, _ = both
+  vocabulary = ours.vocabulary("spaces")
+  is_special_V = np.zeros(ours.vocab_size, bool)
+  is_special_V[ours.special_N] = True
+  ids = np.arange(ours.vocab_size)
+  np.testing.assert_array_equal(vocabulary.is_special(ids), is_special_V)
+  np.testing.assert_array_equal(
+      vocabulary.ordinary(np.arange(vocabulary.num_ordinary)),
+      np.flatnonzero(~is_special_V))
+
+
+def test_words(both):
+  """As they stand in running text, and where they start."""
+  ours, _ = both
+  words = ["the", "unaffable", "runner", "runs"]
+  ids, of_word = ours.encode_words(words)
+  whole, = ours.encode([" ".join(words)])
+  assert list(ids) == whole.tolist()
+  assert sorted(set(of_word)) == [0, 1, 2, 3]
+  starts_V = ours.word_start_V("spaces")
+  # The first of a byte-level text may have no space before it.
+  started = np.flatnonzero(starts_V[ids])
+  first = [of_word.index(number) for number in range(4)]
+  assert started.tolist() == first or started.tolist() == first[1:]
+  assert ours.word_start_V("scripts")[ours.special_N].all()
+  assert "".join(ours.pieces[i] for i in ids).replace(
+      word_starts.SPACE, " ").strip() == " ".join(words)
+  assert ours.decode(ids).strip() == " ".join(words)
+
+
+def test_record_and_folder(both, tmp_path):
+  ours, _ = both
+  back = kinds.of_record(json.loads(json.dumps(kinds.record(ours))))
+  assert back.files == ours.files and back.digest == ours.digest
+  kinds.save(ours, tmp_path)
+  assert kinds.saved(tmp_path).digest == ours.digest
+  (tmp_path / "tokenizer_files.json").write_text("{")
+  with pytest.raises(errors.InputError, match="damaged"):
+    kinds.saved(tmp_path)
+
+
+def test_trained(tmp_path):
+  """The same bytes with one thread and with two; a word is a word."""
+  program = ("import sys; from latemask.data.tokenizers import huggingface;"
+             "from tests import conftest;"
+             "t = huggingface.train(conftest.make_text(400).splitlines(), 600);"
+             "print(t.vocab_size, t.digest)")
+  told = [subprocess.run(
+      [sys.executable, "-c", program], check=True, capture_output=True,
+      text=True, env=os.environ | {"TOKENIZERS_PARALLELISM": "true",
+                                   "RAYON_NUM_THREADS": threads}).stdout
+          for threads in ("1", "2")]
+  ours = huggingface.train(conftest.make_text(400).splitlines(), 600)
+  assert told == [f"{ours.vocab_size} {ours.digest}\n"] * 2
+  assert ours.specials == huggingface.specials_lib.TRAINED
+  alone, = ours.encode(["time"])
+  assert ours.encode(["the time"])[0][-len(alone):].tolist() == alone.tolist()
+  for name, content in ours.files.items():
+    (tmp_path / name).write_bytes(content)
+  stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  lines = _lines()
+  assert [ids.tolist() for ids in ours.encode(lines)] == stock(
+      lines, add_special_tokens=False)["input_ids"]
+  with pytest.raises(errors.InputError, match="at least 262"):
+    huggingface.train(["text"], 261)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda d: d["added_tokens"].clear() or d["model"]["vocab"].pop("[MASK]"),
+     "no mask token .*data.add_mask_token"),
+    (lambda d: d["added_tokens"].clear() or d["model"]["vocab"].pop("[PAD]"),
+     "no pad token"),
+    (lambda d: d.pop("model"), "cannot be read as a tokenizer")])
+def test_refused(tmp_path, change, message):
+  _words(tmp_path, True)
+  whole = json.loads(kinds.load(tmp_path)._library.to_str())
+  change(whole)
+  (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+  with pytest.raises(errors.InputError, match=message) as error:
+    kinds.load(tmp_path / "tokenizer.json")
+  assert "\n" not in str(error.value)
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(errors.InputError, match="no tokenizer that can be read"):
+    kinds.load(tmp_path / "empty")
