@@ -156,7 +156,8 @@ def _texts(sources):
 
 def _num_parts(source):
   """Returns of how many parts of a source one is the sample."""
-  return -(-source.size_bytes // _SAMPLE_BYTES) or 1
+  parts = -(-source.size_bytes // _SAMPLE_BYTES) or 1
+  return min(parts, source.max_parts or parts)
 
 
 def _sample(source, bad):

@@ -18,7 +18,7 @@ _FILE_BITS = 42
 
 class Builtin:
   """Prose of the running Python."""
-  max_shards, files, notes = None, {}, ()
+  max_shards, max_parts, files, notes = None, None, {}, ()
 
   @classmethod
   def open(cls, rest, config, key, download):

@@ -1,4 +1,4 @@
-"""Files as blocks of lines: finding, unpacking, starting in the middle.
+"""Files as blocks of lines: finding, starting in the middle.
 
 What all sources that read files share. CR, LF and CRLF
 end a line. A file is cut into blocks of `BLOCK_BYTES`, each with the lines
@@ -8,20 +8,16 @@ that begin in it, so that a block is read without those before it.
 import collections
 import glob
 import hashlib
-import io
 import itertools
 import os
 import re
 
 from etils import epath
-from isal import igzip
-from isal import isal_zlib
 
+from latemask.data.sources import unpack
 from latemask.runtime import files as files_lib
 
 BLOCK_BYTES = 1 << 20
-# What reading a damaged file raises.
-DAMAGED = (EOFError, igzip.BadGzipFile, isal_zlib.error)
 UTF8_MARK = b"\xef\xbb\xbf"
 # Of what `find` passes over: paths to folders that were entered already.
 AGAIN = "again"
@@ -31,29 +27,6 @@ _ALL_FOLDERS = re.compile(r"(?:(?<=/)|^)(?:\*\*/)*\*\*(?:/|$)")
 _READ_BYTES = 1 << 13
 # Of a file, what its hash is taken of: beginning, middle and end.
 _HASHED_BYTES = 1 << 20
-
-
-def _gunzip(file):
-  return io.BufferedReader(igzip.GzipFile(fileobj=file), BLOCK_BYTES)
-
-
-# Ending -> what unpacks an open file.
-_UNPACK = {".gz": _gunzip}
-
-
-def ending(path):
-  """Returns the endings of a path in small letters: (".txt", ".gz").
-
-  Each is "" where there is none; the second is one of `_UNPACK`.
-  """
-  stem = os.path.basename(path).lower()
-  packing = next((e for e in _UNPACK if stem.endswith(e)), "")
-  return os.path.splitext(stem.removesuffix(packing))[1], packing
-
-
-def is_packed(path):
-  """Returns whether a file is compressed: read through, not entered midway."""
-  return ending(path)[1] != ""
 
 
 def find(pattern):
@@ -142,7 +115,7 @@ def has_changed(path, described):
   packed before there was `describe`, `text_bytes` is all that is known.
   """
   if described.keys() == {"text_bytes"}:
-    return text_bytes(path) != described["text_bytes"]
+    return unpack.text_bytes(path) != described["text_bytes"]
   status = os.stat(path)
   return status.st_size != described["bytes"] or (
       status.st_mtime_ns != described["mtime_ns"]
@@ -167,23 +140,6 @@ def _sampled_sha256(path, size):
   return digest.hexdigest()
 
 
-def open_text(path):
-  """Opens a file to read its bytes, unpacked."""
-  file = epath.Path(path).open("rb")
-  return _UNPACK[ending(path)[1]](file) if is_packed(path) else file
-
-
-def text_bytes(path):
-  """Returns the bytes of text in a file; of a packed one an estimate."""
-  size = epath.Path(path).stat().length
-  if not is_packed(path) or size < 4:
-    return size
-  with epath.Path(path).open("rb") as file:
-    file.seek(size - 4)
-    # Modulo 4 GiB, and the last member only: never less than the file itself.
-    return max(size, int.from_bytes(file.read(4), "little"))
-
-
 def blocks(file, first, stride, check):
   """Yields (start, bytes) of blocks first, first + stride, ... of lines.
 
@@ -192,7 +148,7 @@ def blocks(file, first, stride, check):
   all that they pass.
 
   Args:
-    file: from `open_text`.
+    file: from `unpack.reading`.
     check: called with the beginning of the file, if it is among the blocks,
       before anything is yielded; a byte order mark of UTF-8 is then dropped.
   """

@@ -1,31 +1,40 @@
 """Where documents come from: text files, TFDS, or the running Python.
 
 First stop of the flow. A source hands out its documents by shard: shard s of
-S is a fixed part of the text, found without reading the other parts (but a .gz
-file must be read from its beginning). So shards can be packed in any order, by
-any number of processes, and packed again after a stop.
+S is a fixed part of the text, found without reading the other parts (but what
+is compressed, and .csv, must be read from its beginning). So shards can be
+packed in any order, by any number of processes, and packed again after a stop.
 
-  text:GLOB            .txt, .jsonl, .json (as .jsonl), and .gz of all; UTF-8
+  text:GLOB            .txt, .jsonl, .json (as .jsonl), .csv, .tsv, and .gz,
+                       .zst, .bz2, .xz of all; UTF-8
+  files:GLOB           any files, each a document; also compressed
+  parquet:GLOB         a column of .parquet files
+  arrow:GLOB           the same of Arrow files, and of folders of `datasets`
   tfds:NAME[:SPLIT]    a TensorFlow Datasets set, split `train` by default
   builtin              prose of the running Python, about 2 MB, no download
 
 Several are joined by commas: SOURCE[,SOURCE...]. A comma begins a source only
-where a kind follows (`,text:`, `,tfds:`, `,builtin`), any other belongs to
-the name. SOURCE@NUMBER is kept for a source's share of the rows, and refused so
-far; any other @ belongs to the name. `[,]` and `[@]` always belong to the name,
-and GLOB reads them as `,` and `@`.
+where a kind follows (`,text:`, `,builtin`, ...), any other belongs to the name.
+SOURCE@NUMBER gives a source's share of the rows (data/mixture.py); any other @
+belongs to the name. `[,]` and `[@]` always belong to the name, and GLOB reads
+them as `,` and `@`.
 """
 
 import contextlib
+import fractions
 import glob
+import math
 import operator
 import os
 import re
 
+from latemask.data.sources import arrow
 from latemask.data.sources import builtin
+from latemask.data.sources import columns
 from latemask.data.sources import lines
 from latemask.data.sources import text as text_lib
 from latemask.data.sources import tfds as tfds_source
+from latemask.data.sources import whole
 from latemask import errors
 from latemask.runtime import files as files_lib
 
@@ -35,10 +44,15 @@ _MAX_SHARDS = 1024
 _SAMPLE_DOCUMENTS = 1000
 # How many files that changed are named.
 _NAMED = 3
+_KINDS = {"text": text_lib.Text.open, "files": whole.Whole.open,
+          "parquet": columns.Parquet.open, "arrow": columns.Arrow.open,
+          "tfds": tfds_source.Tfds.open, "builtin": builtin.Builtin.open}
 # The last comma may stand alone.
 _NEXT_PART = re.compile(
-    r",(?=\s*(?:text:|tfds:|builtin\s*(?:[,:@]|$)|,|$))")
-_SHARE = re.compile(r"@\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?%?$")
+    rf",(?=\s*(?:(?:{'|'.join(_KINDS)}):|builtin\s*(?:[,@]|$)|,|$))")
+_SHARE = re.compile(r"@\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(%?)$")
+# The rows after which shares are exact, at most.
+_MOST_ROWS = 10**6
 
 
 class BadDocuments:
@@ -76,22 +90,57 @@ def refusal(bound):
 
 
 def specs(text, key="data.source"):
-  """Returns the parts of what a config key names, at least one.
+  """Returns the parts of what a config key names, at least one, without shares.
 
   Raises:
-    InputError: there is none, or one with a share.
+    InputError: there is none, or a share stands alone.
   """
+  return [spec for spec, _ in _parts(text, key)]
+
+
+def _parts(text, key):
+  """Returns (part without its share, match of its share or None) of each."""
   found = [part.strip() for part in _NEXT_PART.split(text) if part.strip()]
   if not found:
     raise errors.InputError(
         f"{key} is empty; give text:GLOB, tfds:NAME or builtin")
-  for part in found:
-    share = _SHARE.search(part)
-    if share:
-      raise errors.InputError(
-          f"{key} {part}: shares of sources ({share[0]}) cannot be given yet; "
-          f"if it belongs to the name, write [@]{share[0][1:]}")
+  found = [(part[:share.start()].strip(), share) if share else (part, None)
+           for part, share in zip(found, map(_SHARE.search, found))]
+  for spec, share in found:
+    if not spec:
+      raise errors.InputError(f"{key}: before {share[0]} stands no source")
   return found
+
+
+def shares(text, key="data.source"):
+  """Returns the shares of the parts, `Fraction`s; None where there are none.
+
+  Raises:
+    InputError: they cannot be; or it is another key, which has none.
+  """
+  found = _parts(text, key)
+  if not any(share for _, share in found):
+    return None
+  numbers = []
+  for spec, share in found:
+    if not share or key != "data.source":
+      raise errors.InputError(
+          f"{key} {spec} has no share, and others have; write {spec}@NUMBER"
+          if not share else f"{key} {spec}{share[0]}: only data.source has "
+          f"shares; if it belongs to the name, write [@]{share[1]}{share[2]}")
+    numbers.append(fractions.Fraction(share[1]) / (100 if share[2] else 1))
+    if not 0 < numbers[-1] <= 1:
+      raise errors.InputError(
+          f"{key} {spec}{share[0]}: a share must be above 0 and at most 1; if "
+          f"it belongs to the name, write [@]{share[1]}{share[2]}")
+  if sum(numbers) != 1:
+    raise errors.InputError(
+        f"{key}: the shares {', '.join(share[0] for _, share in found)} sum to "
+        f"{float(sum(numbers)):.9g}, not 1")
+  if math.lcm(*(number.denominator for number in numbers)) > _MOST_ROWS:
+    raise errors.InputError(
+        f"{key}: shares have too many digits; six behind the point are enough")
+  return numbers
 
 
 def named(config):
@@ -102,7 +151,7 @@ def named(config):
 
 
 def open_source(spec, config, key="data.source", download=True):
-  """Returns the source that a part of a config key names.
+  """Returns the source that a part of a config key names, by its kind.
 
   Args:
     download: a TFDS set that is not there is downloaded and prepared.
@@ -114,9 +163,11 @@ def open_source(spec, config, key="data.source", download=True):
   kind, _, rest = spec.partition(":")
   if kind not in _KINDS and _is_path(spec):
     path = os.path.expanduser(spec)
-    path = os.path.join(path, "*") if os.path.isdir(path) else path
+    if os.path.isdir(path) and _kind_of(path) == "text":
+      path = os.path.join(path, "*")
     raise errors.InputError(
-        f"{key} is {spec!r}, a path without its kind; write text:{path}")
+        f"{key} is {spec!r}, a path without its kind; write "
+        f"{_kind_of(path)}:{path}")
   return errors.choose(_KINDS, kind, key)(rest, config, key, download)
 
 
@@ -124,7 +175,15 @@ def _is_path(text):
   """Returns whether a text looks like the path of files: there, or one day."""
   return (text.startswith(("/", "./", "../", "~")) or glob.has_magic(text)
           or os.path.exists(text) or files_lib.is_remote(text)
-          or text_lib.is_text(text))
+          or text_lib.Text.reads(text) or _kind_of(text) != "text")
+
+
+def _kind_of(path):
+  """Returns the kind of source that reads what lies at a path."""
+  if columns.Parquet.reads(path):
+    return "parquet"
+  is_saved = os.path.isdir(path) and arrow.saved_files(path)
+  return "arrow" if is_saved or columns.Arrow.reads(path) else "text"
 
 
 def open_sources(config, key="data.source"):
@@ -226,7 +285,3 @@ def sample(sources, max_bytes, bad):
       room -= len(document)
       if room < 0:
         return
-
-
-_KINDS = {"text": text_lib.Text.open, "tfds": tfds_source.Tfds.open,
-          "builtin": builtin.Builtin.open}

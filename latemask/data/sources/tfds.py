@@ -78,7 +78,7 @@ class Tfds:
   split: str
   fields: tuple[str, ...]
   data_dir: str | None
-  max_shards, files, notes = None, {}, ()
+  max_shards, max_parts, files, notes = None, None, {}, ()
 
   @classmethod
   def open(cls, rest, config, key, download):

@@ -52,7 +52,7 @@ def test_every_document_once(tiny, tmp_path, num_shards):
   _write(tmp_path / "c.jsonl", [json.dumps({"text": t}) for t in lines[30:35]])
   _write(tmp_path / "d.jsonl.gz", [
       json.dumps({"other": 1, "book_text": t}) for t in lines[35:]])
-  (tmp_path / "ignored.csv").write_text("nothing")
+  (tmp_path / "ignored.pdf").write_text("nothing")
   tiny.data.source = f"text:{tmp_path}/*"
   shards = _documents(tiny, num_shards)
   assert sorted(sum(shards, [])) == sorted(filter(None, lines))
@@ -209,10 +209,8 @@ def test_bad_documents_are_skipped_up_to_a_bound(tiny, tmp_path):
 @pytest.mark.parametrize("source, message", [
     ("", "is empty"), (" , ", "is empty"),
     ("text:/nowhere/*.txt", "matches no file"),
-    ("text:/a.txt,/b.txt", "no file .* comma is part of the name unless text:"),
-    ("csv:a", "text, tfds, builtin"), ("builtin:2", "takes no argument"),
-    ("builtin@0.7,text:a", "builtin@0.7: shares .* cannot be given yet"),
-    ("text:a@70%", "shares of sources"), ("text:b.txt@1e-3", "\\[@\\]1e-3"),
+    ("text:/a.txt,/b.txt", "no file .* comma is part of the name unless"),
+    ("csv:a", "text, files, parquet, arrow, tfds, builtin"), ("builtin:2", "takes no argument"),
     ("tfds:no_such_set_at_all", "is no TFDS set .*data.tfds_dir"),
 ])
 def test_bad_sources(tiny, tmp_path, source, message):
@@ -226,6 +224,7 @@ def test_bad_sources(tiny, tmp_path, source, message):
     ("/nowhere/x.txt", "text:/nowhere/x.txt"), ("x.jsonl.gz", "text:x.jsonl.gz"),
     ("books/*", "text:books/*"), ("./books", "text:./books"),
     ("gs://bucket/x", "text:gs://bucket/x"),
+    ("x.parquet", "parquet:x.parquet"), ("./a/*.arrow", "arrow:./a/*.arrow"),
     ("there", "text:there"), ("folder", "text:folder/*"),
     ("~/x.txt", "text:/home/me/x.txt")])
 def test_a_path_is_told_its_kind(tiny, tmp_path, monkeypatch, source, text):
@@ -243,5 +242,5 @@ def test_a_path_is_told_its_kind(tiny, tmp_path, monkeypatch, source, text):
 
 def test_what_is_no_path_is_told_the_kinds(tiny):
   tiny.data.source = "wikipedia/20230601.en"
-  with pytest.raises(errors.InputError, match="text, tfds, builtin"):
+  with pytest.raises(errors.InputError, match="text, files, parquet, arrow, tfds, builtin"):
     sources_lib.open_sources(tiny)

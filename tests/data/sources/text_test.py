@@ -9,9 +9,9 @@ import re
 import numpy as np
 import pytest
 
+from latemask.data.sources import formats
 from latemask.data.sources import lines as lines_lib
 from latemask.data.sources import table as sources_lib
-from latemask.data.sources import text as text_lib
 from latemask import errors
 
 # What lines are made of: ends, spaces that are none, text; and no UTF-8.
@@ -42,7 +42,7 @@ def _read(config, num_shards=1, bound=0):
   return dict(found), bad.count
 
 
-@pytest.mark.parametrize("between", text_lib.DOCUMENTS)
+@pytest.mark.parametrize("between", formats.DOCUMENTS)
 def test_any_blocks_and_shards_give_the_documents(
     tiny, tmp_path, monkeypatch, between):
   monkeypatch.setattr(lines_lib, "_READ_BYTES", 3)
@@ -124,7 +124,7 @@ def test_old_mac_lines_are_read_a_block_at_a_time(monkeypatch, tmp_path):
 def test_what_is_left_out_is_counted(tiny, tmp_path):
   for name, text in (("a.txt", "a"), ("UPPER.TXT", "b"),
                      ("my.jsonl.txt", '{"text": "no JSON"}'), ("none", "x"),
-                     ("v1.0 (old)", "x"), ("n.md", "x"), ("t.csv.gz", "x"),
+                     ("v1.0 (old)", "x"), ("n.md", "x"), ("t.pdf.gz", "x"),
                      ("c.json.gz", '{"text": "c"}'), ("e.gz", "x"),
                      ("d.JSONL.GZ", '{"text": "d"}'), ("sub.txt/e.md", "x")):
     _write(tmp_path / name, text.encode())
@@ -135,9 +135,9 @@ def test_what_is_left_out_is_counted(tiny, tmp_path):
   source, = sources_lib.open_sources(tiny)
   assert source.notes == [
       f"text:{tmp_path}/*: 5 of 11 files are read; left out: 2 without an "
-      "ending, 1 .csv.gz, 1 .gz, 1 .md, 1 broken link or the like"]
+      "ending, 1 .gz, 1 .md, 1 .pdf.gz, 1 broken link or the like"]
   for pattern, message in (
-      (tmp_path / "n.md", "is no file whose name ends in .txt, .jsonl or .js"),
+      (tmp_path / "n.md", "is no file whose name ends in .txt, .jsonl, .js"),
       (tmp_path / "n*", "matches no file ending.*left out: 1 .md, 1 without"),
       (tmp_path, "give text:.*/\\*")):
     tiny.data.source = f"text:{pattern}"
