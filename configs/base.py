@@ -105,7 +105,8 @@ def get_config(size="base"):
   masking.max_span_length = 10
 
   config.model = model = ml_collections.ConfigDict()
-  # roberta (post-norm), roberta_prenorm, modern (rotary positions, GeGLU).
+  # roberta (post-norm; bert, xlm_roberta, camembert: the same, as published
+  # encoders are called), roberta_prenorm, modern (rotary positions, GeGLU).
   model.architecture = "modern"
   # D, width of the states; H, attention heads; F, inside of the MLP.
   model.width = width

@@ -108,7 +108,8 @@ PRETRAINING = {
     "masking.max_span_length": Key(domains.whole(1, domains.INT32)),
 
     "model.architecture": Key(
-        domains.choice("roberta", "roberta_prenorm", "modern")),
+        domains.choice("roberta", "bert", "xlm_roberta", "camembert",
+                       "roberta_prenorm", "modern")),
     "model.width": Key(domains.whole(1, _MOST_WIDTH)),
     "model.heads": Key(domains.whole(1, _MOST_WIDTH)),
     "model.mlp": Key(domains.whole(1, _MOST_WIDTH)),
