@@ -151,6 +151,8 @@ def get_config(size="base"):
   # Parameters to begin with: a run, a checkpoint of it or a Hugging Face
   # folder; None: fresh ones.
   train.init_from = text()
+  # Late layers that it does not have: copy (of its last ones) or fresh.
+  train.init_late = "fresh"
   # B, rows of the GLOBAL batch.
   train.batch_size = batch_size
   # Updates.

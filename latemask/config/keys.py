@@ -131,6 +131,7 @@ PRETRAINING = {
     "model.loss_chunk": Key(domains.whole(1)),
 
     "train.init_from": Key(_PATH),
+    "train.init_late": Key(domains.choice("copy", "fresh"), before="fresh"),
     "train.batch_size": Key(domains.whole(1, _MOST_ROWS)),
     "train.num_steps": Key(domains.whole(1, domains.INT32)),
     "train.total_flops": Key(domains.optional(_POSITIVE)),

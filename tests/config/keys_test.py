@@ -18,6 +18,7 @@ from latemask.model import architecture
 from latemask.model import insertion
 from latemask.model import stack
 from latemask.runtime import rng
+from latemask.train import init_from
 from latemask.train import optimizer
 
 # The table of a module that each of these keys chooses from.
@@ -32,6 +33,7 @@ TABLES = {
     "model.decoder_queries": insertion.QUERIES,
     "model.dtype": architecture.DTYPES,
     "model.remat": stack.REMAT,
+    "train.init_late": init_from._INIT_LATE,
     "train.on_nonfinite": ("stop", "rollback"),  # An if.
     "train.dropout_rng": rng.KINDS,
     "optimizer.schedule": optimizer._DECAYS,
