@@ -4,6 +4,7 @@ All arrays here are given by their paths ("late/layers/mlp/in_kernel").
 `pad_id` and `mask_id` are those of the folder: the ids of <pad> and <mask>.
 """
 
+import functools
 import re
 
 import flax.traverse_util
@@ -226,6 +227,7 @@ def _in_two_stacks(encoder, insertion_layer):
   return params
 
 
+@functools.cache  # It traces the whole model.
 def _shapes(config):
   """Returns {path: shape} of a model's parameters."""
   ids = jnp.zeros((1, 2), jnp.int32)
