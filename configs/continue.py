@@ -17,6 +17,8 @@ tokens; less text deserves fewer steps. Not yet tuned by this project.
 import dataclasses
 
 from configs import base
+from latemask import errors
+from latemask.hub import stock_config
 
 # How a model is computed: as in base.py, whatever it is.
 _COMPUTING = ("dtype", "unroll", "remat", "loss_chunk")
@@ -25,8 +27,8 @@ _COMPUTING = ("dtype", "unroll", "remat", "loss_chunk")
 def get_config(folder=None):
   """Returns the recipe for the encoder in a folder."""
   if not folder:
-    raise ValueError("name the folder of an encoder: configs/continue.py:FOLDER")
-  from latemask.hub import stock_config
+    raise errors.InputError(
+        "name the folder of an encoder: configs/continue.py:FOLDER")
   sizes = dataclasses.asdict(stock_config.config_of_folder(folder))
   config = base.get_config()
   for name, value in sizes.items():

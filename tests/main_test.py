@@ -42,6 +42,8 @@ def test_help():
     (["--config", "configs/none.py", "--workdir", "w"], "configs/none.py"),
     (["--config", "configs/base.py:huge"], "tiny, small, base, large"),
     (["--config", "configs/demo.py:tiny"], "demo.py"),
+    (["--config", "configs/continue.py"], "continue.py:FOLDER"),
+    (["--config", "configs/continue.py:nowhere"], "nowhere/config.json"),
     (["--config", "configs/demo.py", "--config.model.widht=3"],
      "unknown config key --config.model.widht=3; "),
     (["--config", "configs/demo.py", "--config.model.width=wide"], "wide"),
