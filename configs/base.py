@@ -108,7 +108,8 @@ def get_config(size="base"):
   masking.max_span_length = 10
 
   config.model = model = ml_collections.ConfigDict()
-  # roberta (post-norm), roberta_prenorm, modern (rotary positions, GeGLU).
+  # roberta (post-norm; bert, xlm_roberta, camembert: the same, as published
+  # encoders are called), roberta_prenorm, modern (rotary positions, GeGLU).
   model.architecture = "modern"
   # D, width of the states; H, attention heads; F, inside of the MLP.
   model.width = width
@@ -153,6 +154,8 @@ def get_config(size="base"):
   # Parameters to begin with: a run, a checkpoint of it or a Hugging Face
   # folder; None: fresh ones.
   train.init_from = text()
+  # Late layers that it does not have: copy (of its last ones) or fresh.
+  train.init_late = "fresh"
   # B, rows of the GLOBAL batch.
   train.batch_size = batch_size
   # Updates.

@@ -121,7 +121,7 @@ def parse(argv):
     return flags.FLAGS(argv)
   # What a config file, its size or an override can raise while it is read.
   except (flags.Error, AttributeError, ImportError, KeyError, OSError,
-          SyntaxError, TypeError, ValueError) as error:
+          SyntaxError, TypeError, ValueError, errors.InputError) as error:
     _refuse(_flag_message(error, argv[1:]))
 
 

@@ -140,5 +140,6 @@ def test_another_run_begins_with_it(before):
         program.model.init, jax.random.key(0),
         masked_lib.unmasked(jnp.zeros((1, 8), jnp.int32), specials.TRAINED))["params"])
     begun = init_from.begin(beginning, program.model.config,
-                            beginning.tokenizer, fresh)
+                            beginning.tokenizer, fresh,
+                            config.train.init_late)
     jax.tree.map(np.testing.assert_array_equal, begun, beginning.params)

@@ -111,7 +111,7 @@ WITHOUT_JAX = [
     if module in ("errors", "main", "tools.prepare", "runtime.files",
                   "runtime.claims", "runtime.workers", "runtime.console",
                   "runtime.signals", "finetune.grid", "finetune.batches",
-                  "hub.weights", "hub.tokenizer", "sweep.shim", "bench.hlo")
+                  "hub.weights", "hub.stock_config", "hub.tokenizer", "sweep.shim", "bench.hlo")
     or _in(module, "config") or _in(module, "finetune.tasks")
     or _in(module, "data") and module not in ("data.loader", "data.order")]
 

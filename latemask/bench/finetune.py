@@ -70,9 +70,9 @@ class Peer:
       model.train()
       for rows in batches.shuffled(data.train.lengths_R, cell.batch_size,
                                    cell.seed, epoch):
-        ids_BxS, labels_B, _ = batches.collate(
+        batch, labels_B, _ = batches.collate(
             data.train, rows, len(rows), data.lengths)
-        logits_BxC = self._logits(model, ids_BxS)
+        logits_BxC = self._logits(model, *batch)
         loss = loss_of(logits_BxC.squeeze(-1) if (
             data.task.num_outputs == 1) else logits_BxC,
                        torch.tensor(labels_B).to(
@@ -94,10 +94,13 @@ class Peer:
     return {"score": float(np.max([e["score"] for e in epochs])),
             "epochs": epochs}
 
-  def _logits(self, model, ids_BxS):
-    ids = self._torch.tensor(ids_BxS, dtype=self._torch.long)
+  def _logits(self, model, ids_BxS, second_BxS):
+    ids, types = (self._torch.tensor(x, dtype=self._torch.long)
+                  for x in (ids_BxS, second_BxS))
     pad = self._tokenizer.specials.pad
-    return model(input_ids=ids, attention_mask=ids != pad).logits
+    has_types = getattr(model.config, "type_vocab_size", 1) > 1
+    return model(input_ids=ids, attention_mask=ids != pad, **(
+        {"token_type_ids": types} if has_types else {})).logits
 
   def _predict(self, model, encoded, lengths):
     model.eval()
@@ -105,7 +108,7 @@ class Peer:
     with self._torch.no_grad():
       for rows in batches.in_order(
           np.arange(len(encoded)), encoded.lengths_R, 64):
-        found = self._logits(model, batches.pad(
+        found = self._logits(model, *batches.pad(
             encoded, rows, len(rows), lengths)).numpy()
         for row, logits_C in zip(rows, found):
           logits_RxC[row] = logits_C

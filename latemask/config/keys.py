@@ -110,7 +110,8 @@ PRETRAINING = {
     "masking.max_span_length": Key(domains.whole(1, domains.INT32)),
 
     "model.architecture": Key(
-        domains.choice("roberta", "roberta_prenorm", "modern")),
+        domains.choice("roberta", "bert", "xlm_roberta", "camembert",
+                       "roberta_prenorm", "modern")),
     "model.width": Key(domains.whole(1, _MOST_WIDTH)),
     "model.heads": Key(domains.whole(1, _MOST_WIDTH)),
     "model.mlp": Key(domains.whole(1, _MOST_WIDTH)),
@@ -132,6 +133,7 @@ PRETRAINING = {
     "model.loss_chunk": Key(domains.whole(1)),
 
     "train.init_from": Key(_PATH),
+    "train.init_late": Key(domains.choice("copy", "fresh"), before="fresh"),
     "train.batch_size": Key(domains.whole(1, _MOST_ROWS)),
     "train.num_steps": Key(domains.whole(1, domains.INT32)),
     "train.total_flops": Key(domains.optional(_POSITIVE)),

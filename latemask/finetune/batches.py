@@ -102,7 +102,7 @@ def in_order(order_R, lengths_R, batch_size):
 
 
 def collate(encoded, rows, batch_size, lengths):
-  """Returns a batch to train on: ids_BxS, labels_B, weights_B.
+  """Returns a batch to train on: (ids_BxS, second_BxS), labels_B, weights_B.
 
   A short batch is filled with rows of weight 0.
   """
@@ -113,10 +113,15 @@ def collate(encoded, rows, batch_size, lengths):
 
 
 def pad(encoded, rows, batch_size, lengths):
-  """Returns ids_BxS, S the least of `lengths` that holds the longest row."""
+  """Returns (ids_BxS, which of them are of the second text, bool).
+
+  S is the least of `lengths` that holds the longest row.
+  """
   longest = encoded.lengths_R[rows].max()
   length = next(s for s in lengths if s >= longest)
   ids_BxS = np.full((batch_size, length), encoded.pad, np.int32)
+  second_BxS = np.zeros((batch_size, length), bool)
   for place, row in enumerate(rows):
     ids_BxS[place, :encoded.lengths_R[row]] = encoded.ids[row]
-  return ids_BxS
+    second_BxS[place, :encoded.lengths_R[row]] = encoded.types[row]
+  return ids_BxS, second_BxS

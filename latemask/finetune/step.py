@@ -101,19 +101,24 @@ class Program:
 
   @functools.cached_property
   def logits(self):
-    """Jitted (params, ids_BxS) -> logits, [B, outputs], without dropout."""
-    return jax.jit(lambda params, ids_BxS: cut.logits(
-        self.model, params, ids_BxS, self.specials, self.num_outputs))
+    """Jitted (params, rows) -> logits, [B, outputs], without dropout.
+
+    Rows are those of `batches.pad`.
+    """
+    return jax.jit(self._logits)
+
+  def _logits(self, params, rows, key_drop=None):
+    ids_BxS, second_BxS = rows
+    return cut.logits(self.model, params, ids_BxS, self.specials,
+                      self.num_outputs, key_drop, second_BxS)
 
   def _train_step(self, state, batch, learning_rate, seed):
-    ids_BxS, labels_B, weights_B = batch
+    rows, labels_B, weights_B = batch
     key_drop = jax.random.fold_in(
         rng.stream(seed, _DROPOUT, "hash"), state.step)
 
     def mean_loss(params):
-      logits_BxC = cut.logits(
-          self.model, params, ids_BxS, self.specials, self.num_outputs,
-          key_drop)
+      logits_BxC = self._logits(params, rows, key_drop)
       losses_B = _LOSSES[self.num_outputs == 1](logits_BxC, labels_B)
       return jnp.sum(losses_B * weights_B) / jnp.sum(weights_B)
 

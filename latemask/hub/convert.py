@@ -1,7 +1,11 @@
 """Arrays of a model <-> tensors of a stock class: walks the tables of weights.
 
 All arrays here are given by their paths ("late/layers/mlp/in_kernel").
+`pad_id` and `mask_id` are those of the folder: the ids of <pad> and <mask>.
 """
+
+import functools
+import re
 
 import flax.traverse_util
 import jax
@@ -12,13 +16,17 @@ from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import weights as hf_weights
 from latemask.masking import masked as masked_lib
+from latemask.model import cut
 from latemask.model import encoder as encoder_lib
 
 # Output bias of what has no probability; float16 holds it.
 _NEVER = -1e4
 # What stock files may hold and nothing here reads.
-_UNREAD = ("pooler.", "embeddings.position_ids", "rotary_emb.", "lm_head.",
-           "head.", "decoder.", "classifier.")
+_UNREAD = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids",
+           "rotary_emb.", "lm_head.", "head.", "decoder.", "classifier.",
+           "cls.")
+# What the weights of norms were called before PyTorch.
+_OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 # What the numbers of a weight may be.
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 # What stands behind the last id of the array with this path.
@@ -31,16 +39,16 @@ def to_stock(rows, arrays, config, prefix=""):
           for name, tensor in row.to_stock(arrays[path], config).items()}
 
 
-def encoder_to_stock(config, encoder, prefix):
+def encoder_to_stock(config, encoder, prefix, pad_id):
   """Returns {name: tensor} of a cut encoder."""
-  return to_stock(
-      hf_weights.ENCODERS[config.architecture], encoder, config, prefix)
+  return to_stock(hf_weights.encoder(config.architecture, pad_id), encoder,
+                  config, prefix)
 
 
-def mlm_to_stock(config, params, num_words, mask, prefix):
+def mlm_to_stock(config, params, num_words, prefix, mask_id):
   """Returns {name: tensor} of the head, and of the input embedding anew.
 
-  There the mask becomes our mask vector; so the output is not tied to it.
+  There <mask> becomes our mask vector; so the output is not tied to it.
   """
   bias = params["output_bias"].copy()
   bias[num_words:] = _NEVER  # Ids that the tokenizer has no word for.
@@ -48,22 +56,39 @@ def mlm_to_stock(config, params, num_words, mask, prefix):
       "output_bias": bias, "output_embedding": params["embedding"]}
   head = to_stock(hf_weights.MLM_HEADS[config.architecture], arrays, config)
   inputs = params["embedding"].copy()
-  inputs[mask] = params["mask_vector"]
-  row = hf_weights.ENCODERS[config.architecture]["embedding"]
+  inputs[mask_id] = params["mask_vector"]
+  row = hf_weights.encoder(config.architecture, 0)["embedding"]
   return head | to_stock(
       {"embedding": row}, {"embedding": inputs}, config, prefix)
 
 
 class _Reader:
-  """Reads the tensors of a stock file by name, and knows what is left."""
+  """Reads the tensors of a stock file by name, and knows what is left.
 
-  def __init__(self, tensors, folder):
-    self.tensors = tensors
+  Names may have the prefix of their class or not, here as in the file.
+  """
+
+  def __init__(self, architecture, tensors, folder):
+    self._prefix = hf_weights.CLASSES[architecture][2]
+    self.tensors = {self._name(n): t for n, t in tensors.items()}
     self._folder = folder
-    self._left = set(tensors)
+    self._left = set(self.tensors)
+
+  def _name(self, name):
+    return re.sub(r"\.(gamma|beta)$", lambda found: _OLD_NAMES[found[0]],
+                  name.removeprefix(self._prefix))
+
+  def has(self, name):
+    return self._name(name) in self.tensors
+
+  def alias(self, name, other):
+    """Lets a tensor that is left out be another one that it is tied to."""
+    if not self.has(name) and self.has(other):
+      self.tensors[self._name(name)] = self.tensors[self._name(other)]
 
   def __call__(self, name, shape):
     """Returns a tensor, in float32; None in `shape` is any size but 0."""
+    name = self._name(name)
     if name not in self.tensors:
       raise errors.InputError(f"{self._folder}: the weight {name} is missing")
     self._left.discard(name)
@@ -82,7 +107,8 @@ class _Reader:
     if left:
       raise errors.InputError(
           f"{self._folder}: nothing here reads the weight {left[0]}"
-          + (f" and {len(left) - 1} more" if left[1:] else ""))
+          + (f" and {len(left) - 1} more, up to {left[-1]}" if left[1:]
+             else ""))
 
 
 def no_float(name, dtype, where):
@@ -101,40 +127,91 @@ def _float32(tensor, name, where):
   return tensor
 
 
-def from_stock(config, cut_config, tensors, prefix, mask, folder):
+def from_stock(config, cut_config, tensors, folder, pad_id, mask_id):
   """Returns our parameters as far as the stock file has them.
 
   Args:
     config: of the model; the layers are dealt out to its two stacks.
     cut_config: of the encoder that the file holds.
     tensors: {name: tensor} of the file.
-    prefix: of the encoder's names, where a head stands beside it.
-    mask: the id of the mask.
     folder: where the file lies, for messages.
+
+  Returns:
+    {path: array}. The mask vector is the row of <mask> of the input; a head
+    is there where the file has one for language modelling.
 
   Raises:
     InputError: a weight is missing, has another shape, is no finite number
-      or is not read.
+      or is not read; or the output has an embedding of its own.
   """
-  read = _Reader(
-      {name.removeprefix(prefix): t for name, t in tensors.items()}, folder)
+  read = _Reader(config.architecture, tensors, folder)
   shapes = _shapes(cut_config)
 
   def walk(rows):
     return {path: row.from_stock(read, shapes[path], config)
             for path, row in rows.items()}
-  encoder = hf_weights.ENCODERS[config.architecture]
+  encoder = hf_weights.encoder(config.architecture, pad_id)
   params = _in_two_stacks(walk(encoder), config.insertion_layer)
-  head = hf_weights.MLM_HEADS[config.architecture]
-  if head["output_bias"].names[0] in read.tensors:
-    # Where the output is tied to the input, it may be left out.
-    read.tensors.setdefault(head["output_embedding"].names[0],
-                            read.tensors[encoder["embedding"].names[0]])
+  params["mask_vector"] = params["embedding"][mask_id].copy()
+  if _has_mlm_head(config.architecture, read):
+    head = hf_weights.MLM_HEADS[config.architecture]
+    # Where something is tied to another, one of the two may be left out.
+    output, = head["output_embedding"].names
+    read.alias(output, encoder["embedding"].names[0])
+    read.alias(head["output_bias"].names[0], head["output_bias"].names[-1])
+    inputs = params["embedding"]
     params |= walk(head)
-    params["mask_vector"] = params["embedding"][mask].copy()
     params["embedding"] = params.pop("output_embedding")
+    _check_tied(inputs, params["embedding"], output, folder, mask_id)
   read.check_nothing_left()
   return params
+
+
+def _has_mlm_head(architecture, read):
+  """Whether a file has any weight of a head for language modelling."""
+  # ModernBERT calls parts of either head the same.
+  classes, = hf_weights.CLASS_HEADS[architecture]["out_kernel"].names
+  return not read.has(classes) and any(
+      read.has(name) for row in hf_weights.MLM_HEADS[architecture].values()
+      for name in row.names)
+
+
+def _check_tied(input_VxD, output_VxD, name, folder, mask_id):
+  differ_V = (input_VxD != output_VxD).any(1)
+  differ_V[mask_id] = False
+  if differ_V.any():
+    raise errors.InputError(
+        f"{folder}: {name} is another embedding than that of the input, in "
+        f"{differ_V.sum()} rows besides that of <mask>; here both are one. "
+        "Without its head it can be read: save it as transformers.AutoModel")
+
+
+def class_head_from_stock(config, tensors, folder):
+  """Returns what a stock file has of a `cut.ClassificationHead`.
+
+  Of a file for language modelling that is what stock takes from it, too:
+  BERT's pooler, the head of ModernBERT.
+
+  Args:
+    config, tensors, folder: see `from_stock`.
+
+  Returns:
+    {path: array}; {} for nothing.
+
+  Raises:
+    InputError: a weight has another shape, or is no finite number.
+  """
+  read = _Reader(config.architecture, tensors, folder)
+  rows = {path: row for path, row
+          in hf_weights.CLASS_HEADS[config.architecture].items()
+          if all(map(read.has, row.names))}
+  labels = (read(rows["out_bias"].names[0], (None,)).size
+            if "out_bias" in rows else 1)
+  shapes = jax.eval_shape(
+      lambda: cut.init_head(config, labels, jax.random.key(0)))
+  shapes = flax.traverse_util.flatten_dict(shapes, sep="/")
+  return {path: row.from_stock(read, shapes[path].shape, config)
+          for path, row in rows.items()}
 
 
 def _in_two_stacks(encoder, insertion_layer):
@@ -151,6 +228,7 @@ def _in_two_stacks(encoder, insertion_layer):
   return params
 
 
+@functools.cache  # It traces the whole model.
 def _shapes(config):
   """Returns {path: shape} of a model's parameters."""
   ids = jnp.zeros((1, 2), jnp.int32)
@@ -161,10 +239,10 @@ def _shapes(config):
   return shapes | {"output_embedding": shapes["embedding"]}
 
 
-def what_stock_lacks(config, params, cut_config, tensors, prefix, mask):
+def what_stock_lacks(config, params, cut_config, tensors, pad_id, mask_id):
   """Returns what a stock file cannot give back, for `add_rest`."""
   back = from_stock(
-      config, cut_config, tensors, prefix, mask, "this model")
+      config, cut_config, tensors, "this model", pad_id, mask_id)
   ids = config.vocab_size
   rest = {}
   for path, array in params.items():

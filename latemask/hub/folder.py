@@ -1,10 +1,10 @@
 """Hugging Face folders: what is trained here as stock classes, and back.
 
-A folder holds config.json, model.safetensors and the tokenizer's files (see
-tokenizer.py), which stock transformers 5 loads with no code of ours, and
-latemask.json and latemask.safetensors besides: all that a stock class has no
-place for (mask vector, late layers that were dropped, head, padding), so that
-the way back is bit-equal.
+A folder holds config.json, model.safetensors, tokenizer.json (see
+tokenizer.py) and tokenizer_config.json, which stock transformers 5 loads
+with no code of ours, and tokenizer.model, latemask.json, latemask.safetensors
+besides: all that a stock class has no place for (mask vector, late layers
+that were dropped, head, padding), so that the way back is bit-equal.
 
 A stock class meets <mask> at its first layer. So the head of the language
 model is exported for insertion_layer 0 only, with an input row of its own for
@@ -28,6 +28,7 @@ from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask import errors
 from latemask.hub import convert
 from latemask.hub import stock_config
+from latemask.hub import tensors as hub_tensors
 from latemask.hub import tokenizer as hub_tokenizer
 from latemask.hub import weights as hf_weights
 from latemask.model import architecture as architecture_lib
@@ -37,7 +38,8 @@ from latemask.runtime import files as files_lib
 
 # What an export writes.
 _FILES = ("config.json", "latemask.json", "latemask.safetensors",
-          "model.safetensors", *hub_tokenizer.FILES)
+          "model.safetensors", "tokenizer.json", "tokenizer.model",
+          "tokenizer_config.json")
 
 
 def export(config, params, tokenizer, folder, keep_layers=None,
@@ -47,7 +49,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
 
   Args:
     config, params: `ModelConfig` and all parameters of pre-training.
-    tokenizer: a `tokenizer.Tokenizer`.
+    tokenizer: a `sentencepiece.Tokenizer`.
     folder: made whole or not at all.
     keep_layers: see `cut.cut`.
     class_head: parameters of a `cut.ClassificationHead`; params are
@@ -82,15 +84,16 @@ def export(config, params, tokenizer, folder, keep_layers=None,
              and cut_config.layers == config.layers and "head" in tree)
   kind = ("ForSequenceClassification" if class_head is not None else
           "ForMaskedLM" if has_mlm else "Model")
+  special = tokenizer.specials
   model_type, class_prefix, prefix = hf_weights.CLASSES[config.architecture]
   tensors = convert.encoder_to_stock(
-      cut_config, encoder, prefix if kind != "Model" else "")
-  stock = stock_config.stock_config(cut_config, tokenizer.specials) | {
+      cut_config, encoder, prefix if kind != "Model" else "", special.pad)
+  stock = stock_config.stock_config(cut_config, special) | {
       "architectures": [class_prefix + kind], "model_type": model_type}
   if has_mlm:
     stock["tie_word_embeddings"] = False
     tensors |= convert.mlm_to_stock(
-        config, params, tokenizer.vocab_size, tokenizer.specials.mask, prefix)
+        config, params, tokenizer.vocab_size, prefix, special.mask)
   if class_head is not None:
     head = {k: np.asarray(v, np.float32) for k, v in
             flax.traverse_util.flatten_dict(class_head, sep="/").items()}
@@ -102,7 +105,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     if len(labels) == 1:
       stock["problem_type"] = "regression"
   rest = convert.what_stock_lacks(
-      config, params, cut_config, tensors, prefix, tokenizer.specials.mask)
+      config, params, cut_config, tensors, special.pad, special.mask)
   about = {"format": record.FORMAT, "model": dataclasses.asdict(config),
            "encoder_layers": cut_config.layers, "masking": masking,
            "trained_length": trained_length}
@@ -117,7 +120,7 @@ def check_out(folder, overwrite, tokenizer=None):
   """Checks that an export may be written to a folder.
 
   Args:
-    tokenizer: its `tokenizer.Tokenizer`, where it is known.
+    tokenizer: its `sentencepiece.Tokenizer`, where it is known.
 
   Raises:
     InputError: it is there, and is not to be overwritten; or holds anything
@@ -142,7 +145,7 @@ def _check_free(folder, overwrite):
 def is_folder(path):
   """Whether `path` is a Hugging Face folder."""
   path = epath.Path(path) / "config.json"
-  return path.is_file() and "model_type" in _read_json(path)
+  return path.is_file() and "model_type" in stock_config.read_json(path)
 
 
 def load(folder):
@@ -150,46 +153,83 @@ def load(folder):
 
   Returns:
     (ModelConfig, parameters, Tokenizer, `masking` and `trained_length` of
-    `export`). A folder that was exported here gives back what went in; another
-    gives a model of insertion_layer 0, without a head where it has none, no
-    masking, and all positions as trained.
+    `export`), see `load_model`.
 
   Raises:
-    InputError: a class, option or weight that has no counterpart here, a
-      missing or unused weight, or no tokenizer.
+    InputError: see `load_model`; or no tokenizer, or one of more ids than the
+      model has.
   """
   folder = epath.Path(folder)
-  stock = _read_json(folder / "config.json")
   tokenizer = tokenizers_lib.load(folder, called="")
-  about = None
-  if (folder / "latemask.json").is_file():
-    about = _about(folder / "latemask.json")
-    config, layers_here = about["model"], about["encoder_layers"]
-  else:
-    config = stock_config.config_of_stock(stock, folder)
-    layers_here = config.layers
+  config, params, masking, trained_length = load_model(
+      folder, tokenizer.specials.mask)
   if tokenizer.vocab_size > config.vocab_size:
     raise errors.InputError(
         f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model "
         f"only {config.vocab_size} ids")
-  tensors = _read(folder / "model.safetensors")
-  cut_config = dataclasses.replace(
-      config, layers=layers_here, insertion_layer=0, decoder="self")
-  prefix = hf_weights.CLASSES[config.architecture][2]
-  params = convert.from_stock(
-      config, cut_config, tensors, prefix, tokenizer.specials.mask, folder)
-  if about is None:
-    about = {"masking": None, "trained_length": config.max_length}
+  return config, params, tokenizer, masking, trained_length
+
+
+def load_model(folder, mask_id):
+  """Reads all of a folder but its tokenizer.
+
+  Args:
+    mask_id: the tokenizer's <mask>; what stock has learned for it becomes the
+      mask vector.
+
+  Returns:
+    (ModelConfig, parameters, `masking` and `trained_length` of `export`). A
+    folder that was exported here gives back what went in; another gives a
+    model of insertion_layer 0, without a head where it has none, no masking,
+    and all positions as trained.
+
+  Raises:
+    InputError: a class, option or weight that has no counterpart here, or a
+      missing or unused weight.
+  """
+  folder = epath.Path(folder)
+  stock = stock_config.read_json(folder / "config.json")
+  exported = (folder / "latemask.json").is_file()
+  if exported:
+    about = _about(folder / "latemask.json")
+    config = about["model"]
   else:
+    config = stock_config.config_of_stock(stock, folder)
+    about = {"encoder_layers": config.layers, "masking": None,
+             "trained_length": config.max_length}
+  cut_config = dataclasses.replace(
+      config, layers=about["encoder_layers"], insertion_layer=0,
+      decoder="self")
+  params = convert.from_stock(
+      config, cut_config, hub_tensors.read_folder(folder, stock), folder,
+      stock_config.pad_id(stock, folder), mask_id)
+  if exported:
     path = folder / "latemask.safetensors"
-    convert.add_rest(config, params, _read(path), path)
+    convert.add_rest(config, params, hub_tensors.read(path), path)
   return (config, flax.traverse_util.unflatten_dict(params, sep="/"),
-          tokenizer, about["masking"], about["trained_length"])
+          about["masking"], about["trained_length"])
+
+
+def load_class_head(folder):
+  """Reads what a folder has of a head for classification.
+
+  Returns:
+    Parameters of a `cut.ClassificationHead`, those that there are; see
+    `convert.class_head_from_stock`.
+
+  Raises:
+    InputError: see `load_model`.
+  """
+  folder = epath.Path(folder)
+  stock = stock_config.read_json(folder / "config.json")
+  return flax.traverse_util.unflatten_dict(convert.class_head_from_stock(
+      stock_config.config_of_folder(folder),
+      hub_tensors.read_folder(folder, stock), folder), sep="/")
 
 
 def _about(path):
   """Returns what latemask.json says, its `model` as a ModelConfig."""
-  about = _read_json(path)
+  about = stock_config.read_json(path)
   record.check_format(about, path)
   config = architecture_lib.config_of(about.get("model"), path)
   about = {"masking": None, "trained_length": config.max_length} | about
@@ -199,33 +239,6 @@ def _about(path):
   if about["masking"] is not None:
     keys.check_group("masking", about["masking"], path)
   return about | {"model": config}
-
-
-def _read_json(path):
-  """Returns the object in a file."""
-  try:
-    found = json.loads(path.read_text("utf-8"))
-  except (OSError, ValueError) as error:
-    raise errors.InputError(f"{path} cannot be read: {error}") from error
-  if not isinstance(found, dict):
-    raise errors.InputError(f"{path} holds no JSON object")
-  return found
-
-
-def _read(path):
-  """Returns the tensors of a safetensors file."""
-  tensors = {}
-  try:
-    with safetensors.safe_open(str(path), "np") as file:
-      for name in file.keys():
-        try:
-          tensors[name] = file.get_tensor(name)
-        except AttributeError as error:  # A dtype that NumPy does not have.
-          raise convert.no_float(
-              name, file.get_slice(name).get_dtype(), path) from error
-  except (OSError, safetensors.SafetensorError) as error:
-    raise errors.InputError(f"{path} cannot be read: {error}") from error
-  return tensors
 
 
 def _write(folder, stock, tensors, about, rest, tokenizer, max_length, claim):

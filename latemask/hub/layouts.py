@@ -88,7 +88,7 @@ class Vocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-  """Learned positions, to which stock adds the one token type there is.
+  """Learned positions, to which stock adds the first token type.
 
   Fields:
     table: name of the positions.
@@ -109,6 +109,26 @@ class Positions:
     rows, width = shape
     return (take(self.table, (rows + self.first, width))[self.first:]
             + take(self.types, (None, width))[:1])
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondText:
+  """What stock's second token type has more than the first, see `Positions`.
+
+  Fields:
+    types: name of the token types; where there is one alone, that is nothing.
+  """
+
+  types: str
+
+  def to_stock(self, array, config):
+    del config
+    return {self.types: np.stack([np.zeros_like(array), array])}
+
+  def from_stock(self, take, shape, config):
+    del config
+    first_D, *others = take(self.types, (None, *shape))
+    return others[0] - first_D if others else np.zeros_like(first_D)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,12 @@
-"""config.json of a stock Hugging Face class <-> `ModelConfig`."""
+"""config.json of a stock Hugging Face class <-> `ModelConfig`.
+
+No JAX is imported for it: configs/continue.py takes the sizes of a run from a
+folder.
+"""
+
+import json
+
+from etils import epath
 
 from latemask.config import domains
 from latemask.config import keys
@@ -10,8 +18,8 @@ from latemask.model import architecture as architecture_lib
 # Options of a stock class that make another function of it: of these what is
 # written here can be read, and of those the one value.
 _SAME_VALUE = ("hidden_act", "hidden_activation", "norm_bias", "mlp_bias",
-               "attention_bias", "layer_types", "rope_parameters",
-               "pad_token_id")
+               "attention_bias", "decoder_bias")
+_IDS = domains.whole(0, domains.INT32)
 _ONE_VALUE = {"position_embedding_type": "absolute", "is_decoder": False,
               "add_cross_attention": False}
 # What config.json calls the fields of `ModelConfig`.
@@ -21,12 +29,15 @@ _SIZES = {"vocab_size": "vocab_size", "width": "hidden_size",
 _ROBERTA = _SIZES | {
     "norm_eps": "layer_norm_eps", "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob"}
-_FIELDS = {
-    "roberta": _ROBERTA, "roberta_prenorm": _ROBERTA,
+_FIELDS = dict.fromkeys(hf_weights.CLASSES, _ROBERTA) | {
     "modern": _SIZES | {
         "norm_eps": "norm_eps", "dropout": "mlp_dropout",
         "attention_dropout": "attention_dropout",
         "rotary_theta": "rope_parameters.full_attention.rope_theta"}}
+# Where a stock class's own config.json says nothing of <pad>.
+_LAYERS = keys.PRETRAINING["model.layers"].domain
+_PAD_IDS = dict.fromkeys(hf_weights.CLASSES, 1) | {
+    "bert": 0, "modern": 50_283}
 # What it does not say, or says of every model that can be read.
 _REST = {"insertion_layer": 0, "insertion": "append", "decoder": "self",
          "decoder_queries": "targets", "rotary_theta": 10_000.0,
@@ -61,10 +72,68 @@ def stock_config(config, special=specials.TRAINED):
         "classifier_dropout": config.dropout,
         "cls_token_id": special.bos, "sep_token_id": special.eos}
   return stock | {
-      "max_position_embeddings": config.max_length + hf_weights.FIRST_POSITION,
+      "max_position_embeddings": config.max_length + hf_weights.first_position(
+          config.architecture, special.pad),
       "hidden_act": "gelu", "layer_norm_eps": config.norm_eps,
-      "type_vocab_size": 1, "hidden_dropout_prob": config.dropout,
+      "type_vocab_size": 1 + config.layer.architecture.types,
+      "hidden_dropout_prob": config.dropout,
       "attention_probs_dropout_prob": config.attention_dropout}
+
+
+def read_json(path):
+  """Returns the object in a file.
+
+  Raises:
+    InputError: there is none.
+  """
+  try:
+    found = json.loads(epath.Path(path).read_text("utf-8"))
+  except (OSError, ValueError) as error:
+    raise errors.InputError(f"{path} cannot be read: {error}") from error
+  if not isinstance(found, dict):
+    raise errors.InputError(f"{path} holds no JSON object")
+  return found
+
+
+def architecture_of(stock, folder):
+  """Returns the name of ours that a config.json is of.
+
+  Raises:
+    InputError: a class that has no counterpart here.
+  """
+  for architecture, (model_type, _, _) in hf_weights.CLASSES.items():
+    if model_type == stock.get("model_type"):
+      return architecture
+  raise errors.InputError(
+      f"{folder}/config.json has model_type {stock.get('model_type')!r:.60}; "
+      "what can be read is "
+      + ", ".join(row[0] for row in hf_weights.CLASSES.values()))
+
+
+def pad_id(stock, folder):
+  """Returns the id of <pad> of a config.json.
+
+  Raises:
+    InputError: it cannot be one, or see `architecture_of`.
+  """
+  found = stock.get("pad_token_id")
+  if found is None:
+    found = _PAD_IDS[architecture_of(stock, folder)]
+  domains.check(_IDS, "pad_token_id", found, f"{folder}/config.json")
+  return found
+
+
+def config_of_folder(folder):
+  """Returns the ModelConfig of a folder: what was exported, or stock's.
+
+  Raises:
+    InputError: see `config_of_stock`, `architecture.config_of`.
+  """
+  path = epath.Path(folder) / "latemask.json"
+  if path.is_file():
+    return architecture_lib.config_of(read_json(path).get("model"), path)
+  return config_of_stock(
+      read_json(epath.Path(folder) / "config.json"), folder)
 
 
 def config_of_stock(stock, folder):
@@ -79,15 +148,11 @@ def config_of_stock(stock, folder):
       that is missing or cannot be; named as it is there.
   """
   where = f"{folder}/config.json"
-  architecture = next((a for a, (model_type, _, _) in hf_weights.CLASSES.items()
-                       if model_type == stock["model_type"]), None)
-  if architecture is None:
-    raise errors.InputError(
-        f"{where} has model_type {stock['model_type']!r:.60}; "
-        "what can be read is "
-        + ", ".join(row[0] for row in hf_weights.CLASSES.values()))
+  architecture = architecture_of(stock, folder)
+  if architecture == "modern":
+    stock = _modern_as_today(stock, where)
   called = _FIELDS[architecture]
-  first = 0 if architecture == "modern" else hf_weights.FIRST_POSITION
+  first = hf_weights.first_position(architecture, pad_id(stock, folder))
   fields = {}
   for name, field in called.items():
     domain = keys.PRETRAINING[f"model.{name}"].domain
@@ -99,6 +164,12 @@ def config_of_stock(stock, folder):
   config = architecture_lib.ModelConfig(
       **_REST | fields | {"architecture": architecture})
   architecture_lib.check(config, where, called.get)
+  _check_same_function(stock, config, where)
+  return config
+
+
+def _check_same_function(stock, config, where):
+  """Refuses options that make another function of a stock class."""
   expected = _ONE_VALUE | {
       key: value for key, value in stock_config(config).items()
       if key in _SAME_VALUE}
@@ -107,7 +178,44 @@ def config_of_stock(stock, folder):
       raise errors.InputError(
           f"{where} has {key} {stock[key]}; only {value} has a counterpart "
           "here")
-  return config
+  if config.layer.architecture.types:
+    domains.check(domains.whole(1, 2), "type_vocab_size",
+                  stock.get("type_vocab_size", 2), where)
+  if config.architecture == "modern":
+    _check_modern(stock, config, where)
+
+
+def _modern_as_today(stock, where):
+  """Returns what was written otherwise up to transformers 4 as it is now."""
+  new = {}
+  if stock.get("rope_parameters") is None and "global_rope_theta" in stock:
+    new["rope_parameters"] = {"full_attention": {
+        "rope_theta": stock["global_rope_theta"]}}
+  if stock.get("layer_types") is None:
+    # Where it says neither, the stock class has a global layer in three.
+    every = stock.get("global_attn_every_n_layers", 3)
+    domains.check(_LAYERS, "global_attn_every_n_layers", every, where)
+    layers = _field(stock, "num_hidden_layers", where)
+    domains.check(_LAYERS, "num_hidden_layers", layers, where)
+    new["layer_types"] = [
+        "sliding_attention" if i % every else "full_attention"
+        for i in range(layers)]
+  return stock | new
+
+
+def _check_modern(stock, config, where):
+  """Refuses local layers, and rotary positions that are not plain."""
+  if stock["layer_types"] != ["full_attention"] * config.layers:
+    raise errors.InputError(
+        f"{where}: some layers are local (layer_types has sliding_attention, "
+        "or global_attn_every_n_layers is not 1); only models whose layers "
+        "are all global (full_attention) have a counterpart here")
+  rope = stock["rope_parameters"]["full_attention"]
+  if set(rope) - {"rope_type", "rope_theta"} or stock.get(
+      "rope_scaling") or rope.get("rope_type", "default") != "default":
+    raise errors.InputError(
+        f"{where}: rope_parameters.full_attention is {rope!r:.80}, or there is "
+        "a rope_scaling; only rope_type default has a counterpart here")
 
 
 def _field(stock, field, where):

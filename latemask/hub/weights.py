@@ -4,19 +4,27 @@ Tables, a row per parameter: {path of our array: its layout}. A row reads and
 writes (layouts.py); convert.py walks the tables in both directions.
 """
 
-from latemask.data.tokenizers import specials
 from latemask.hub import layouts
-
-# Stock RoBERTa's positions begin behind the id of <pad>.
-FIRST_POSITION = specials.TRAINED.pad + 1
 
 # architecture -> (model_type, prefix of class names, of names of weights).
 CLASSES = {
     "roberta": ("roberta", "Roberta", "roberta."),
+    "bert": ("bert", "Bert", "bert."),
+    "xlm_roberta": ("xlm-roberta", "XLMRoberta", "roberta."),
+    "camembert": ("camembert", "Camembert", "roberta."),
     "roberta_prenorm": ("roberta-prelayernorm", "RobertaPreLayerNorm",
                         "roberta_prelayernorm."),
     "modern": ("modernbert", "ModernBert", "model."),
 }
+
+
+# Those whose positions begin behind the row of <pad>.
+_BEHIND_PAD = ("roberta", "xlm_roberta", "camembert", "roberta_prenorm")
+
+
+def first_position(architecture, pad_id):
+  """Returns the row of a stock table of positions that is the first."""
+  return pad_id + 1 if architecture in _BEHIND_PAD else 0
 
 
 def _norm(path, name, bias=True):
@@ -31,7 +39,10 @@ def _layers(at, rows, first=0):
           for path, row in rows.items()}
 
 
-def _roberta(pre_norm):
+_TYPES = "embeddings.token_type_embeddings.weight"
+
+
+def _roberta(first, pre_norm=False):
   """Returns the rows of the encoder. Shapes of ours stand behind the line."""
   qkv = [f"attention.self.{n}" for n in ("query", "key", "value")]
   layer = {
@@ -53,15 +64,20 @@ def _roberta(pre_norm):
   return {
       "embedding": layouts.Vocabulary(("embeddings.word_embeddings.weight",)),
       "positions": layouts.Positions(
-          "embeddings.position_embeddings.weight",
-          "embeddings.token_type_embeddings.weight", FIRST_POSITION),
+          "embeddings.position_embeddings.weight", _TYPES, first),
       **_norm("embedding_norm", "embeddings.LayerNorm"),
       **_layers("encoder.layer.{}.", layer),
       **(_norm("final_norm", "LayerNorm") if pre_norm else {})}
 
 
-def _modern():
+def _bert(first):
+  # Of the token types both write; this row, which has both, comes later.
+  return _roberta(first) | {"second_text": layouts.SecondText(_TYPES)}
+
+
+def _modern(first):
   """Returns the rows of the encoder. Shapes of ours stand behind the line."""
+  del first  # There is no table of positions.
   layer = {
       "attention/qkv_kernel": layouts.Kernel(
           ("attn.Wqkv.weight",), (0,), (1, 2, 3)),  # Dx3xHxDh
@@ -80,34 +96,57 @@ def _modern():
       **_norm("final_norm", "final_norm", False)}
 
 
-# architecture -> rows of the encoder, of layers that never meet a mask.
-ENCODERS = {"roberta": _roberta(False), "roberta_prenorm": _roberta(True),
-            "modern": _modern()}
+# architecture -> function of the row of the first position -> rows of the
+# encoder, of layers that never meet a mask.
+ENCODERS = {"roberta": _roberta, "bert": _bert, "xlm_roberta": _roberta,
+            "camembert": _roberta,
+            "roberta_prenorm": lambda first: _roberta(first, pre_norm=True),
+            "modern": _modern}
 
-# architecture -> rows of a head; these names have no prefix.
+
+def encoder(architecture, pad_id):
+  """Returns the rows of an encoder."""
+  return ENCODERS[architecture](first_position(architecture, pad_id))
+
+
+def _mlm_head(dense, norm, at):
+  """Returns the rows of RoBERTa's head, and of BERT's."""
+  return {
+      "head/kernel": layouts.Kernel((dense + ".weight",)),
+      "head/bias": layouts.Vector((dense + ".bias",)),
+      **_norm("head/norm", norm),
+      "output_embedding": layouts.Vocabulary((at + "decoder.weight",)),
+      "output_bias": layouts.Vocabulary((at + "bias", at + "decoder.bias"))}
+
+
+def _class_head(dense, out):
+  return {
+      "dense_kernel": layouts.Kernel((dense + ".weight",)),
+      "dense_bias": layouts.Vector((dense + ".bias",)),
+      "out_kernel": layouts.Kernel((out + ".weight",)),
+      "out_bias": layouts.Vector((out + ".bias",))}
+
+
+# architecture -> rows of a head; these names are whole, without a prefix.
+_ROBERTA_MLM = _mlm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.")
 _MODERN_HEAD = {"head/kernel": layouts.Kernel(("head.dense.weight",)),
                 **_norm("head/norm", "head.norm", False)}
 MLM_HEADS = {
-    "roberta": {
-        "head/kernel": layouts.Kernel(("lm_head.dense.weight",)),
-        "head/bias": layouts.Vector(("lm_head.dense.bias",)),
-        **_norm("head/norm", "lm_head.layer_norm"),
-        "output_embedding": layouts.Vocabulary(("lm_head.decoder.weight",)),
-        "output_bias": layouts.Vocabulary(
-            ("lm_head.bias", "lm_head.decoder.bias"))},
+    "roberta": _ROBERTA_MLM, "xlm_roberta": _ROBERTA_MLM,
+    "camembert": _ROBERTA_MLM, "roberta_prenorm": _ROBERTA_MLM,
+    "bert": _mlm_head(
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm", "cls.predictions."),
     "modern": {
         **_MODERN_HEAD,
         "output_embedding": layouts.Vocabulary(("decoder.weight",)),
         "output_bias": layouts.Vocabulary(("decoder.bias",))}}
-MLM_HEADS["roberta_prenorm"] = MLM_HEADS["roberta"]
+_ROBERTA_CLASS = _class_head("classifier.dense", "classifier.out_proj")
 CLASS_HEADS = {
-    "roberta": {
-        "dense_kernel": layouts.Kernel(("classifier.dense.weight",)),
-        "dense_bias": layouts.Vector(("classifier.dense.bias",)),
-        "out_kernel": layouts.Kernel(("classifier.out_proj.weight",)),
-        "out_bias": layouts.Vector(("classifier.out_proj.bias",))},
+    "roberta": _ROBERTA_CLASS, "xlm_roberta": _ROBERTA_CLASS,
+    "camembert": _ROBERTA_CLASS, "roberta_prenorm": _ROBERTA_CLASS,
+    "bert": _class_head("bert.pooler.dense", "classifier"),
     "modern": {
         **_MODERN_HEAD,
         "out_kernel": layouts.Kernel(("classifier.weight",)),
         "out_bias": layouts.Vector(("classifier.bias",))}}
-CLASS_HEADS["roberta_prenorm"] = CLASS_HEADS["roberta"]

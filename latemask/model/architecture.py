@@ -3,6 +3,9 @@
 Each architecture is the exact counterpart of a stock Hugging Face class, so
 that what is trained here loads there:
   roberta          RobertaModel: post-norm, learned positions, GELU
+  bert, xlm_roberta, camembert
+                   the same function under other names; bert has a vector for
+                   the second text of a pair besides
   roberta_prenorm  RobertaPreLayerNormModel: the same, pre-norm, final norm
   modern           ModernBertModel, all layers global: pre-norm (none before
                    the first attention), rotary positions, GeGLU, no biases
@@ -19,7 +22,7 @@ from latemask import errors
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-  """What tells the three apart.
+  """What tells them apart.
 
   Fields:
     pre_norm: norms stand before attention and MLP, and one at the very end;
@@ -29,6 +32,7 @@ class Architecture:
       to the embeddings.
     gated: the MLP is act(a) * b.
     bias: dense layers and norms have biases.
+    types: a vector is added to each token of the second text of a pair.
   """
 
   pre_norm: bool
@@ -36,10 +40,15 @@ class Architecture:
   rotary: bool
   gated: bool
   bias: bool
+  types: bool = False
 
 
+_ROBERTA = Architecture(False, True, False, False, True)
 ARCHITECTURES = {
-    "roberta": Architecture(False, True, False, False, True),
+    "roberta": _ROBERTA,
+    "bert": dataclasses.replace(_ROBERTA, types=True),
+    "xlm_roberta": _ROBERTA,
+    "camembert": _ROBERTA,
     "roberta_prenorm": Architecture(True, True, False, False, True),
     "modern": Architecture(True, False, True, True, False),
 }

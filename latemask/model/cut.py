@@ -3,8 +3,9 @@
 The encoder is cut out of a pre-trained model as an ordinary one with
 insertion_layer 0, so that everything downstream (fine-tuning, export) meets
 one kind of model. The heads are those of the stock Hugging Face classes:
-  roberta, roberta_prenorm  RobertaClassificationHead: dense, tanh, dense
-  modern                    ModernBertPredictionHead, then dense
+  roberta and its like  RobertaClassificationHead: dense, tanh, dense (in
+                        BERT the first dense is called pooler)
+  modern                ModernBertPredictionHead, then dense
 Both read the state of bos (<s>, [CLS]).
 """
 
@@ -20,6 +21,7 @@ from latemask.model import architecture
 from latemask.model import encoder as encoder_lib
 from latemask.model import parts as parts_lib
 from latemask.model import products
+from latemask.model import tied_embedding
 
 # What pre-training alone needs.
 _NOT_ENCODER = ("mask_vector", "head", "output_bias", "decoder_norm", "early")
@@ -61,7 +63,7 @@ def cut(config, params, keep_layers=None):
 
 
 def encode(config, encoder, ids_BxS, specials, key_drop=None,
-           target_BxT=None):
+           target_BxT=None, second_BxS=None):
   """Returns the final hidden states, [B, S, D], or those of targets alone.
 
   Args:
@@ -70,14 +72,22 @@ def encode(config, encoder, ids_BxS, specials, key_drop=None,
     specials: the `Specials` of the tokenizer.
     key_drop: for dropout while training; None for none.
     target_BxT: the tokens that are wanted; None for all.
+    second_BxS: bool, the tokens of the second text of a pair; None for none.
+      Architectures without types make no difference between the two.
   """
+  looked_up_BxSxD = None
+  if second_BxS is not None and config.layer.architecture.types:
+    looked_up_BxSxD = tied_embedding.look_up(
+        encoder["embedding"], ids_BxS) + jnp.where(
+            second_BxS[..., None], encoder["second_text"][None, None], 0)
   # Flax wants these of a model, whether or not they are read.
   unread = {"mask_vector": jnp.zeros(config.width),
             "output_bias": jnp.zeros(config.padded_vocab_size)}
   rngs = {} if key_drop is None else {"dropout": key_drop}
   return encoder_lib.LateMaskModel(config).apply(
       {"params": encoder | unread}, masked_lib.unmasked(ids_BxS, specials),
-      key_drop is not None, target_BxT, rngs=rngs, method="encode")
+      key_drop is not None, target_BxT, looked_up_BxSxD, rngs=rngs,
+      method="encode")
 
 
 class ClassificationHead(nn.Module):
@@ -116,18 +126,20 @@ def init_head(config, num_labels, key):
       key, jnp.zeros((1, config.width)))["params"]
 
 
-def logits(config, params, ids_BxS, specials, num_labels, key_drop=None):
+def logits(config, params, ids_BxS, specials, num_labels, key_drop=None,
+           second_BxS=None):
   """Returns float32 logits, [B, labels].
 
   Args:
     params: {"encoder": of `cut`, "head": of `init_head`}.
-    ids_BxS, specials, key_drop: as for `encode`.
+    ids_BxS, specials, key_drop, second_BxS: as for `encode`.
   """
   keys = (None, None) if key_drop is None else jax.random.split(key_drop)
   # The last layer computes the state of bos alone: the head reads no other.
   first_Bx1 = jnp.zeros((len(ids_BxS), 1), jnp.int32)
   hidden_Bx1xD = encode(
-      config, params["encoder"], ids_BxS, specials, keys[0], first_Bx1)
+      config, params["encoder"], ids_BxS, specials, keys[0], first_Bx1,
+      second_BxS)
   rngs = {} if key_drop is None else {"dropout": keys[1]}
   return ClassificationHead(config, num_labels).apply(
       {"params": params["head"]}, hidden_Bx1xD[:, 0], key_drop is not None,

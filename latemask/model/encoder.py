@@ -67,6 +67,8 @@ class LateMaskModel(nn.Module):
           "positions", parts.VECTOR_INIT, (c.max_length, c.width))
     self.mask_vector_D = self.param(
         "mask_vector", parts.VECTOR_INIT, (c.width,))
+    if architecture.types:  # Fine-tuning adds it to what it looks up (cut.py).
+      self.second_text_D = self.param("second_text", parts.ZEROS, (c.width,))
     self.embedding_norm = parts.norm(c.layer, "embedding_norm")
     self.embedding_dropout = parts.Dropout(c.dropout)
     if c.insertion_layer:
@@ -105,13 +107,16 @@ class LateMaskModel(nn.Module):
     """Returns the head's hidden states of final ones, [B, S, D]."""
     return self.head(hidden_BxSxD)
 
-  def encode(self, masked, train=False, target_BxT=None):
+  def encode(self, masked, train=False, target_BxT=None, looked_up_BxKxD=None):
     """Returns what fine-tuning reads: the encoder's output, [B, K, D].
 
     The early layers and the final norm; with insertion_layer 0 all layers,
     and then `target_BxT` asks for some of the tokens only, [B, T, D].
+
+    Args:
+      looked_up_BxKxD: see `__call__`.
     """
-    kept_BxKxD, kept_place = self._early(masked, train)
+    kept_BxKxD, kept_place = self._early(masked, train, looked_up_BxKxD)
     if not self.config.insertion_layer:
       kept_BxKxD = self.late(
           kept_BxKxD, kept_place, target_BxT, train=train)

@@ -57,7 +57,8 @@ def layer_tokens(config, plan):
 def parameters(params):
   """Returns {component: number of parameters}."""
   component = {"embedding": "embedding", "positions": "embedding",
-               "embedding_norm": "embedding", "early": "early"}
+               "embedding_norm": "embedding", "second_text": "embedding",
+               "early": "early"}
   counts = dict.fromkeys(("embedding", "early", "late", "head"), 0)
   for name, tree in params.items():
     late_or_head = "head" if name in ("head", "output_bias") else "late"

@@ -25,7 +25,7 @@ RULES = (
     (r"positions$", P(None, "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),
     (r"output_bias$", P("tensor")),
-    (r"(out_bias|head/bias|mask_vector|norm/(scale|bias))$", P()),
+    (r"(out_bias|head/bias|mask_vector|second_text|norm/(scale|bias))$", P()),
 )
 
 

@@ -54,7 +54,7 @@ def check(loaded, config, tokenizer):
         "data.tokenizer out to take that")
 
 
-def begin(loaded, config, tokenizer, fresh):
+def begin(loaded, config, tokenizer, fresh, late):
   """Puts a model's parameters in the place of fresh ones; says which stay.
 
   Layers fill up from the first one.
@@ -64,6 +64,8 @@ def begin(loaded, config, tokenizer, fresh):
     config: the run's `ModelConfig`.
     tokenizer: the run's.
     fresh: the run's parameters as initialised.
+    late: how late layers begin that the model does not have
+      (`train.init_late`, a row of `_INIT_LATE`).
 
   Returns:
     Parameters, laid out as `fresh`.
@@ -75,7 +77,7 @@ def begin(loaded, config, tokenizer, fresh):
   theirs = flax.traverse_util.flatten_dict(loaded.params, sep="/")
   ours = flax.traverse_util.flatten_dict(fresh, sep="/")
   same_late = loaded.config.decoder == config.decoder == "cross"
-  stays = []
+  stays, copied = [], 0
   for name, old in ours.items():
     stack, _, inside = name.partition("/layers/")
     if inside and not (same_late and stack == "late"):
@@ -83,7 +85,12 @@ def begin(loaded, config, tokenizer, fresh):
         stays.append(name)
         continue
       first = config.insertion_layer if stack == "late" else 0
-      new = _layers(theirs, loaded.config, inside)[first:first + len(old)]
+      layers = _layers(theirs, loaded.config, inside)
+      new = layers[first:first + len(old)]
+      if stack == "late":
+        there = len(new)
+        new = _INIT_LATE[late](layers, new, len(old) - there)
+        copied = len(new) - there
     elif name not in theirs:
       stays.append(name)
       continue
@@ -94,9 +101,19 @@ def begin(loaded, config, tokenizer, fresh):
     if len(new):
       ours[name] = jax.device_put(
           old.at[:len(new)].set(new), old.sharding)
-  print(f"parameters of {loaded.path}; as initialised: "
-        f"{', '.join(stays) or 'none'}", flush=True)
+  print(f"parameters of {loaded.path}"
+        + f", its last layers once more as the last {copied}" * bool(copied)
+        + f"; as initialised: {', '.join(stays) or 'none'}", flush=True)
   return flax.traverse_util.unflatten_dict(ours, sep="/")
+
+
+def _copies(layers, new, lacking):
+  """Adds copies of the last layers there are, in their order."""
+  return np.concatenate(
+      [new, layers[np.arange(-lacking, 0) % len(layers)]])
+
+
+_INIT_LATE = {"copy": _copies, "fresh": lambda layers, new, lacking: new}
 
 
 def _num_layers(params):

@@ -61,10 +61,11 @@ def warmup_steps(config):
   return o.warmup_steps
 
 
-# First match wins; a parameter that no rule covers raises. Biases, norms and
-# the mask vector do not decay; embeddings do, as in RoBERTa.
+# First match wins; a parameter that no rule covers raises. Biases, norms, the
+# mask vector and that of a second text do not decay; embeddings do, as in
+# RoBERTa.
 _DECAY_RULES = (
-    (r"(bias|scale|mask_vector)$", False),
+    (r"(bias|scale|mask_vector|second_text)$", False),
     (r"(kernel|embedding|positions)$", True),
 )
 

@@ -126,7 +126,8 @@ def _begin(program, tokenizer, checkpoints, beginning):
       # beginning, has not read it so far.
       beginning = beginning or pretrained.load(program.config.train.init_from)
       state = state.replace(params=init_from.begin(
-          beginning, program.model.config, tokenizer, state.params))
+          beginning, program.model.config, tokenizer, state.params,
+          program.config.train.init_late))
     progress = checkpoints_lib.Progress(
         state, trained_length=beginning and pretrained.trained_length(
             beginning, program.config))

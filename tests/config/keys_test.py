@@ -7,7 +7,7 @@ from configs import glue
 from latemask.config import domains
 from latemask.config import keys
 from latemask.data import packing
-from latemask.data.sources import text
+from latemask.data.sources import formats
 from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import sentencepiece
 from latemask.data.tokenizers import word_starts
@@ -20,11 +20,12 @@ from latemask.model import architecture
 from latemask.model import insertion
 from latemask.model import stack
 from latemask.runtime import rng
+from latemask.train import init_from
 from latemask.train import optimizer
 
 # The table of a module that each of these keys chooses from.
 TABLES = {
-    "data.documents": text.DOCUMENTS,
+    "data.documents": formats.DOCUMENTS,
     "data.packing": packing.PACKINGS,
     "data.tokenizer_kind": kinds.TRAINED,
     "masking.unit": units.UNITS,
@@ -35,6 +36,7 @@ TABLES = {
     "model.decoder_queries": insertion.QUERIES,
     "model.dtype": architecture.DTYPES,
     "model.remat": stack.REMAT,
+    "train.init_late": init_from._INIT_LATE,
     "train.on_nonfinite": ("stop", "rollback"),  # An if.
     "train.dropout_rng": rng.KINDS,
     "optimizer.schedule": optimizer._DECAYS,

@@ -136,7 +136,7 @@ def test_refused_in_one_line_or_meant(rows, meant):
       message = str(refused.value)
       assert message.startswith(f"{key} is ") and "it must be " in message
       assert "\n" not in message and len(message) < 200
-  assert num_tried == {True: 76, False: 22}[rows is keys.PRETRAINING] * len(
+  assert num_tried == {True: 77, False: 22}[rows is keys.PRETRAINING] * len(
       VALUES)
 
 
@@ -230,5 +230,6 @@ def test_what_is_meant_runs_a_step_of_finetuning(values, encoder):
   rate = (finetune_step.schedule(config, 3) * config.grid.learning_rates[0])[1]
   state, _ = program.train_step(
       program.init_state(seed),
-      (np.full((4, 8), 7), np.zeros(4, np.int32), np.ones(4)), rate, seed)
+      ((np.full((4, 8), 7), np.zeros((4, 8), bool)), np.zeros(4, np.int32),
+       np.ones(4)), rate, seed)
   assert int(state.step) == 1

@@ -286,13 +286,13 @@ def test_logits_are_those_of_the_whole_encoder(config):
   """The last layer computes the state of <s> alone, and exactly that."""
   program, data = _program(config)
   params = program.init_state(np.uint32(0)).params
-  ids_BxS = batches.pad(data.train, np.arange(4), 4, [16])
+  rows = batches.pad(data.train, np.arange(4), 4, [16])
   hidden_BxSxD = cut.encode(
-      program.model, params["encoder"], ids_BxS, program.specials)
+      program.model, params["encoder"], rows[0], program.specials)
   expected = cut.ClassificationHead(program.model, 2).apply(
       {"params": params["head"]}, hidden_BxSxD[:, 0])
   np.testing.assert_allclose(
-      program.logits(params, ids_BxS), expected, atol=1e-6)
+      program.logits(params, rows), expected, atol=1e-6)
 
 
 def _result(rate, seed, score):

@@ -261,8 +261,8 @@ def test_refusals(tiny, tokenizer, tmp_path):
     hub_folder.load(out)
   (out / "latemask.json").unlink()
   stock = json.loads((out / "config.json").read_text())
-  for key, value in [("model_type", "bert"), ("hidden_act", "relu"),
-                     ("pad_token_id", 0), ("is_decoder", True),
+  for key, value in [("model_type", "gpt2"), ("hidden_act", "relu"),
+                     ("pad_token_id", -1), ("is_decoder", True),
                      ("position_embedding_type", "relative_key")]:
     (out / "config.json").write_text(json.dumps(stock | {key: value}))
     with pytest.raises(errors.InputError, match=str(value)):

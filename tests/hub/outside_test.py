@@ -118,7 +118,7 @@ def test_config_json(folder, architecture, field, value):
 LATEMASK = [
     ("model", ...), ("model", []), ("model", None), ("model", "modern"),
     ("model.widht", 4), ("model.width", ...), ("model.width", "4"),
-    ("model.architecture", "bert"), ("model.architecture", ["modern"]),
+    ("model.architecture", "gpt"), ("model.architecture", ["modern"]),
     ("model.decoder", "none"), ("model.dtype", "float16"),
     ("model.heads", 3), ("model.heads", 4), ("model.layers", -3),
     ("model.insertion_layer", 99), ("model.insertion_layer", 2),

@@ -68,6 +68,7 @@ def test_loads_what_was_trained(run, folder, caplog):
     ({}, ()),
     # Two late layers more than there are, and another place for the masks.
     ({"layers": 6}, {"late[1:]"}),
+    ({"layers": 7, "init_late": "copy"}, ()),
     ({"insertion_layer": 2}, ()),
     ({"insertion_layer": 0}, ()),
     ({"decoder": "cross", "insertion_layer": 4, "layers": 5},
@@ -75,12 +76,14 @@ def test_loads_what_was_trained(run, folder, caplog):
 ])
 def test_begins_with_it(tiny_run, run, keys, fresh, capsys):
   workdir, state = run
+  keys = dict(keys)
+  tiny_run.train.init_late = keys.pop("init_late", "fresh")
   tiny_run.model.update(keys)
   tokenizer = pretrained.load(workdir).tokenizer
   program = step_lib.build(tiny_run, specials.trained(tokenizer.vocab_size))
   begun = init_from.begin(
       pretrained.load(workdir), program.model.config, tokenizer,
-      program.init_state().params)
+      program.init_state().params, tiny_run.train.init_late)
   said = capsys.readouterr().out.split("as initialised: ")[1].strip()
   names = {("[" in n and n[:4] + n[n.index("["):]) or n.split("/")[0]
            for n in said.split(", ")} - {"none"}
@@ -97,6 +100,9 @@ def test_begins_with_it(tiny_run, run, keys, fresh, capsys):
     source = np.concatenate([there[f"{s}/layers/{inside}"]
                              for s in ("early", "late")])
     first = program.model.config.insertion_layer if stack == "late" else 0
+    if tiny_run.train.init_late == "copy":  # Layers 4 to 6 are 1 to 3 again.
+      source = np.concatenate([source, source[1:]])
+      assert len(source) == 7
     source = source[first:first + len(array)]
     np.testing.assert_array_equal(array[:len(source)], source, path)
 

@@ -211,7 +211,7 @@ def _encoded(num_rows, seed=0):
   rng = np.random.default_rng(seed)
   ids = [np.full(n, 7, np.int32) for n in rng.integers(3, 60, num_rows)]
   return batches_lib.Encoded(
-      ids, ids, specials.TRAINED.pad, np.array([len(i) for i in ids]),
+      ids, [i > 0 for i in ids], specials.TRAINED.pad, np.array([len(i) for i in ids]),
       np.arange(num_rows, dtype=np.int32), 0)
 
 
@@ -223,7 +223,9 @@ def test_an_epoch_is_every_row_once_and_each_epoch_another():
   for batches in epochs:
     seen, padded = [], 0
     for rows in batches:
-      ids_BxS, labels_B, weights_B = batches_lib.collate(encoded, rows, 16, lengths)
+      (ids_BxS, second_BxS), labels_B, weights_B = batches_lib.collate(
+          encoded, rows, 16, lengths)
+      np.testing.assert_array_equal(second_BxS, ids_BxS == 7)
       assert ids_BxS.shape[0] == 16 and ids_BxS.shape[1] in lengths
       np.testing.assert_array_equal(
           np.sum(ids_BxS != specials.TRAINED.pad, axis=1)[:len(rows)],
