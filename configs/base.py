@@ -46,8 +46,9 @@ def get_config(size="base"):
   config.seed = 0
 
   config.data = data = ml_collections.ConfigDict()
-  # Documents: tfds:NAME[:SPLIT], text:GLOB, builtin; several joined by commas
-  # (a comma that no kind follows is part of the name).
+  # Documents: text:GLOB, files:GLOB, parquet:GLOB, arrow:GLOB,
+  # tfds:NAME[:SPLIT], builtin; several joined by commas (a comma that no kind
+  # follows is part of the name). SOURCE@SHARE,...: shares of the rows.
   data.source = "tfds:wikipedia/20230601.en,tfds:pg19"
   # Where packed rows lie; None: WORKDIR/data. Several runs may share one.
   data.dir = text()
@@ -56,7 +57,8 @@ def get_config(size="base"):
   data.cache_dir = text()
   # Where TFDS sets lie; None: TFDS's own default (~/tensorflow_datasets).
   data.tfds_dir = text()
-  # Features (TFDS) and keys (.jsonl) that hold the text; the first found.
+  # Features (TFDS), keys (.jsonl) and columns (.csv, parquet, Arrow) that hold
+  # the text; the first found.
   data.text_fields = ("text", "book_text")
   # What a document of .txt is: lines (each one), or blank_lines (what stands
   # between them). In .jsonl it is a line.
@@ -83,7 +85,8 @@ def get_config(size="base"):
   # Share of the documents held out for evaluation, in rows of their own.
   data.eval_fraction = 0.005
   # Other text to hold out, as data.source names it: of data.source then
-  # nothing is, and eval_fraction is not used. None: eval_fraction.
+  # nothing is, and eval_fraction is not used. Of sources with shares one for
+  # each, in order. None: eval_fraction.
   data.eval_source = text()
 
   config.masking = masking = ml_collections.ConfigDict()

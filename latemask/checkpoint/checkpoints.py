@@ -62,7 +62,7 @@ class Checkpoints:
     """Opens the folder, creating it where it must be.
 
     Args:
-      packed: the `packed_set.Packed` that the run reads.
+      packed: the `packed_set.Packed` or `Mixture` that the run reads.
       claim: the `claims.Claim` on the workdir; None: nobody else knows of it.
     """
     self._claim = claim
@@ -70,7 +70,7 @@ class Checkpoints:
         "format": record_lib.FORMAT,
         "config": config.to_dict(),
         "manifest": packed.digest,
-        "order": order.Order(packed, config).probe,
+        "order": order.of(packed, config).probe,
         "tokenizer": tokenizers_lib.record(packed.tokenizer),
     }
     self._max_failed = config.checkpoint.max_failed_saves

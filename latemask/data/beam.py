@@ -34,7 +34,7 @@ def beam_packer(runner, beam_args):
         "apache-beam") from error
   options = pipeline_options.PipelineOptions(beam_args, runner=runner)
   try:
-    pipeline = beam.Pipeline(options=options)
+    beam.Pipeline(options=options)
   except ValueError as error:
     raise errors.InputError(
         f"--runner={runner}: {' '.join(str(error).split())}") from error
@@ -43,6 +43,8 @@ def beam_packer(runner, beam_args):
     if not job.todo:
       return
     _take_refusals(job)
+    # Sources with shares are packed one after the other, each in its own.
+    pipeline = beam.Pipeline(options=options)
     (pipeline | beam.Create(job.todo)
      # Else runners give one worker all that was made together.
      | beam.Reshuffle()

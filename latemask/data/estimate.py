@@ -8,7 +8,7 @@ import dataclasses
 from etils import epath
 import numpy as np
 
-from latemask.data import packed_set
+from latemask.data import mixture
 from latemask.data import packing
 from latemask.data import shards
 from latemask.data.sources import table as sources_lib
@@ -53,7 +53,7 @@ def dry_run(config, directory, given_tokenizer):
     The estimated counts, keys of `packing.COUNTS`, bad_documents and bytes.
 
   Raises:
-    InputError: see `packed_set.load` and `table.open_source`; or the set was
+    InputError: see `mixture.load` and `table.open_source`; or the set was
       packed from other text.
   """
   directory = epath.Path(directory)
@@ -81,12 +81,12 @@ def dry_run(config, directory, given_tokenizer):
             f"(data.max_bad_documents is {config.data.max_bad_documents}): "
             f"{bad}")
     totals = {key: totals[key] + counts[key] for key in totals}
-  num_shards = config.data.shards or sources_lib.default_shards(sources)
+  num_shards, done = _shards(config, directory, [
+      (spec, source) for (spec, _), source in zip(found, sources)])
   row_bytes = config.data.length * packing.row_dtype(
       tokenizer.vocab_size).itemsize + _RECORD_BYTES
   blocks = -(-totals["rows"] * row_bytes // num_shards // _BLOCK_BYTES) + 1
   totals["bytes"] = num_shards * blocks * _BLOCK_BYTES
-  done = len(shards.done(directory, num_shards))
   batch_size = config.train.batch_size
   print(f"in all about {totals['tokens']:,} tokens in {totals['rows']:,} rows "
         f"of {config.data.length}; one epoch is about "
@@ -96,15 +96,35 @@ def dry_run(config, directory, given_tokenizer):
   return totals
 
 
+def _shards(config, directory, found):
+  """Returns (how many shards there will be, how many are packed).
+
+  Args:
+    found: (part of a key, its source) of each.
+  """
+  sets = [(directory, [source for _, source in found])]
+  parts = mixture.parts(config, directory)
+  if parts:  # Each with what is held out for it.
+    sets = [(part.directory, [
+        source for spec, source in found
+        if spec in (part.name, part.config.data.eval_source)])
+            for part in parts]
+  num_shards = [config.data.shards or sources_lib.default_shards(sources)
+                for _, sources in sets]
+  return sum(num_shards), sum(
+      len(shards.done(folder, count))
+      for (folder, _), count in zip(sets, num_shards))
+
+
 def complete(config, directory):
   """Returns the complete set in a folder, and says so; None if none is there.
 
   Raises:
-    InputError: see `packed_set.load`; or it was packed from other text.
+    InputError: see `mixture.load`; or it was packed from other text.
   """
-  packed = packed_set.load(config, directory)
+  packed = mixture.load(config, directory)
   if packed:
-    changes = packed_set.changes(config, packed)
+    changes = mixture.changes(config, packed)
     if changes:
       raise errors.InputError(
           f"{directory} was packed from other text: {changes}; delete the "

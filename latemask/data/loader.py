@@ -37,7 +37,7 @@ class Loader:
 
   Attributes:
     packed: the set.
-    order: its `order.Order`.
+    order: its `order.Order`, or `order.Mixed`.
     num_train_rows, num_eval_rows: how many there are.
   """
 
@@ -45,7 +45,7 @@ class Loader:
     """Opens the shards.
 
     Args:
-      packed: a `packed_set.Packed`.
+      packed: a `packed_set.Packed` or a `mixture.Mixture`.
       config: the run's; its seed is that of the order of training rows.
 
     Raises:
@@ -55,12 +55,12 @@ class Loader:
     self._length = config.data.length
     self._dtype = packing.row_dtype(packed.tokenizer.vocab_size)
     self._paths = packed.paths
-    self._records = _open(packed, reading(
-        packed.paths, packed.num_bytes, packed.digest,
-        config.data.cache_dir))
+    self._records = _open(packed, [
+        path for s in packed.sets for path in reading(
+            s.paths, s.num_bytes, s.digest, config.data.cache_dir)])
     self._stops = list(itertools.accumulate(packed.num_rows))
     self.packed = packed
-    self.order = order_lib.Order(packed, config)
+    self.order = order_lib.of(packed, config)
     self.num_train_rows = self.order.num_train_rows
     self.num_eval_rows = self.order.num_eval_rows
 
@@ -72,14 +72,18 @@ class Loader:
     """
     return self._batches(sharding, batch_size, start, stop, self.train_row)
 
-  def eval_batches(self, sharding, batch_size, num_rows):
+  def eval_batches(self, sharding, batch_size, num_rows, source=None):
     """Yields (rows_B, ids_BxL) over the first `num_rows` held-out rows.
 
     rows_B is the place of each among the held-out ones; the last batch is
     filled up with rows of padding.
+
+    Args:
+      source: an `order.Source`, of whose rows; None: of all.
     """
+    eval_row = source.eval_row if source else self.eval_row
     def row(index):
-      return self.eval_row(index) if index < num_rows else None
+      return eval_row(index) if index < num_rows else None
     count = -(-num_rows // batch_size)
     batches = self._batches(sharding, batch_size, 0, count, row)
     for step, ids_BxL in enumerate(batches):

@@ -7,7 +7,8 @@ goes on at any place at once:
     a fixed permutation of all rows sets `data.eval_fraction` of them aside;
   - each epoch is a keyed permutation of the training rows, laid end to end;
   - the held-out rows stand in a fixed permutation, so that the first ones are
-    an even sample, the same for every seed.
+    an even sample, the same for every seed;
+  - of a mixture each set has an `Order` of its own, and theirs are interleaved.
 The permutations come from Grain, and no digest of the rows covers them:
 `Order.probe` tells whether they are still the same.
 """
@@ -17,11 +18,13 @@ import functools
 import hashlib
 import importlib.metadata
 import itertools
+import typing
 
 import grain
 import numpy as np
 
 from latemask.data import held_out
+from latemask.data import mixture as mixture_lib
 from latemask import errors
 
 _SPLIT_SEED = 3_211_048
@@ -32,11 +35,35 @@ _PROBED = tuple(itertools.product(
 _PROBES = 16
 
 
+class Source(typing.NamedTuple):
+  """What is evaluated together, and has epochs of its own.
+
+  Fields:
+    name: as `data.source` names it; None for all that there is.
+    share: of the training rows.
+    num_train_rows, num_eval_rows: how many there are.
+    eval_row: number among its held-out rows -> row.
+  """
+
+  name: str | None
+  share: float
+  num_train_rows: int
+  num_eval_rows: int
+  eval_row: typing.Callable
+
+
+def of(packed, config):
+  """Returns the `Order` of a set, or the `Mixed` of a mixture."""
+  is_mixture = isinstance(packed, mixture_lib.Mixture)
+  return (Mixed if is_mixture else Order)(packed, config)
+
+
 class Order:
   """Where rows stand.
 
   Attributes:
     num_train_rows, num_eval_rows: how many there are.
+    sources: one `Source`.
   """
 
   def __init__(self, packed, config):
@@ -50,6 +77,8 @@ class Order:
         _by_rows(packed, config) if packed.split is None
         else _by_documents(packed))
     self.num_train_rows, self.num_eval_rows = len(self._train), len(self._eval)
+    self.sources = [Source(None, 1.0, self.num_train_rows, self.num_eval_rows,
+                           self.eval_row)]
 
   def train_row(self, index):
     """Returns the row of the set that stands at `index` of the training."""
@@ -65,6 +94,55 @@ class Order:
   def probe(self):
     """Of which version of Grain they are, and a hash of some of the places."""
     places = [_some(_permutation(*key).__getitem__, key[0]) for key in _PROBED]
+    places += [_some(self.train_row, 2 * self.num_train_rows),
+               _some(self.eval_row, self.num_eval_rows)]
+    return {"grain": importlib.metadata.version("grain"),
+            "sha256": hashlib.sha256(repr(places).encode()).hexdigest()}
+
+
+class Mixed:
+  """Where the rows of a mixture stand; as `Order`.
+
+  Attributes:
+    num_train_rows, num_eval_rows: how many the sources have together.
+    sources: a `Source` each.
+  """
+
+  def __init__(self, mixture, config):
+    """Takes a `mixture.Mixture`, and the seed of a run."""
+    self._orders = [Order(packed, config) for packed in mixture.sets]
+    self._starts = [0, *itertools.accumulate(
+        sum(packed.num_rows) for packed in mixture.sets)]
+    shares = [part.share for part in mixture.parts]
+    self._shares = list(map(str, shares))
+    self._train = mixture_lib.interleave(shares)
+    # All of them once, whatever the shares are.
+    self._eval = mixture_lib.Interleave(
+        [order.num_eval_rows for order in self._orders])
+    self.num_train_rows = sum(order.num_train_rows for order in self._orders)
+    self.num_eval_rows = sum(order.num_eval_rows for order in self._orders)
+    self.sources = [
+        Source(part.name, float(part.share), order.num_train_rows,
+               order.num_eval_rows, functools.partial(self._eval_row, number))
+        for number, (part, order) in enumerate(
+            zip(mixture.parts, self._orders))]
+
+  def _eval_row(self, number, index):
+    return self._starts[number] + self._orders[number].eval_row(index)
+
+  def train_row(self, index):
+    """Returns the row of the mixture that stands at `index` of the training."""
+    number, place = self._train[index]
+    return self._starts[number] + self._orders[number].train_row(place)
+
+  def eval_row(self, index):
+    """Returns row `index` of the held-out ones of all sources, interleaved."""
+    return self._eval_row(*self._eval[index])
+
+  @property
+  def probe(self):
+    """As that of `Order`, of all of them and of how they are interleaved."""
+    places = [order.probe["sha256"] for order in self._orders] + self._shares
     places += [_some(self.train_row, 2 * self.num_train_rows),
                _some(self.eval_row, self.num_eval_rows)]
     return {"grain": importlib.metadata.version("grain"),

@@ -33,6 +33,11 @@ class Packed:
   tokenizer: tokenizer_lib.Tokenizer
 
   @property
+  def sets(self):
+    """The sets that it is made of: this one; see mixture.py."""
+    return [self]
+
+  @property
   def _shards(self):
     return [s for s in self.manifest["shards"] if s["rows"]]
 
@@ -107,18 +112,39 @@ def load(config, directory, tokenizer=None):
     InputError: what lies there was packed with other settings; see `check`.
   """
   directory = epath.Path(directory)
-  if not (directory / "manifest.json").exists():
+  manifest = read(config, directory, tokenizer)
+  if (not manifest or not manifest["complete"]
+      or not _has_all_shards(directory, manifest)):
     return None
-  manifest = _read_manifest(directory / "manifest.json")
+  return Packed(str(directory), manifest, tokenizer_in(directory, manifest))
+
+
+def read(config, directory, tokenizer=None):
+  """Returns the manifest of a set that was begun, None where none was.
+
+  Raises:
+    InputError: it was begun with other settings.
+  """
+  path = epath.Path(directory) / "manifest.json"
+  if not path.exists():
+    return None
+  manifest = _read_manifest(path)
   _compare(config, directory, manifest, tokenizer)
-  if not manifest["complete"] or not _has_all_shards(directory, manifest):
-    return None
+  return manifest
+
+
+def tokenizer_in(directory, manifest):
+  """Returns the tokenizer of a set.
+
+  Raises:
+    InputError: what lies there is another, or none.
+  """
   tokenizer = tokenizers_lib.saved(directory)
-  if tokenizer.digest != manifest["settings"]["tokenizer"]:
+  if not tokenizer or tokenizer.digest != manifest["settings"]["tokenizer"]:
     raise errors.InputError(
         f"the tokenizer in {directory} is not that which the rows were "
         "packed with; restore it or delete the folder")
-  return Packed(str(directory), manifest, tokenizer)
+  return tokenizer
 
 
 def _read_manifest(path):

@@ -17,6 +17,7 @@ from etils import epath
 import tqdm
 
 from latemask.data import held_out
+from latemask.data import mixture
 from latemask.data import packed_set
 from latemask.data import packing
 from latemask.data import shards as shards_lib
@@ -33,7 +34,7 @@ def prepare(config, directory, pack=None, tokenizer=None):
   """Packs the documents of `config.data` into `directory`, or loads them.
 
   Prints a summary at the end. Where another program packs them just now, it
-  waits for that.
+  waits for that. Sources with shares are a set each (mixture.py).
 
   Args:
     pack: called with a `shards.Job`, it lets `shards.pack` run on each of its
@@ -45,16 +46,18 @@ def prepare(config, directory, pack=None, tokenizer=None):
     InputError: see `load`, `table.open_sources`, `sentencepiece.load`; or more
       documents cannot be read than `data.max_bad_documents` allows.
   """
-  packed = packed_set.load(config, directory, tokenizer)
+  packed = mixture.load(config, directory, tokenizer)
   if packed:
-    if said := packed_set.changes(config, packed):
+    if said := mixture.changes(config, packed):
       print(f"{directory} was packed from other text: {said}; the rows stay "
             "as they are", flush=True)
     return packed
   files.check_writable(directory)
-  sources = sources_lib.open_sources(config)
-  eval_sources = (sources_lib.open_sources(config, "data.eval_source")
-                  if config.data.eval_source else [])
+  parts = mixture.parts(config, directory)
+  if parts:
+    return _prepare_parts(
+        config, epath.Path(directory), pack, tokenizer, parts)
+  sources, eval_sources = _open(config)
   everything = sources + eval_sources
   print("".join(f"{note}\n" for source in everything
                 for note in source.notes), end="", flush=True)
@@ -66,6 +69,45 @@ def prepare(config, directory, pack=None, tokenizer=None):
         sources, eval_sources)
 
 
+def _open(config):
+  """Returns the (sources, eval_sources) of a config."""
+  return (sources_lib.open_sources(config),
+          sources_lib.open_sources(config, "data.eval_source")
+          if config.data.eval_source else [])
+
+
+def _prepare_parts(config, directory, pack, tokenizer, parts):
+  """Packs each of the sources with shares, and returns their `Mixture`."""
+  opened = [_open(part.config) for part in parts]
+  mixture.check_apart(opened)
+  with claims.held(claims.inside(directory, "packing.json"), wait=True):
+    splits = [_split(part.config, part.directory, *found)
+              for part, found in zip(parts, opened)]
+    sample = mixture.Sample(
+        [(part.share, held_out.trained(sources, split))
+         for part, (sources, _), split in zip(parts, opened, splits)],
+        config.data.tokenizer_sample_bytes)
+    given = tokenizer
+    tokenizer, trained = _tokenizer(config, [sample], directory, given)
+    if not mixture.read_begun(config, directory, given):
+      files.write_json(directory / "manifest.json", {
+          "settings": mixture.settings(config) | {
+              "tokenizer": tokenizer.digest, "tokenizer_trained": trained},
+          "complete": False, "split": None}, sort_keys=True)
+  for part in parts:
+    print(f"{part.name}, {float(part.share):.4g} of the rows, in "
+          f"{part.directory.name}:", flush=True)
+    prepare(part.config, part.directory, pack, tokenizer)
+  return mixture.load(config, directory, given)
+
+
+def _split(config, directory, sources, eval_sources):
+  """Returns how documents are split: as was begun, or as it will be."""
+  begun = packed_set.read_begun(directory)
+  return (begun.get("split") if begun
+          else held_out.split(config, sources, eval_sources))
+
+
 def _prepare(config, directory, pack, tokenizer, claim, sources,
              eval_sources):
   """Packs what is not packed yet, and returns the `packed_set.Packed`."""
@@ -73,8 +115,7 @@ def _prepare(config, directory, pack, tokenizer, claim, sources,
   everything = sources + eval_sources
   num_shards = config.data.shards or sources_lib.default_shards(everything)
   begun = packed_set.read_begun(directory)
-  split = (begun.get("split") if begun
-           else held_out.split(config, sources, eval_sources))
+  split = _split(config, directory, sources, eval_sources)
   tokenizer, trained = _tokenizer(
       config, held_out.trained(sources, split), directory, tokenizer)
   settings = packed_set.settings(config) | {

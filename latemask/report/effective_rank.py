@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latemask.data import loader as loader_lib
+from latemask.data import mixture
 from latemask.data import packed_set
 from latemask import errors
 from latemask.hub import pretrained
@@ -111,7 +112,7 @@ def held_out(workdir, config, num_rows):
     InputError: the run's rows are not where its config says.
   """
   directory = packed_set.directory_of(config, workdir)
-  packed = packed_set.load(config, directory)
+  packed = mixture.load(config, directory)
   if packed is None:
     raise errors.InputError(
         f"{directory} holds no packed rows, which the rank of {workdir} is "

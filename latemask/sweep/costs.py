@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import statistics
 
-from latemask.data import packed_set
+from latemask.data import mixture
 from latemask.data.sources import table as sources_lib
 from latemask.data.sources import tfds as tfds_source
 from latemask import errors
@@ -39,7 +39,7 @@ def check(points):
     except errors.InputError as error:
       raise errors.InputError(f"{point.name}: {error}") from error
   for config in rows(checked).values():
-    if not packed_set.load(config, config.data.dir):
+    if not mixture.load(config, config.data.dir):
       _check_sources(config)
   return checked
 

@@ -20,6 +20,7 @@ import ml_collections
 
 from latemask.config import keys
 from latemask.config import spec as spec_lib
+from latemask.data import mixture
 from latemask.data import packed_set
 from latemask import errors
 from latemask.runtime import files
@@ -182,6 +183,8 @@ def _with_rows(config, out):
                 if not keys.PRETRAINING[f"data.{key}"].free
                 # Rows that were packed before there was a key keep their name.
                 and (f"data.{key}", value) not in keys.BEFORE.items()}
+    # Other shares read the same rows.
+    settings["source"] = mixture.without_shares(settings["source"])
     if config.train.init_from:  # Its tokenizer may be that of the rows.
       settings["init_from"] = config.train.init_from
     fraction = {"eval_fraction": settings.pop("eval_fraction")}

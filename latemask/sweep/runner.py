@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 
-from latemask.data import packed_set
+from latemask.data import mixture
 from latemask.data import prepare as prepare_lib
 from latemask.hub import pretrained
 from latemask.runtime import claims
@@ -241,7 +241,7 @@ def pack(points):
   """Packs the rows that runs share, each set once."""
   todo = [point for point in points if not point.done]
   for directory, config in costs.rows(todo).items():
-    if not packed_set.load(config, directory):
+    if not mixture.load(config, directory):
       prepare_lib.prepare(config, directory, tokenizer=
                           pretrained.tokenizer_of_rows(config))
 

@@ -20,6 +20,7 @@ FEW_ROWS = 100
 # Tokens of the training rows that the unigram entropy is counted on, at most.
 _SAMPLE_TOKENS = 1 << 21
 _AT_A_RATE = re.compile(r"eval/rate_(.+)/loss")
+_OF_A_SOURCE = re.compile(r"eval/source/([^/]+)/loss")
 
 
 class Evaluator:
@@ -35,7 +36,8 @@ class Evaluator:
     self._batch_size = batch_size(config, program.mesh)
     self._loader = loader
     self._length = config.data.length
-    self._num_rows = min(config.eval.max_rows, loader.num_eval_rows)
+    self._max_rows = config.eval.max_rows
+    self._names = _source_names(loader.order.sources)
     self._sharding = program.batch_sharding
     self._steps = {"eval": program.eval_step(program.plan)}
     for rate in config.eval.rates:
@@ -54,14 +56,30 @@ class Evaluator:
       None when stopped, else per rate `.../loss` (nats a target),
       `.../accuracy`, `.../targets` (how many) and `.../hidden_fraction` (of the
       tokens that can be masked, the share that was selected); `eval/rows`; and
-      `eval/unigram_entropy` (nats), see `unigram_entropy`.
+      `eval/unigram_entropy` (nats), see `unigram_entropy`. Of sources with
+      shares, means are weighted by them, and each source has its own, too:
+      `eval/source/NAME/loss`, `eval/source/NAME/rate_.../loss`.
     """
+    found, total_rows = [], 0
+    for source in self._loader.order.sources:
+      num_rows = min(source.num_eval_rows,
+                     max(1, round(self._max_rows * source.share)))
+      if num_batches is not None:
+        num_rows = min(num_rows, num_batches * self._batch_size)
+      totals = self._totals(params, stop, source, num_rows)
+      if totals is None:
+        return None
+      found.append(totals)
+      total_rows += num_rows
+    return self._scalars(jax.device_get(found)) | {
+        "eval/rows": float(total_rows),
+        "eval/unigram_entropy": self._unigram_entropy}
+
+  def _totals(self, params, stop, source, num_rows):
+    """Returns {rate: (sums, counts)} of rows of a source; None if stopped."""
     totals, under_way = dict.fromkeys(self._steps), None
-    num_rows = self._num_rows
-    if num_batches is not None:
-      num_rows = min(num_rows, num_batches * self._batch_size)
     for rows_B, ids_BxL in self._loader.eval_batches(
-        self._sharding, self._batch_size, num_rows):
+        self._sharding, self._batch_size, num_rows, source):
       for name, step in self._steps.items():
         sums, counts = step(params, rows_B, ids_BxL)
         if totals[name]:
@@ -74,18 +92,42 @@ class Evaluator:
       under_way = tuple(totals.values())
       if stop():
         return None
+    return totals
+
+  def _scalars(self, found):
+    """Returns the scalars of {rate: (sums, counts)} of each source."""
     scalars = {}
-    for name, (sums, counts) in jax.device_get(totals).items():
-      scalars |= {f"{name}/{k}": float(v) for k, v in sums.means.items()} | {
-          f"{name}/targets": float(sums.weight),
-          f"{name}/hidden_fraction": float(counts[0] / max(counts[1], 1))}
-    return scalars | {"eval/rows": float(num_rows),
-                      "eval/unigram_entropy": self._unigram_entropy}
+    for name in self._steps:
+      scalars |= dict.fromkeys(
+          (f"{name}/{k}" for k in (*found[0][name][0].means, "targets")), 0.0)
+      counts = sum(np.asarray(totals[name][1]) for totals in found)
+      scalars[f"{name}/hidden_fraction"] = float(
+          counts[0] / max(counts[1], 1))
+      for source, label, totals in zip(
+          self._loader.order.sources, self._names, found):
+        sums = totals[name][0]
+        scalars[f"{name}/targets"] += float(sums.weight)
+        for k, v in sums.means.items():
+          scalars[f"{name}/{k}"] += source.share * float(v)
+          if label:
+            scalars[name.replace("eval", label, 1) + f"/{k}"] = float(v)
+    return scalars
 
   @functools.cached_property
   def _unigram_entropy(self):
     return unigram_entropy(self._loader, max(
         1, _SAMPLE_TOKENS // self._length))
+
+
+def _source_names(sources):
+  """Returns what scalars of each source begin with; None of the only one."""
+  if len(sources) == 1:
+    return [None]
+  found = []
+  for source in sources:
+    name = "eval/source/" + re.sub(r"[^\w.-]+", "_", source.name).strip("_")
+    found.append(f"{name}_{len(found) + 1}" if name in found else name)
+  return found
 
 
 def rates(names):
@@ -96,6 +138,12 @@ def rates(names):
   """
   return {match[0]: float(match[1])
           for match in map(_AT_A_RATE.fullmatch, names) if match}
+
+
+def by_source(scalars):
+  """Returns {name of a source: its loss at the training rate}."""
+  return {match[1]: scalars[match[0]]
+          for match in map(_OF_A_SOURCE.fullmatch, scalars) if match}
 
 
 def unigram_entropy(loader, max_rows):

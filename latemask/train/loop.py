@@ -215,6 +215,8 @@ def _evaluation_line(step, scalars):
   others = "".join(
       f"; at mask rate {rate:g}: loss {scalars[name]:.3f}"
       for name, rate in evaluate.rates(scalars).items())
+  others += "".join(f"; {name}: loss {loss:.3f}" for name, loss in
+                    evaluate.by_source(scalars).items())
   return (f"step {step:,}: eval loss {loss:.3f}, {abs(loss - entropy):.2f} "
           f"{side} what guessing by word frequency alone would give "
           f"({entropy:.3f}), accuracy "

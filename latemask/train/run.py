@@ -24,6 +24,7 @@ import jax
 from latemask.checkpoint import checkpoints as checkpoints_lib
 from latemask.data import loader as loader_lib
 from latemask.data import packed_set
+from latemask.data import mixture
 from latemask.data import prepare as prepare_lib
 from latemask import errors
 from latemask.hub import pretrained
@@ -171,7 +172,9 @@ def introduce(program, loader, progress):
       f"{len(devices)} x {devices[0].device_kind} in {jax.process_count()} "
       f"process(es), mesh {dict(program.mesh.shape)}")
   num_steps, batch_size = config.train.num_steps, config.train.batch_size
-  epochs = num_steps * batch_size / loader.num_train_rows
+  num_rows = num_steps * batch_size
+  epochs = max(num_rows * source.share / source.num_train_rows
+               for source in loader.order.sources)
   length, plan = config.data.length, program.plan
   selected = plan.selected_N[-1]
   distributed.say(
@@ -182,7 +185,15 @@ def introduce(program, loader, progress):
   distributed.say(
       f"{loader.num_train_rows:,} rows to train on, {loader.num_eval_rows:,} "
       f"held out; {num_steps:,} steps of {batch_size:,} rows = {epochs:.1f} "
-      "epochs")
+      "epochs" + " of the source that is read most often" * (
+          len(loader.order.sources) > 1))
+  for source in loader.order.sources:
+    if source.name:
+      distributed.say(
+          f"  {source.name}: {source.share:.4g} of the rows; "
+          f"{source.num_train_rows:,} to train on = "
+          f"{num_rows * source.share / source.num_train_rows:.1f} epochs, "
+          f"{source.num_eval_rows:,} held out")
   for line in _warnings(config, loader, epochs):
     distributed.say(line)
   distributed.say(f"going on from the checkpoint at step {start:,}" if start
@@ -231,7 +242,7 @@ def _prepare(config, workdir, tokenizer):
   if not distributed.everywhere(refusal is None):
     raise refusal or errors.InputError("process 0 could not pack the rows")
   if jax.process_index() > 0:
-    packed = packed_set.load(config, directory, tokenizer)
+    packed = mixture.load(config, directory, tokenizer)
     if packed is None:
       raise errors.InputError(
           f"process {jax.process_index()} sees no packed rows in {directory}; "

@@ -24,7 +24,6 @@ from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.hub import weights as hf_weights
-from latemask.masking import masked as masked_lib
 from latemask.model import cut
 from latemask.model import encoder as encoder_lib
 from latemask.train import init_from

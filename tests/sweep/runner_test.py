@@ -180,6 +180,15 @@ def test_rows_that_are_the_same_are_shared(write, tmp_path):
   assert one == same != other
 
 
+def test_rows_do_not_depend_on_shares(write, tmp_path):
+  points, _ = points_lib.read(write([
+      {"data.source": source} for source in (
+          "text:a@0.3,text:b@0.7", "text:a@0.5,text:b@0.5", "text:a,text:b",
+          "text:a@0.5,text:c@0.5")]), tmp_path / "out")
+  one, same, *others = (point.config.data.dir for point in points)
+  assert one == same and len({one, *others}) == 3
+
+
 def test_names():
   config = spec_lib.load(
       "configs/base.py:tiny,data.source=text:/a b/ü*.txt")

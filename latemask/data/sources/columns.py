@@ -17,6 +17,12 @@ from latemask import errors
 from latemask.runtime import files as files_lib
 
 
+# Runs of the largest group, at most, as each is behind those before it; and
+# the bytes of a group that are not worth being careful about.
+_MAX_RUNS = 16
+_LARGE_BYTES = 256 << 20
+
+
 @dataclasses.dataclass(frozen=True)
 class _Columns(found.Files):
   """Files of columns, of which one is read.
@@ -61,6 +67,14 @@ class _Columns(found.Files):
   def size_bytes(self):
     """Bytes of the column, for the progress bar."""
     return sum(self.fingerprint.values())
+
+  @property
+  def max_shards(self):
+    """More shards than this would unpack rows too often; or None."""
+    largest = max((group.size_bytes for layout in self._layouts.values()
+                   for group in layout.groups), default=0)
+    return (_MAX_RUNS * self.size_bytes // largest
+            if largest > _LARGE_BYTES else None)
 
   def documents(self, shard, num_shards, bad):
     """Yields (place, text) of the documents of one shard."""

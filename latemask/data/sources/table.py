@@ -107,32 +107,40 @@ def _parts(text, key):
   found = [(part[:share.start()].strip(), share) if share else (part, None)
            for part, share in zip(found, map(_SHARE.search, found))]
   for spec, share in found:
-    if not spec:
-      raise errors.InputError(f"{key}: before {share[0]} stands no source")
+    if share and (not spec or _SHARE.search(spec.rstrip(" ,"))):
+      raise errors.InputError(
+          f"{key} {spec}{share[0]}: before {share[0]} stands no source")
+    if share and key != "data.source":
+      raise errors.InputError(
+          f"{key} {spec}{share[0]}: only data.source has shares; "
+          f"{_as_name(share)}")
   return found
 
 
-def shares(text, key="data.source"):
-  """Returns the shares of the parts, `Fraction`s; None where there are none.
+def _as_name(share):
+  return f"if it belongs to the name, write [@]{share[0].lstrip('@ ')}"
+
+
+def shares(text):
+  """Returns the shares in `data.source`, `Fraction`s; None if there are none.
 
   Raises:
-    InputError: they cannot be; or it is another key, which has none.
+    InputError: they cannot be.
   """
+  key = "data.source"
   found = _parts(text, key)
   if not any(share for _, share in found):
     return None
   numbers = []
   for spec, share in found:
-    if not share or key != "data.source":
+    if not share:
       raise errors.InputError(
-          f"{key} {spec} has no share, and others have; write {spec}@NUMBER"
-          if not share else f"{key} {spec}{share[0]}: only data.source has "
-          f"shares; if it belongs to the name, write [@]{share[1]}{share[2]}")
+          f"{key} {spec} has no share, and others have; write {spec}@NUMBER")
     numbers.append(fractions.Fraction(share[1]) / (100 if share[2] else 1))
     if not 0 < numbers[-1] <= 1:
       raise errors.InputError(
-          f"{key} {spec}{share[0]}: a share must be above 0 and at most 1; if "
-          f"it belongs to the name, write [@]{share[1]}{share[2]}")
+          f"{key} {spec}{share[0]}: a share must be above 0 and at most 1; "
+          f"{_as_name(share)}")
   if sum(numbers) != 1:
     raise errors.InputError(
         f"{key}: the shares {', '.join(share[0] for _, share in found)} sum to "

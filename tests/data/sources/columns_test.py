@@ -8,8 +8,11 @@ import pyarrow as pa
 from pyarrow import parquet
 import pytest
 
+from latemask.data import estimate
 from latemask.data import held_out
+from latemask.data import prepare as prepare_lib
 from latemask.data.sources import arrow
+from latemask.data.sources import columns
 from latemask.data.sources import table as sources_lib
 from latemask import errors
 from tests import conftest
@@ -211,3 +214,42 @@ def test_what_is_held_out_does_not_depend_on_shards(write, tiny):
                       sources, split), s, num_shards, None))
   assert trained(1) == trained(9)
   assert 400 < len(trained(1)) < 490
+
+
+def test_large_groups_are_not_read_too_often(write, tiny, monkeypatch):
+  write("a", TEXTS, 250)
+  assert _open(tiny).max_shards is None
+  monkeypatch.setattr(columns, "_LARGE_BYTES", 1000)
+  assert 31 <= _open(tiny).max_shards <= 33
+
+
+def test_packing_it(write, tiny, tmp_path, capsys):
+  """Estimates, rows, and what is said of later changes."""
+  path = write("a", TEXTS + [None])
+  tiny.data.max_bad_documents = 1
+  estimated = estimate.dry_run(tiny, tmp_path / "none", lambda config: None)
+  packed = prepare_lib.prepare(tiny, tmp_path / "1")
+  totals = packed.manifest["totals"]
+  assert (totals["documents"], totals["bad_documents"]) == (500, 1)
+  for key in ("documents", "tokens", "rows", "bad_documents"):
+    assert abs(estimated[key] - totals[key]) <= 0.05 * totals[key], key
+  write("a", TEXTS[::-1])
+  capsys.readouterr()
+  prepare_lib.prepare(tiny, tmp_path / "1")
+  assert f"was packed from other text: 1 changed ({path})" in (
+      capsys.readouterr().out)
+  tiny.data.max_bad_documents = 0
+  write("a", [None] + TEXTS)
+  with pytest.raises(errors.InputError, match="text of row 0 is empty"):
+    prepare_lib.prepare(tiny, tmp_path / "3")
+
+
+@pytest.mark.slow
+def test_two_processes_pack_the_same(tiny, tmp_path):
+  _write_parquet(tmp_path / "a.parquet", TEXTS)
+  tiny.data.source = f"parquet:{tmp_path}/a.parquet"
+  digests = set()
+  for tiny.data.workers in (1, 2):
+    digests.add(prepare_lib.prepare(
+        tiny, tmp_path / f"{tiny.data.workers}").digest)
+  assert len(digests) == 1

@@ -94,6 +94,9 @@ def test_globs_cross_folders_and_sources_join(tiny, tmp_path):
     ("text:/x,y/*.txt,text:b,tfds:c/1.0:train[:10%]+test,builtin",
      ["text:/x,y/*.txt", "text:b", "tfds:c/1.0:train[:10%]+test", "builtin"]),
     ("text:a,builtin.txt", ["text:a,builtin.txt"]),
+    ("parquet:a,arrow:b, files:c,csv:d", ["parquet:a", "arrow:b",
+                                          "files:c,csv:d"]),
+    ("text:a@0.7 , builtin@30%", ["text:a", "builtin"]),
     ("text:x[,]text:y", ["text:x[,]text:y"]),
     ("text:me@host/a@b.txt,text:x[@]0.7", ["text:me@host/a@b.txt",
                                            "text:x[@]0.7"])])
