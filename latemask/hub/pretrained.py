@@ -35,6 +35,8 @@ class Pretrained:
     masking: `config.masking` of the run, {key: value}; None where no one knows.
     trained_length: tokens of the longest rows that it was trained on; what it
       does beyond says `beyond`.
+    steps: of its training; None where no one knows.
+    rows: digest of the packed rows of its training, 64 hex digits; or None.
   """
 
   path: str
@@ -43,6 +45,8 @@ class Pretrained:
   tokenizer: tokenizer_lib.Tokenizer
   masking: dict | None
   trained_length: int
+  steps: int | None = None
+  rows: str | None = None
 
 
 def load(path):
@@ -67,13 +71,13 @@ def load(path):
 
 
 def _load_checkpoint(path):
-  config, proto, params, trained_length = record_lib.read(path)
+  config, proto, params, trained_length, *origin = record_lib.read(path)
   tokenizer = tokenizer_lib.Tokenizer(proto)
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
   return Pretrained(
       str(path), architecture.config_of(fields, path), params, tokenizer,
-      config["masking"], trained_length)
+      config["masking"], trained_length, *origin)
 
 
 def beyond(params, trained_length, length):
