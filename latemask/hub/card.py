@@ -18,19 +18,31 @@ _LOAD = '''tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 encoder = transformers.AutoModel.from_pretrained(folder)
 states = encoder(**tokenizer("A text.", return_tensors="pt")).last_hidden_state
 '''
-_CLASSIFY = '''classify = transformers.pipeline("text-classification", model=folder)
+_CLASSIFY = '''\
+classify = transformers.pipeline("text-classification", model=folder)
 print(classify("A text."))
 '''
 _FILL = '''fill = transformers.pipeline("fill-mask", model=folder{trust})
-print(fill("A <mask> text."))
+print(fill("A " + fill.tokenizer.mask_token + " text."))
 '''
-_FINE_TUNE = '''model = transformers.AutoModelForSequenceClassification.from_pretrained(
+_FINE_TUNE = '''\
+model = transformers.AutoModelForSequenceClassification.from_pretrained(
     folder, num_labels=2)
 '''
 _SENTENCE = '''import sentence_transformers
 model = sentence_transformers.SentenceTransformer(".")
 vectors = model.encode(["A text.", "Another one."])
 '''
+
+
+# A paragraph is one line there.
+_METHOD = "\n".join([
+    "## Method", "",
+    "Liao et al. 2022, \"Mask More and Mask Later: Efficient Pre-training of "
+    "Masked Language Models by Disentangling the [MASK] Token\", arXiv "
+    "2211.04898; re-implemented in latemask (JAX and Flax). latemask.json and "
+    "latemask.safetensors, which transformers passes over, let latemask read "
+    "the whole model back.", ""])
 
 
 def digest(text):
@@ -54,8 +66,7 @@ def card(about, stock, tokenizer, max_length, extra):
   parts = [
       _front_matter("fill-mask" if has_code else _PURPOSES[kind], stock, extra),
       "# A masked language model of latemask\n",
-      _what_it_is(about["model"], kind), _sizes(about, stock, tokenizer,
-                                                max_length),
+      _what_it_is(about, kind), _sizes(about, stock, tokenizer, max_length),
       "## Load it\n", _python(_START + (
           _CLASSIFY if kind == "ForSequenceClassification" else _LOAD)),
       *_guess_words(about["model"], kind, has_code)]
@@ -64,13 +75,7 @@ def card(about, stock, tokenizer, max_length, extra):
               "text:\n", _python(_SENTENCE),
               "These are vectors of a model that guesses words. It was not "
               "trained to compare sentences.\n"]
-  return "\n".join(parts + _fine_tune(kind) + [_CITE])
-
-
-_CITE = """## Method
-
-Liao et al. 2022, "Mask More and Mask Later: Efficient Pre-training of Masked Language Models by Disentangling the [MASK] Token", arXiv 2211.04898; re-implemented in latemask (JAX and Flax). latemask.json and latemask.safetensors, which transformers passes over, let latemask read the whole model back.
-"""
+  return "\n".join(parts + _fine_tune(kind) + [_METHOD])
 
 
 def _front_matter(purpose, stock, extra):
@@ -82,18 +87,18 @@ def _front_matter(purpose, stock, extra):
                     *(f"- {tag}" for tag in tags), "---", ""])
 
 
-def _what_it_is(model, kind):
+def _what_it_is(about, kind):
   if kind == "ForSequenceClassification":
     return "An encoder with a head for a task, fine-tuned from end to end.\n"
-  layer, layers = model["insertion_layer"], model["layers"]
-  if layer:
-    return (
-        "An encoder that was trained to guess hidden words. Its first "
-        f"{layer} of {layers} layers see only the words that are not hidden; "
-        f"the masks join at layer {layer} (counted from 0). So this encoder "
-        "has never met a mask.\n")
-  return ("An encoder that was trained to guess hidden words, all of whose "
-          f"{layers} layers see the masks.\n")
+  layer, kept = about["model"]["insertion_layer"], about["encoder_layers"]
+  text = "An encoder that was trained to guess hidden words. "
+  if not layer:
+    return text + "All of its layers have seen the masks.\n"
+  return text + (
+      f"In training the first {layer} of {about['model']['layers']} layers saw "
+      "only the words that were not hidden; the masks joined behind them. "
+      + ("So this encoder has never met a mask.\n" if kept <= layer else
+         f"This encoder has {kept} layers: the last {kept - layer} have.\n"))
 
 
 def _sizes(about, stock, tokenizer, max_length):
@@ -110,7 +115,7 @@ def _sizes(about, stock, tokenizer, max_length):
       "positions": f"{model['max_length']}, of which {about['trained_length']} "
                    "were met in training",
       "tokenizer":
-          f"{tokenizer.vocab_size:,} words; cuts texts to {max_length} tokens; "
+          f"{tokenizer.vocab_size:,} pieces; cuts texts to {max_length} tokens; "
           f"SHA-256 `{tokenizer.digest}`",
       "steps of training": _known(about["steps"], "{:,}"),
       "packed rows of training": _known(about["rows"], "SHA-256 `{}`"),
@@ -133,15 +138,18 @@ def _guess_words(model, kind, has_code):
         f"{extras.CODE}, a file of this folder: `trust_remote_code=True` lets "
         "transformers run it.\n", _python(
             _START + _FILL.format(trust=", trust_remote_code=True"))]
-  if kind == "Model" and model["insertion_layer"]:
-    return [
-        "**The head that guesses words is not in the stock class.** A stock "
-        "class meets `<mask>` at its first layer, which this encoder never "
-        "did, so `pipeline(\"fill-mask\")` answers with noise here. latemask "
-        "guesses words with this folder (`python -m "
-        "latemask.tools.fill_mask`), and `python -m latemask.tools.export "
-        "--with_code` writes a folder that does so in transformers.\n"]
-  return []
+  if kind != "Model":
+    return []
+  if not model["insertion_layer"]:
+    return ["This folder holds the encoder alone. The head that guesses words "
+            "is not in the stock class.\n"]
+  return [
+      "**The head that guesses words is not in the stock class.** A stock "
+      "class meets the mask at its first layer, which this encoder never did, "
+      "so `pipeline(\"fill-mask\")` answers with noise here. latemask guesses "
+      "words with this folder (`python -m latemask.tools.fill_mask`), and "
+      "`python -m latemask.tools.export --with_code` writes a folder that does "
+      "so in transformers.\n"]
 
 
 def _fine_tune(kind):

@@ -25,7 +25,7 @@ from latemask.masking import masked as masked_lib
 from latemask.model import encoder
 from latemask.predict import fill_mask as fill_mask_lib
 
-# Where nobody knows what the run had (a model from elsewhere).
+# Of `within_word`: whatever a run had, so that models can be compared.
 _WORD_STARTS = "scripts"
 
 
@@ -83,8 +83,7 @@ class Scorer:
         raise errors.InputError(
             "--within_word needs a tokenizer whose words begin with a space; "
             "in this one they end with it")
-      rule = (loaded.masking or {"word_starts": _WORD_STARTS})["word_starts"]
-      self._starts_V = loaded.tokenizer.word_start_V(rule)
+      self._starts_V = loaded.tokenizer.word_start_V(_WORD_STARTS)
 
   def ids(self, text, truncate=False):
     """Returns the ids of a text, special tokens included.

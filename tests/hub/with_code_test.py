@@ -6,6 +6,7 @@ The oracle is our own forward pass, with random norms and biases everywhere.
 import json
 import logging
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import encoder as encoder_lib
 from latemask.predict import fill_mask as fill_mask_lib
+from latemask.tools import export as export_tool
 from tests.hub import export_test
 
 torch = pytest.importorskip("torch")
@@ -241,6 +243,13 @@ def test_the_card_says_what_it_is(run, tmp_path, monkeypatch):
       exec(block, {})
 
 
+def test_the_card_of_an_encoder_with_late_layers(tiny, tokenizer, tmp_path):
+  config, params = export_test._pretrained(tiny, tokenizer, "roberta")
+  for keep, says in ((2, "has never met a mask"), (4, "the last 1 have.")):
+    hub_folder.export(config, params, tokenizer, tmp_path / str(keep), keep)
+    assert says in _card(tmp_path / str(keep))[1]
+
+
 def test_a_card_that_was_edited_is_kept(tiny, tokenizer, tmp_path):
   config, params = export_test._pretrained(tiny, tokenizer, "roberta")
   out = tmp_path / "out"
@@ -277,3 +286,16 @@ def test_vectors_of_sentence_transformers(tiny, tokenizer, tmp_path):
   model = sentence_transformers.SentenceTransformer(str(out), device="cpu")
   assert model.max_seq_length == 20
   np.testing.assert_allclose(model.encode(texts), wanted, atol=1e-5)
+
+
+def test_the_command(run, tmp_path, monkeypatch, capsys):
+  out = tmp_path / "out"
+  monkeypatch.setattr(sys, "argv", [
+      "export", "--init_from", str(run[0]), "--out", str(out), "--with_code",
+      "--sentence"])
+  export_tool.main()
+  assert "trust_remote_code=True" in capsys.readouterr().out
+  assert {path.name for path in out.iterdir()} >= {
+      "1_Pooling", "README.md", "modeling_latemask.py", "modules.json"}
+  again = pretrained.load(out)
+  assert again.steps == 4 and again.masking == pretrained.load(run[0]).masking
