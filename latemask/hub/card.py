@@ -115,8 +115,8 @@ def _sizes(about, stock, tokenizer, max_length):
       "positions": f"{model['max_length']}, of which {about['trained_length']} "
                    "were met in training",
       "tokenizer":
-          f"{tokenizer.vocab_size:,} pieces; cuts texts to {max_length} tokens; "
-          f"SHA-256 `{tokenizer.digest}`",
+          f"{tokenizer.vocab_size:,} pieces; cuts texts to {max_length} tokens"
+          f"; SHA-256 `{tokenizer.digest}`",
       "steps of training": _known(about["steps"], "{:,}"),
       "packed rows of training": _known(about["rows"], "SHA-256 `{}`"),
       **{f"masking.{key}": value for key, value in masking.items()}}
