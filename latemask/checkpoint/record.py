@@ -51,7 +51,7 @@ def read(path):
 
   Returns:
     (config as a dict, tokenizer, parameters as numpy arrays,
-    `Progress.trained_length`).
+    `Progress.trained_length`, step, digest of the packed rows).
 
   Raises:
     InputError: there is no whole checkpoint.
@@ -61,13 +61,14 @@ def read(path):
     run = checked(ocp.Checkpointer(
         ocp.JsonCheckpointHandler()).restore(path / "run"), path)
     state = ocp.PyTreeCheckpointer()
-    params = state.metadata(path / "state").item_metadata.tree["params"]
-    # The parameters alone: the optimizer's state is twice as large.
-    params = state.restore(path / "state", args=ocp.args.PyTreeRestore(
-        item={"params": params}, partial_restore=True,
-        restore_args={"params": jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)}))
-    found = digests(params)
+    tree = state.metadata(path / "state").item_metadata.tree
+    # Without the optimizer's state, which is twice as large.
+    tree = {name: tree[name] for name in ("params", "step")}
+    found = state.restore(path / "state", args=ocp.args.PyTreeRestore(
+        item=tree, partial_restore=True, restore_args=jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)))
+    params, step = found["params"], int(found["step"])
+    found = digests(found)
     compare(found, {name: run["digests"][name] for name in found})
   except errors.InputError:
     raise
@@ -75,7 +76,7 @@ def read(path):
     raise errors.InputError(
         f"{path} is no whole checkpoint: {line(error)[:300]}") from error
   return (run["config"], tokenizers_lib.of_record(run["tokenizer"]),
-          params["params"], trained_length(run))
+          params, trained_length(run), step, run["manifest"])
 
 
 def trained_length(run):

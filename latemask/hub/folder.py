@@ -4,17 +4,20 @@ A folder holds config.json, model.safetensors, tokenizer.json (see
 tokenizer.py) and tokenizer_config.json, which stock transformers 5 loads
 with no code of ours, and tokenizer.model, latemask.json, latemask.safetensors
 besides: all that a stock class has no place for (mask vector, late layers
-that were dropped, head, padding), so that the way back is bit-equal.
+that were dropped, head, padding), so that the way back is bit-equal. Its
+README.md is a model card (card.py); extras.py has what is asked for.
 
 A stock class meets <mask> at its first layer. So the head of the language
 model is exported for insertion_layer 0 only, with an input row of its own for
-<mask>; everything else is exported as the encoder that fine-tuning reads.
-An export that would not be the same function is refused.
+<mask>; everything else is exported as the encoder that fine-tuning reads, and
+guesses words with the file of `with_code` alone. An export that would not be
+the same function is refused.
 """
 
 import dataclasses
 import json
 import os
+import re
 
 from etils import epath
 import flax.traverse_util
@@ -26,7 +29,9 @@ from latemask.config import domains
 from latemask.config import keys
 from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask import errors
+from latemask.hub import card
 from latemask.hub import convert
+from latemask.hub import extras
 from latemask.hub import stock_config
 from latemask.hub import tensors as hub_tensors
 from latemask.hub import tokenizer as hub_tokenizer
@@ -37,14 +42,19 @@ from latemask.runtime import claims
 from latemask.runtime import files as files_lib
 
 # What an export writes.
-_FILES = ("config.json", "latemask.json", "latemask.safetensors",
+_FILES = ("README.md", "config.json", "latemask.json", "latemask.safetensors",
           "model.safetensors", "tokenizer.json", "tokenizer.model",
           "tokenizer_config.json")
+# What an export need not know of a run.
+_UNKNOWN = {"masking": None, "steps": None, "rows": None}
+_DIGEST = domains.Domain("64 hex digits", lambda value: isinstance(
+    value, str) and re.fullmatch("[0-9a-f]{64}", value))
 
 
 def export(config, params, tokenizer, folder, keep_layers=None,
            class_head=None, labels=(), overwrite=False, masking=None,
-           trained_length=None, max_length=None):
+           trained_length=None, max_length=None, with_code=False,
+           sentence=False, steps=None, rows=None):
   """Writes a folder that stock transformers loads.
 
   Args:
@@ -60,6 +70,10 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     trained_length: that of its `pretrained.Pretrained`; None: all positions.
     max_length: tokens that the stock tokenizer cuts texts to; None for
       `trained_length`. The model keeps all positions.
+    with_code: add the file with which stock transformers runs the late layers
+      and the head, too, where its own class cannot.
+    sentence: add what sentence-transformers reads.
+    steps, rows: those of its `pretrained.Pretrained`.
 
   Returns:
     The name of the stock class.
@@ -108,11 +122,19 @@ def export(config, params, tokenizer, folder, keep_layers=None,
       config, params, cut_config, tensors, special.pad, special.mask)
   about = {"format": record.FORMAT, "model": dataclasses.asdict(config),
            "encoder_layers": cut_config.layers, "masking": masking,
-           "trained_length": trained_length}
+           "trained_length": trained_length, "steps": steps, "rows": rows}
+  max_length = max_length or trained_length
+  extra = {}
+  if with_code and not has_mlm:
+    extra |= extras.code(config, cut_config, rest, tokenizer, stock)
+  if sentence:
+    extra |= extras.sentence(config, max_length)
+  extra["README.md"] = card.card(about, stock, tokenizer, max_length, extra)
+  about["card"] = card.digest(extra["README.md"])
   with claims.held(claims.beside(folder)) as claim:
     _check_free(folder, overwrite)  # Another may have written since.
-    _write(folder, stock, tensors, about, rest, tokenizer,
-           max_length or trained_length, claim)
+    _write(folder, stock, tensors, about, rest, tokenizer, max_length, extra,
+           claim)
   return class_prefix + kind
 
 
@@ -139,7 +161,19 @@ def _check_free(folder, overwrite):
   if os.path.lexists(folder) and not overwrite:
     raise errors.InputError(
         f"{folder} exists; give another folder, or --overwrite")
-  files_lib.check_replaceable(folder, "latemask.json", _FILES)
+  folder = epath.Path(folder)
+  files_lib.check_replaceable(folder, "latemask.json", [
+      *_FILES, *(name.partition("/")[0] for name in extras.FILES)])
+  for name in extras.FILES:
+    inside, _, file = name.rpartition("/")
+    if inside:
+      files_lib.check_replaceable(folder / inside, file, [file])
+  if (folder / "README.md").is_file():
+    written = stock_config.read_json(folder / "latemask.json").get("card")
+    if card.digest((folder / "README.md").read_text("utf-8")) != written:
+      raise errors.InputError(
+          f"{folder}/README.md is not as it was written there; move it away, "
+          "or name another folder")
 
 
 def is_folder(path):
@@ -152,8 +186,7 @@ def load(folder):
   """Reads a folder.
 
   Returns:
-    (ModelConfig, parameters, Tokenizer, `masking` and `trained_length` of
-    `export`), see `load_model`.
+    (ModelConfig, parameters, Tokenizer, about), see `load_model`.
 
   Raises:
     InputError: see `load_model`; or no tokenizer, or one of more ids than the
@@ -161,13 +194,12 @@ def load(folder):
   """
   folder = epath.Path(folder)
   tokenizer = tokenizers_lib.load(folder, called="")
-  config, params, masking, trained_length = load_model(
-      folder, tokenizer.specials.mask)
+  config, params, about = load_model(folder, tokenizer.specials.mask)
   if tokenizer.vocab_size > config.vocab_size:
     raise errors.InputError(
         f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model "
         f"only {config.vocab_size} ids")
-  return config, params, tokenizer, masking, trained_length
+  return config, params, tokenizer, about
 
 
 def load_model(folder, mask_id):
@@ -178,10 +210,10 @@ def load_model(folder, mask_id):
       mask vector.
 
   Returns:
-    (ModelConfig, parameters, `masking` and `trained_length` of `export`). A
-    folder that was exported here gives back what went in; another gives a
-    model of insertion_layer 0, without a head where it has none, no masking,
-    and all positions as trained.
+    (ModelConfig, parameters, {name: `masking`, `trained_length`, `steps` and
+    `rows` of `export`}). A folder that was exported here gives back what went
+    in; another gives a model of insertion_layer 0, without a head where it has
+    none, no masking, and all positions as trained.
 
   Raises:
     InputError: a class, option or weight that has no counterpart here, or a
@@ -195,8 +227,8 @@ def load_model(folder, mask_id):
     config = about["model"]
   else:
     config = stock_config.config_of_stock(stock, folder)
-    about = {"encoder_layers": config.layers, "masking": None,
-             "trained_length": config.max_length}
+    about = _UNKNOWN | {"encoder_layers": config.layers,
+                        "trained_length": config.max_length}
   cut_config = dataclasses.replace(
       config, layers=about["encoder_layers"], insertion_layer=0,
       decoder="self")
@@ -207,7 +239,7 @@ def load_model(folder, mask_id):
     path = folder / "latemask.safetensors"
     convert.add_rest(config, params, hub_tensors.read(path), path)
   return (config, flax.traverse_util.unflatten_dict(params, sep="/"),
-          about["masking"], about["trained_length"])
+          {name: about[name] for name in (*_UNKNOWN, "trained_length")})
 
 
 def load_class_head(folder):
@@ -232,16 +264,20 @@ def _about(path):
   about = stock_config.read_json(path)
   record.check_format(about, path)
   config = architecture_lib.config_of(about.get("model"), path)
-  about = {"masking": None, "trained_length": config.max_length} | about
-  for field, most in (("encoder_layers", config.layers),
-                      ("trained_length", keys.MOST_TOKENS)):
-    domains.check(domains.whole(1, most), field, about.get(field), path)
+  about = _UNKNOWN | {"trained_length": config.max_length} | about
+  for field, domain in (
+      ("encoder_layers", domains.whole(1, config.layers)),
+      ("trained_length", domains.whole(1, keys.MOST_TOKENS)),
+      ("steps", domains.optional(domains.whole(0))),
+      ("rows", domains.optional(_DIGEST))):
+    domains.check(domain, field, about.get(field), path)
   if about["masking"] is not None:
     keys.check_group("masking", about["masking"], path)
   return about | {"model": config}
 
 
-def _write(folder, stock, tensors, about, rest, tokenizer, max_length, claim):
+def _write(folder, stock, tensors, about, rest, tokenizer, max_length, extra,
+           claim):
   files = {"config.json": stock, "latemask.json": about}
   with files_lib.replacing(folder) as part:
     for name, content in files.items():
@@ -249,6 +285,9 @@ def _write(folder, stock, tensors, about, rest, tokenizer, max_length, claim):
           json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
     for name, content in hub_tokenizer.files(tokenizer, max_length).items():
       (part / name).write_bytes(content)
+    for name, text in extra.items():
+      (part / name).parent.mkdir(exist_ok=True)
+      (part / name).write_text(text, "utf-8")
     for name, arrays in (("model", tensors), ("latemask", rest)):
       # Not save_file: what it writes only its owner can read.
       (part / f"{name}.safetensors").write_bytes(safetensors.numpy.save(

@@ -36,6 +36,8 @@ class Pretrained:
     masking: `config.masking` of the run, {key: value}; None where no one knows.
     trained_length: tokens of the longest rows that it was trained on; what it
       does beyond says `beyond`.
+    steps: of its training; None where no one knows.
+    rows: digest of the packed rows of its training, 64 hex digits; or None.
   """
 
   path: str
@@ -44,6 +46,8 @@ class Pretrained:
   tokenizer: tokenizer_lib.Tokenizer
   masking: dict | None
   trained_length: int
+  steps: int | None = None
+  rows: str | None = None
 
 
 def load(path):
@@ -61,19 +65,20 @@ def load(path):
   if (path / "run").is_dir() and (path / "state").is_dir():
     return _load_checkpoint(path)
   if hub_folder.is_folder(path):
-    return Pretrained(str(path), *hub_folder.load(path))
+    *found, about = hub_folder.load(path)
+    return Pretrained(str(path), *found, **about)
   raise errors.InputError(
       f"{path} is no run (a folder with checkpoints/), no checkpoint of one "
       "and no Hugging Face folder (one with config.json)")
 
 
 def _load_checkpoint(path):
-  config, tokenizer, params, trained_length = record_lib.read(path)
+  config, tokenizer, params, trained_length, *origin = record_lib.read(path)
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
   return Pretrained(
       str(path), architecture.config_of(fields, path), params, tokenizer,
-      config["masking"], trained_length)
+      config["masking"], trained_length, *origin)
 
 
 def beyond(params, trained_length, length):

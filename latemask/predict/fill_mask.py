@@ -20,6 +20,40 @@ _LENGTH_MULTIPLE = 32
 _MASKS_MULTIPLE = 4
 
 
+def longest(loaded, max_length=None):
+  """Returns the tokens that a text may have.
+
+  Args:
+    loaded: a `pretrained.Pretrained` that is to predict words.
+    max_length: what was asked for; None for the rows that it was trained on.
+
+  Raises:
+    InputError: it has no head, or not so many positions.
+  """
+  if "head" not in loaded.params:
+    raise errors.InputError(
+        "this model has no head that predicts words, only an encoder")
+  if max_length and max_length > loaded.config.max_length:
+    raise errors.InputError(
+        f"--max_length is {max_length}; the model has "
+        f"{loaded.config.max_length} positions")
+  return max_length or loaded.trained_length
+
+
+def logits(params, hidden_BxTxD, num_words):
+  """Returns those of the tokenizer's words, float32 [B, T, words].
+
+  Args:
+    hidden_BxTxD: what the head gives.
+    num_words: ids beyond the tokenizer's have no word.
+  """
+  logits_BxTxV = products.einsum(
+      "btd,vd->btv", hidden_BxTxD,
+      params["embedding"].astype(hidden_BxTxD.dtype),
+      preferred_element_type=jnp.float32)
+  return (logits_BxTxV + params["output_bias"][None, None])[..., :num_words]
+
+
 class Filler:
   """A model ready to fill masks."""
 
@@ -33,14 +67,7 @@ class Filler:
     Raises:
       InputError: it has no head, or not so many positions.
     """
-    if "head" not in loaded.params:
-      raise errors.InputError(
-          "this model has no head that predicts words, only an encoder")
-    if max_length and max_length > loaded.config.max_length:
-      raise errors.InputError(
-          f"--max_length is {max_length}; the model has "
-          f"{loaded.config.max_length} positions")
-    self._limit = max_length or loaded.trained_length
+    self._limit = longest(loaded, max_length)
     self._tokenizer = loaded.tokenizer
     self._params = jax.tree.map(jnp.asarray, loaded.params)
     self._model = encoder.LateMaskModel(loaded.config)
@@ -49,13 +76,8 @@ class Filler:
 
   def _apply(self, params, masked):
     hidden_BxTxD = self._model.apply({"params": params}, masked)
-    logits_BxTxV = products.einsum(
-        "btd,vd->btv", hidden_BxTxD,
-        params["embedding"].astype(hidden_BxTxD.dtype),
-        preferred_element_type=jnp.float32)
-    logits_BxTxV += params["output_bias"][None, None]
-    # Of ids beyond the tokenizer's there is no word.
-    return jax.nn.softmax(logits_BxTxV[..., :self._tokenizer.vocab_size])
+    return jax.nn.softmax(
+        logits(params, hidden_BxTxD, self._tokenizer.vocab_size))
 
   def ids(self, text, truncate=False):
     """Returns the ids of a text, masks and special tokens included.

@@ -6,7 +6,10 @@
 the encoder that fine-tuning reads, without the late layers (--keep_layers N
 keeps more); with masks at the input (insertion_layer 0) the language model
 with its head. It also holds what stock transformers ignores, so that it can
-be read back here in full (fill_mask, fine-tuning).
+be read back here in full (fill_mask, fine-tuning), and a model card, README.md.
+--with_code adds one file of PyTorch, with which transformers runs the late
+layers and the head, too (trust_remote_code=True). --sentence adds what
+sentence-transformers reads: vectors of texts, the mean over their tokens.
 """
 
 
@@ -27,6 +30,10 @@ def _parser():
   parser.add_argument("--max_length", type=int,
                       help="tokens that the stock tokenizer cuts texts to; "
                       "default: those of the rows of training")
+  parser.add_argument("--with_code", action="store_true",
+                      help="add the code that guesses words in transformers")
+  parser.add_argument("--sentence", action="store_true",
+                      help="add the files of sentence-transformers")
   parser.add_argument("--overwrite", action="store_true",
                       help="replace an earlier export at --out, and nothing "
                       "else")
@@ -42,7 +49,9 @@ def main():
     name = hub_folder.export(
         loaded.config, loaded.params, loaded.tokenizer, args.out,
         args.keep_layers, overwrite=args.overwrite, masking=loaded.masking,
-        max_length=args.max_length, trained_length=loaded.trained_length)
+        max_length=args.max_length, trained_length=loaded.trained_length,
+        with_code=args.with_code, sentence=args.sentence, steps=loaded.steps,
+        rows=loaded.rows)
   print(f"{args.out}: {name}")
   length = args.max_length or loaded.trained_length
   if length > loaded.trained_length:
@@ -54,6 +63,10 @@ def main():
   kind = "ForMaskedLM" if name.endswith("ForMaskedLM") else ""
   print(f"load it in Python: transformers.AutoModel{kind}.from_pretrained("
         f"{args.out!r})")
+  if args.with_code:
+    print("no code was needed: the stock class has the head" if kind else
+          "it guesses words there, too: transformers.AutoModelForMaskedLM."
+          f"from_pretrained({args.out!r}, trust_remote_code=True)")
   if "head" in loaded.params:
     print("try it here: " + console.command(
         "tools.fill_mask", "--workdir", args.out, "It can <mask> used."))

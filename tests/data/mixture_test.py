@@ -124,7 +124,7 @@ def _bytes(directory):
 def test_other_shares_need_no_packing(folder, rows, monkeypatch, capsys):
   before = _bytes(rows)
   monkeypatch.setattr(shards_lib, "pack", None)
-  monkeypatch.setattr(prepare_lib.tokenizer_lib, "train", None)
+  monkeypatch.setattr(prepare_lib.tokenizers_lib, "train", None)
   config = _config(folder, (0.25, "75%"))
   packed = prepare_lib.prepare(config, rows)
   assert _bytes(rows) == before
@@ -164,7 +164,7 @@ def test_a_stop_changes_nothing(folder, rows, tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     prepare_lib.prepare(_config(folder), tmp_path)
   assert mixture_lib.load(_config(folder), tmp_path) is None
-  monkeypatch.setattr(prepare_lib.tokenizer_lib, "train", None)
+  monkeypatch.setattr(prepare_lib.tokenizers_lib, "train", None)
   packed = prepare_lib.prepare(_config(folder), tmp_path)
   assert packed.digest == mixture_lib.load(_config(folder), rows).digest
 

@@ -279,10 +279,10 @@ def test_refusals(tiny, tokenizer, tmp_path):
 
 def test_what_the_readme_types(tiny, tokenizer, tmp_path):
   """The Python of the pages, but what needs another library."""
-  for name, layer in (("demo", 3), ("vanilla", 0)):
+  for name, layer in (("demo", 3), ("vanilla", 0), ("coded", 3)):
     tiny.model.insertion_layer = layer
     hub_folder.export(*_pretrained(tiny, tokenizer, "modern"), tokenizer,
-                      tmp_path / name)
+                      tmp_path / name, with_code=name == "coded")
   ran = 0
   for block in readme_test.python_blocks():
     if "sentence_transformers" not in block:

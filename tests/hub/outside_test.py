@@ -125,7 +125,8 @@ LATEMASK = [
     ("model.vocab_size", None), ("model.vocab_size", 10**12),
     ("model.norm_eps", float("nan")), ("model.remat", "all"),
     ("encoder_layers", ...), ("encoder_layers", 0), ("encoder_layers", 3),
-    ("encoder_layers", "1"), ("trained_length", "x"), ("trained_length", 0),
+    ("encoder_layers", "1"), ("steps", -1), ("steps", "x"), ("rows", 7),
+    ("rows", "x"), ("trained_length", "x"), ("trained_length", 0),
     ("masking", 7), ("masking", {"unit": "letter"}), ("format", 2),
     ("format", "x")]
 

@@ -347,7 +347,7 @@ def test_an_export_replaces_exports_alone(run, folder):
   assert (folder / "model.safetensors").stat().st_mtime_ns > made
   assert [p.name for p in folder.parent.iterdir()] == [folder.name]
   assert {p.name for p in folder.iterdir()} == {
-      "config.json", "latemask.json", "latemask.safetensors",
+      "README.md", "config.json", "latemask.json", "latemask.safetensors",
       "model.safetensors", "tokenizer.json", "tokenizer.model",
       "tokenizer_config.json"} <= set(hub_folder._FILES)
 

@@ -111,14 +111,14 @@ def test_same_function(tmp_path, architecture):
   pair = second_BxS if architecture == "bert" else None
   # What a folder lacks comes from another: one program answers for all kinds.
   _stock(architecture, "ForMaskedLM").save_pretrained(tmp_path)
-  config, whole, _, _ = hub_folder.load_model(tmp_path, specials.TRAINED.mask)
+  config, whole, _ = hub_folder.load_model(tmp_path, specials.TRAINED.mask)
   head = cut.init_head(config, LABELS, jax.random.key(0))
   for seed, dtype in enumerate((torch.float32, torch.bfloat16, torch.float32)):
     for kind, answer in ANSWERS.items():
       folder = tmp_path / f"{kind}{seed}"
       stock = _stock(architecture, kind, seed).to(dtype)
       stock.save_pretrained(folder)
-      found_config, params, _, _ = hub_folder.load_model(
+      found_config, params, _ = hub_folder.load_model(
           folder, specials.TRAINED.mask)
       assert found_config == config
       assert ("head" in params) == (kind == "ForMaskedLM")
@@ -154,7 +154,7 @@ def test_in_and_out_again(tmp_path, tokenizer, architecture, kind):
   """Stock answers as it did before, and the way back is bit-equal."""
   before = _stock(architecture, kind, vocab_size=320)
   before.save_pretrained(tmp_path / "stock")
-  config, params, _, _ = hub_folder.load_model(
+  config, params, _ = hub_folder.load_model(
       tmp_path / "stock", specials.TRAINED.mask)
   head = (hub_folder.load_class_head(tmp_path / "stock")
           if kind != "ForMaskedLM" else None)
@@ -188,7 +188,7 @@ def test_types_change_what_they_touch(tmp_path):
   ids_BxS, second_BxS = _rows()
   for architecture in ("bert", "roberta"):
     _stock(architecture, "Model").save_pretrained(tmp_path / architecture)
-    config, params, _, _ = hub_folder.load_model(
+    config, params, _ = hub_folder.load_model(
         tmp_path / architecture, specials.TRAINED.mask)
     assert ("second_text" in params) == (architecture == "bert")
     one, two, none = (
@@ -205,11 +205,12 @@ def test_continue(tmp_path, tokenizer, architecture):
   """Its sizes, two late layers that are its last ones, its mask vector."""
   folder = tmp_path / "stock"
   _stock(architecture, "Model", vocab_size=320).save_pretrained(folder)
-  found, params, masking, length = hub_folder.load_model(
+  found, params, about = hub_folder.load_model(
       folder, specials.TRAINED.mask)
   config = spec.load(f"configs/continue.py:{folder},model.dtype=float32")
   assert config.train.init_from == str(folder)
-  assert config.data.length == config.model.max_length == length
+  assert config.data.length == config.model.max_length == (
+      about["trained_length"])
   m = config.model
   assert (m.layers, m.insertion_layer) == (LAYERS + 2, LAYERS)
   for name, value in dataclasses.asdict(found).items():
@@ -220,8 +221,7 @@ def test_continue(tmp_path, tokenizer, architecture):
   fresh = jax.tree.map(
       lambda shape: jnp.zeros(shape.shape), program.state_shapes.params)
   begun = init_from.begin(
-      pretrained.Pretrained(str(folder), found, params, tokenizer, masking,
-                            length),
+      pretrained.Pretrained(str(folder), found, params, tokenizer, **about),
       program.model.config, tokenizer, fresh, config.train.init_late)
   np.testing.assert_array_equal(
       begun["mask_vector"], params["embedding"][specials.TRAINED.mask])

@@ -1,0 +1,203 @@
+"""Scores texts: how likely a model finds each, token by token.
+
+  python -m latemask.tools.score --workdir runs/demo texts.txt
+  python -m latemask.tools.score --workdir runs/demo --pairs pairs.tsv
+
+A line of the file (without one, of standard input) is a text. Prints for each
+its pseudo-log-likelihood in nats, the number of its tokens and the text, with
+tabs between: the sum over the tokens of log p(token | all others), a mask for
+one token at a time, which enters at the insertion layer as in training. It is
+never above 0, and longer texts have lower ones. --json prints an object a
+line, with each token. --pairs takes minimal pairs, either a file of two
+columns (good, tab, bad) or two files of as many lines (good, then bad), and
+prints the share of pairs in which the good text scores higher, with its
+binomial standard error; --out then takes the scores pair by pair.
+--workdir is a run, a checkpoint of it or an exported folder. All texts are
+looked at before the first is scored: exit code 2 if one is empty, or longer
+than the rows that the model was trained on (--truncate cuts it, --max_length
+takes more, up to the positions that there are).
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+
+from latemask import errors
+from latemask.hub import pretrained
+from latemask.predict import score as score_lib
+from latemask.runtime import console
+from latemask.runtime import files
+
+
+def _parser():
+  parser = console.parser("tools.score", __doc__)
+  parser.add_argument("--workdir", required=True,
+                      help="run, checkpoint or exported folder")
+  parser.add_argument("--pairs", nargs="+", metavar="FILE",
+                      help="minimal pairs: a file with a tab between good and "
+                      "bad, or a file of each")
+  parser.add_argument("--within_word", action="store_true",
+                      help="hide the later pieces of a token's word, too")
+  parser.add_argument("--out", help="file to write the scores to")
+  parser.add_argument("--json", action="store_true", help="JSON lines")
+  parser.add_argument("--truncate", action="store_true",
+                      help="cut what is longer")
+  parser.add_argument("--max_length", type=int,
+                      help="tokens of the longest text (those of the rows that "
+                      "the model was trained on)")
+  parser.add_argument("--batch_size", type=int, default=64,
+                      help="tokens that are hidden at once, each in a row of "
+                      "its own (%(default)s)")
+  parser.add_argument("texts", nargs="?",
+                      help="file with a text a line; without one, standard "
+                      "input")
+  return parser
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  with errors.one_line_exit():
+    _check(args)
+    columns = _columns(args)
+    loaded = pretrained.load(args.workdir)
+    scorer = score_lib.Scorer(loaded, args.max_length, args.within_word)
+    if (args.max_length or 0) > loaded.trained_length:
+      print("latemask: warning: " + pretrained.beyond(
+          loaded.params, loaded.trained_length, args.max_length),
+            file=sys.stderr)
+    ids = [[_ids(scorer, text, where, args.truncate) for where, text in column]
+           for column in columns]
+    scored = scorer.score(sum(ids, []), args.batch_size, "scoring")
+    if args.pairs:
+      _tell_pairs(columns, scored, args)
+    else:
+      with _writer(args.out) as write:
+        for (_, text), found in zip(columns[0], scored):
+          write(_line(text, found, loaded.tokenizer, args.json))
+      _tell_perplexity(scored)
+
+
+def _check(args):
+  """Checks what flags alone can say."""
+  for name, least in (("batch_size", 1), ("max_length", 3)):
+    value = getattr(args, name)
+    if value is not None and value < least:
+      raise errors.InputError(
+          f"--{name} is {value}; it must be at least {least}")
+  if args.pairs and args.texts:
+    raise errors.InputError(
+        f"--pairs or texts, not both ({args.texts} is one too many)")
+  if len(args.pairs or ()) > 2:
+    raise errors.InputError(
+        f"--pairs takes one file or two, not {len(args.pairs)}")
+  if args.out:
+    if os.path.lexists(args.out):
+      raise errors.InputError(
+          f"--out {args.out} exists; name another file, or delete it")
+    files.check_writable(pathlib.Path(args.out).parent)
+
+
+def _columns(args):
+  """Returns a list of (where it stands, text) for texts, or good and bad."""
+  paths = args.pairs or [args.texts]
+  columns = [list(_lines(path)) for path in paths]
+  if args.pairs and len(paths) == 1:
+    columns = list(zip(*(_two(*line) for line in columns[0])))
+  elif len({len(column) for column in columns}) > 1:
+    raise errors.InputError(
+        f"{paths[0]} has {len(columns[0])} lines and {paths[1]} has "
+        f"{len(columns[1])}; a line of the one and of the other are a pair")
+  if not columns or not columns[0]:
+    raise errors.InputError(f"{paths[0] or 'standard input'} has no line")
+  return columns
+
+
+def _lines(path):
+  """Yields (where it stands, line) of a file, or of standard input."""
+  name = path or "standard input"
+  try:
+    with (open(path, "rb") if path else contextlib.nullcontext(
+        sys.stdin.buffer)) as file:
+      for number, line in enumerate(file, 1):
+        yield f"{name}, line {number}", line.decode(
+            "utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+  except OSError as error:
+    raise errors.InputError(f"{name} cannot be read ({error.strerror})")
+  except UnicodeDecodeError as error:
+    raise errors.InputError(f"{name}, line {number}: {error}")
+
+
+def _two(where, line):
+  """Returns the two texts of a line, each with the place of the line."""
+  texts = line.split("\t")
+  if len(texts) != 2:
+    raise errors.InputError(
+        f"{where} has {len(texts)} columns; it must have two, good and bad, "
+        "with one tab between")
+  return [(where, text) for text in texts]
+
+
+def _ids(scorer, text, where, truncate):
+  try:
+    return scorer.ids(text, truncate)
+  except errors.InputError as error:
+    raise errors.InputError(f"{where}: {error}") from error
+
+
+@contextlib.contextmanager
+def _writer(path):
+  """Yields a function that writes a line, to `path` or to standard output."""
+  if not path:
+    yield print
+    return
+  files.make(pathlib.Path(path).parent)
+  with files.writing(path) as part, open(part, "w", encoding="utf-8") as file:
+    yield lambda line: print(line, file=file)
+
+
+def _line(text, found, tokenizer, as_json):
+  """Returns the line of a text."""
+  if not as_json:
+    return f"{found.score:.4f}\t{len(found.ids_S)}\t{text}"
+  return json.dumps({"text": text, "score": round(found.score, 4), "tokens": [
+      {"token": tokenizer.pieces[i], "log_probability": round(float(p), 4)}
+      for i, p in zip(found.ids_S, found.log_probabilities_S)]},
+                    ensure_ascii=False)
+
+
+def _tell_perplexity(scored):
+  tokens = sum(len(found.ids_S) for found in scored)
+  mean = sum(found.score for found in scored) / tokens
+  print(f"{len(scored):,} texts of {tokens:,} tokens; pseudo-perplexity "
+        f"{math.exp(-mean):,.2f}", file=sys.stderr)
+
+
+def _tell_pairs(columns, scored, args):
+  """Prints the share of the pairs; writes each where it was asked for."""
+  good, bad = scored[:len(columns[0])], scored[len(columns[0]):]
+  if args.out:
+    with _writer(args.out) as write:
+      for texts, found in zip(zip(*columns), zip(good, bad)):
+        texts = [text for _, text in texts]
+        scores = [round(one.score, 4) for one in found]
+        write(json.dumps(dict(zip(
+            ("good", "bad", "good_score", "bad_score"), texts + scores)),
+                         ensure_ascii=False) if args.json else
+              "\t".join([f"{score:.4f}" for score in scores] + texts))
+  share, error, ties = score_lib.share_of_pairs(good, bad)
+  if args.json:
+    print(json.dumps({"pairs": len(good), "share": round(share, 6),
+                      "standard_error": round(error, 6), "equal": ties}))
+    return
+  print(f"the good text scores higher in {share:.1%} ± {error:.1%} of "
+        f"{len(good):,} pairs"
+        + (f"; in {ties:,} both score equally, which counts as not" if ties
+           else ""))
+
+
+if __name__ == "__main__":
+  main()
