@@ -68,8 +68,8 @@ class Text(found.Files):
     if count >= _MIN_LINES and chars < _SHORT_CHARS * (1 + in_groups) * count:
       notes.append(
           f"{self.name}: documents of {chars / count:.0f} characters on "
-          f"average, about {chars / count / _CHARS_A_TOKEN:.0f} tokens: is a line a "
-          "document? If blank lines part the documents, set "
+          f"average, about {chars / count / _CHARS_A_TOKEN:.0f} tokens: is a "
+          "line a document? If blank lines part the documents, set "
           "data.documents=blank_lines; else join their lines, or set "
           "data.packing=stream")
     return notes
