@@ -7,7 +7,7 @@ from configs import glue
 from latemask.config import domains
 from latemask.config import keys
 from latemask.data import packing
-from latemask.data.sources import text
+from latemask.data.sources import formats
 from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.finetune import batches
@@ -22,7 +22,7 @@ from latemask.train import optimizer
 
 # The table of a module that each of these keys chooses from.
 TABLES = {
-    "data.documents": text.DOCUMENTS,
+    "data.documents": formats.DOCUMENTS,
     "data.packing": packing.PACKINGS,
     "masking.unit": units.UNITS,
     "masking.word_starts": word_starts.WORD_STARTS,
