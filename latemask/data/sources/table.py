@@ -90,7 +90,7 @@ def refusal(bound):
 
 
 def specs(text, key="data.source"):
-  """Returns the parts of what a config key names, at least one, without shares.
+  """Returns the parts of what a key names, at least one, without shares.
 
   Raises:
     InputError: there is none, or a share stands alone.
