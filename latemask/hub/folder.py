@@ -250,13 +250,18 @@ def load_class_head(folder):
     `convert.class_head_from_stock`.
 
   Raises:
-    InputError: see `load_model`.
+    InputError: see `load_model`; or it reads the mean of all states.
   """
   folder = epath.Path(folder)
   stock = stock_config.read_json(folder / "config.json")
-  return flax.traverse_util.unflatten_dict(convert.class_head_from_stock(
+  head = convert.class_head_from_stock(
       stock_config.config_of_folder(folder),
-      hub_tensors.read_folder(folder, stock), folder), sep="/")
+      hub_tensors.read_folder(folder, stock), folder)
+  if "out_kernel" in head and stock.get("classifier_pooling", "cls") != "cls":
+    raise errors.InputError(
+        f"{folder}/config.json has classifier_pooling "
+        f"{stock['classifier_pooling']}; heads here read the state of <s>, cls")
+  return flax.traverse_util.unflatten_dict(head, sep="/")
 
 
 def _about(path):

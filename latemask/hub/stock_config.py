@@ -18,7 +18,8 @@ from latemask.model import architecture as architecture_lib
 # Options of a stock class that make another function of it: of these what is
 # written here can be read, and of those the one value.
 _SAME_VALUE = ("hidden_act", "hidden_activation", "norm_bias", "mlp_bias",
-               "attention_bias", "decoder_bias")
+               "attention_bias", "decoder_bias", "classifier_bias",
+               "classifier_activation")
 _IDS = domains.whole(0, domains.INT32)
 _ONE_VALUE = {"position_embedding_type": "absolute", "is_decoder": False,
               "add_cross_attention": False}

@@ -27,6 +27,7 @@ from latemask.hub import weights as hf_weights
 from latemask.model import cut
 from latemask.model import encoder as encoder_lib
 from latemask.train import init_from
+from latemask.train import optimizer
 from latemask.train import step as step_lib
 from tests import conftest
 
@@ -191,6 +192,7 @@ def test_types_change_what_they_touch(tmp_path):
     config, params, _ = hub_folder.load_model(
         tmp_path / architecture, specials.TRAINED.mask)
     assert ("second_text" in params) == (architecture == "bert")
+    assert not optimizer.decay_mask(params).get("second_text", False)
     one, two, none = (
         cut.encode(*cut.cut(config, params), jnp.asarray(ids_BxS[:1, :8]),
                    specials.TRAINED, second_BxS=second) for second in (
@@ -247,7 +249,7 @@ def _config_json(folder, **changes):
 
 
 def test_modernbert_as_it_was_written_before(tmp_path):
-  """Up to transformers 4: a theta of its own, and how often a layer is global."""
+  """Up to transformers 4: other names for theta and for the global layers."""
   stock = _stock("modern", "Model", rope_parameters={
       kind: {"rope_type": "default", "rope_theta": 70_000.0}
       for kind in ("full_attention", "sliding_attention")})
@@ -273,6 +275,20 @@ def test_modernbert_as_it_was_written_before(tmp_path):
         rope_parameters={"full_attention": rope}), specials.TRAINED.mask)
 
 
+def test_heads_that_are_another_function(tmp_path):
+  _stock("modern", "ForSequenceClassification").save_pretrained(tmp_path)
+  assert "out_kernel" in hub_folder.load_class_head(tmp_path)
+  _config_json(tmp_path, classifier_pooling="mean")
+  with pytest.raises(errors.InputError, match="classifier_pooling mean"):
+    hub_folder.load_class_head(tmp_path)
+  for field in ("classifier_bias", "norm_bias", "decoder_bias"):
+    old = json.loads((tmp_path / "config.json").read_text())[field]
+    _config_json(tmp_path, **{field: not old})
+    with pytest.raises(errors.InputError, match=f"has {field}"):
+      hub_folder.load_model(tmp_path, specials.TRAINED.mask)
+    _config_json(tmp_path, **{field: old})
+
+
 def test_shards(tmp_path):
   stock = _stock("bert", "ForMaskedLM")
   stock.save_pretrained(tmp_path / "whole")
@@ -295,7 +311,7 @@ def test_shards(tmp_path):
       hub_folder.load_model(tmp_path / "parts", specials.TRAINED.mask)
   index.write_text(json.dumps(content))
   files[1].unlink()
-  with pytest.raises(errors.InputError, match=f"{files[1].name} cannot be read"):
+  with pytest.raises(errors.InputError, match=f"{files[1].name} cannot be"):
     hub_folder.load_model(tmp_path / "parts", specials.TRAINED.mask)
   index.write_text("{}")
   with pytest.raises(errors.InputError, match="has no weight_map"):

@@ -142,7 +142,7 @@ def test_names_as_they_may_be(stock):
   back = _read(config, old)
   for path, array in _read(config, tensors).items():
     np.testing.assert_array_equal(back[path], array, path)
-  with pytest.raises(errors.InputError, match="reads the weight ada.*, up to b"):
+  with pytest.raises(errors.InputError, match="the weight ada.*, up to b"):
     _read(config, old | {"adapter": unread, "b": unread})
 
 
