@@ -68,6 +68,11 @@ def get_config(size="base"):
   data.tokenizer = text()
   # What is trained: unigram (SentencePiece), or bpe (bytes, as RoBERTa's).
   data.tokenizer_kind = "unigram"
+  # A file of words, one a line, that data.tokenizer, or that of
+  # train.init_from, gets as tokens of their own.
+  data.add_tokens = text()
+  # A data.tokenizer without a mask token gets one; else it is refused.
+  data.add_mask_token = False
   # Ids of a tokenizer that is trained, specials and 256 bytes included.
   data.vocab_size = vocab_size
   # Text that a tokenizer is trained on, sampled evenly (bounds memory).

@@ -86,6 +86,8 @@ PRETRAINING = {
     "data.tokenizer": Key(_PATH),
     "data.tokenizer_kind": Key(
         domains.choice("unigram", "bpe"), before="unigram"),
+    "data.add_tokens": Key(_PATH, before=None),
+    "data.add_mask_token": Key(domains.YES_NO, before=False),
     "data.vocab_size": Key(domains.whole(1, _MOST_IDS)),
     "data.tokenizer_sample_bytes": Key(domains.whole(1)),
     # A row holds <s>, </s> and the shortest piece that is worth one.

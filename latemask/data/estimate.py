@@ -138,7 +138,7 @@ def _tokenizer(config, directory, given_tokenizer, sources):
   """Returns the tokenizer, or what stands for it; says which."""
   if config.data.tokenizer:
     print(f"estimated with the tokenizer {config.data.tokenizer}")
-    return tokenizers_lib.load(config.data.tokenizer)
+    return tokenizers_lib.of_config(config)
   if found := tokenizers_lib.saved(directory):
     print(f"estimated with the tokenizer of {directory}")
     return found

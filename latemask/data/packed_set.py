@@ -162,9 +162,7 @@ def _read_manifest(path):
 def _compare(config, directory, manifest, tokenizer):
   """Raises InputError for a set that was packed with other settings."""
   wanted, found = settings(config), manifest["settings"]
-  if config.data.tokenizer:
-    tokenizer = tokenizers_lib.load(config.data.tokenizer)
-  if tokenizer:
+  if tokenizer := tokenizers_lib.of_config(config, tokenizer):
     wanted["tokenizer"] = tokenizer.digest
   elif not found["tokenizer_trained"] and not config.train.init_from:
     wanted["tokenizer"] = "trained on the documents"

@@ -158,10 +158,8 @@ def _prepare(config, directory, pack, tokenizer, claim, sources,
 def _tokenizer(config, sources, directory, given):
   """Returns (tokenizer, whether it was trained here), saved in place."""
   found = tokenizers_lib.saved(directory)
-  if config.data.tokenizer:
-    tokenizer = tokenizers_lib.load(config.data.tokenizer)
-  elif given:
-    tokenizer = given
+  if asked := tokenizers_lib.of_config(config, given):
+    tokenizer = asked
   elif found and (directory / "manifest.json").exists():
     return found, True  # Trained before a stop.
   else:
@@ -181,7 +179,7 @@ def _tokenizer(config, sources, directory, given):
         "and is left as it is; choose another data.dir")
   files.make(directory)
   tokenizers_lib.save(tokenizer, directory)
-  return tokenizer, not (config.data.tokenizer or given)
+  return tokenizer, asked is None
 
 
 def _continue_or_begin(directory, config, begun, manifest):

@@ -152,7 +152,8 @@ def from_stock(config, cut_config, tensors, folder, pad_id, mask_id):
             for path, row in rows.items()}
   encoder = hf_weights.encoder(config.architecture, pad_id)
   params = _in_two_stacks(walk(encoder), config.insertion_layer)
-  params["mask_vector"] = params["embedding"][mask_id].copy()
+  if mask_id < config.vocab_size:  # Else it is a token more.
+    params["mask_vector"] = params["embedding"][mask_id].copy()
   if _has_mlm_head(config.architecture, read):
     head = hf_weights.MLM_HEADS[config.architecture]
     # Where something is tied to another, one of the two may be left out.

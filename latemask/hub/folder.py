@@ -182,8 +182,11 @@ def is_folder(path):
   return path.is_file() and "model_type" in stock_config.read_json(path)
 
 
-def load(folder):
+def load(folder, add_mask=False):
   """Reads a folder.
+
+  Args:
+    add_mask: a tokenizer without a mask token gets one.
 
   Returns:
     (ModelConfig, parameters, Tokenizer, about), see `load_model`.
@@ -193,9 +196,11 @@ def load(folder):
       model has.
   """
   folder = epath.Path(folder)
-  tokenizer = tokenizers_lib.load(folder, called="")
+  tokenizer = tokenizers_lib.load(folder, "", add_mask)
   config, params, about = load_model(folder, tokenizer.specials.mask)
-  if tokenizer.vocab_size > config.vocab_size:
+  # A mask that it gets here may be one more.
+  if tokenizer.vocab_size > max(
+      config.vocab_size, tokenizer.specials.mask * add_mask + 1):
     raise errors.InputError(
         f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model "
         f"only {config.vocab_size} ids")

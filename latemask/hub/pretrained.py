@@ -50,8 +50,12 @@ class Pretrained:
   rows: str | None = None
 
 
-def load(path):
+def load(path, add_mask=False):
   """Loads a pre-trained model.
+
+  Args:
+    path: see the module.
+    add_mask: see `folder.load`.
 
   Raises:
     InputError: `path` is none of the three, or is damaged.
@@ -65,7 +69,7 @@ def load(path):
   if (path / "run").is_dir() and (path / "state").is_dir():
     return _load_checkpoint(path)
   if hub_folder.is_folder(path):
-    *found, about = hub_folder.load(path)
+    *found, about = hub_folder.load(path, add_mask)
     return Pretrained(str(path), *found, **about)
   raise errors.InputError(
       f"{path} is no run (a folder with checkpoints/), no checkpoint of one "
@@ -102,8 +106,7 @@ def trained_length(beginning, config):
 
 def tokenizer_of_rows(config):
   """Returns the tokenizer that a config asks for; None to train one."""
-  if config.data.tokenizer:
-    return tokenizers_lib.load(config.data.tokenizer)
-  if config.train.init_from:
-    return load(config.train.init_from).tokenizer
-  return None
+  wants_it = config.train.init_from and not config.data.tokenizer
+  return tokenizers_lib.of_config(config, load(
+      config.train.init_from, config.data.add_mask_token).tokenizer
+                                  if wants_it else None)

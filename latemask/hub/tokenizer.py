@@ -7,7 +7,7 @@ from latemask.data.tokenizers import sentencepiece
 from latemask.data.tokenizers import sentencepiece_json
 
 # All that may be written.
-FILES = ("tokenizer.json", sentencepiece.FILE, *huggingface.FILES)
+FILES = huggingface.FILES
 
 
 def check(tokenizer):

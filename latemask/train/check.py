@@ -31,9 +31,10 @@ def check(config, workdir):
   files.check_writable(workdir)
   beginning = None
   if config.train.init_from and not record_lib.steps(workdir):
-    beginning = pretrained.load(config.train.init_from)
-  tokenizer = (tokenizers_lib.load(config.data.tokenizer)
-               if config.data.tokenizer else beginning and beginning.tokenizer)
+    beginning = pretrained.load(
+        config.train.init_from, config.data.add_mask_token)
+  tokenizer = tokenizers_lib.of_config(
+      config, beginning and beginning.tokenizer)
   # A tokenizer still to be trained may come out smaller, never larger.
   vocabulary = (tokenizer.vocabulary(config.masking.word_starts) if tokenizer
                 else specials.trained(config.data.vocab_size))

@@ -4,6 +4,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from latemask.data.tokenizers import added
 from latemask import errors
 
 
@@ -48,7 +49,7 @@ def check(loaded, config, tokenizer):
     raise errors.InputError(
         f"train.init_from has {available} layers, more than the {wanted} "
         "that the run has for them")
-  if tokenizer.digest != loaded.tokenizer.digest:
+  if added.new_ids(tokenizer, loaded.tokenizer) is None:
     raise errors.InputError(
         "the run's tokenizer is not that of train.init_from; leave "
         "data.tokenizer out to take that")
@@ -101,8 +102,17 @@ def begin(loaded, config, tokenizer, fresh, late):
     if len(new):
       ours[name] = jax.device_put(
           old.at[:len(new)].set(new), old.sharding)
+  new = added.new_ids(tokenizer, loaded.tokenizer)
+  if new:
+    pieces = [added.replaced_pieces(tokenizer, index, loaded.tokenizer)
+              for index in new]
+    for name in {"embedding", "output_bias"} & set(theirs):
+      ours[name] = jax.device_put(ours[name].at[np.array(new)].set(np.stack(
+          [theirs[name][ids].mean(0) for ids in pieces])), ours[name].sharding)
   print(f"parameters of {loaded.path}"
         + f", its last layers once more as the last {copied}" * bool(copied)
+        + f"; {len(new)} tokens more, each the mean of what it replaces"
+        * bool(new)
         + f"; as initialised: {', '.join(stays) or 'none'}", flush=True)
   return flax.traverse_util.unflatten_dict(ours, sep="/")
 

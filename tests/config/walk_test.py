@@ -58,11 +58,13 @@ MEANT = {
            "optimizer.weight_decay", "optimizer.clip_norm",
            "train.total_flops"},
     "seven": {"data.source", "data.dir", "data.cache_dir", "data.tfds_dir",
-              "data.tokenizer", "data.eval_source", "train.init_from"},
+              "data.tokenizer", "data.add_tokens", "data.eval_source",
+              "train.init_from"},
     ("seven",): {"data.text_fields"},
+    True: {"data.add_mask_token"},
     # Left out; what then holds stands in the comment of the key.
     None: {"data.dir", "data.cache_dir", "data.tfds_dir", "data.tokenizer",
-           "data.shards", "data.workers", "data.eval_source",
+           "data.add_tokens", "data.shards", "data.workers", "data.eval_source",
            "masking.predict_rate", "model.vocab_size", "model.remat",
            "train.init_from", "train.total_flops", "optimizer.clip_norm",
            "eval.batch_size", "metrics.profile_step", "mesh.data",
@@ -136,7 +138,7 @@ def test_refused_in_one_line_or_meant(rows, meant):
       message = str(refused.value)
       assert message.startswith(f"{key} is ") and "it must be " in message
       assert "\n" not in message and len(message) < 200
-  assert num_tried == {True: 77, False: 22}[rows is keys.PRETRAINING] * len(
+  assert num_tried == {True: 79, False: 22}[rows is keys.PRETRAINING] * len(
       VALUES)
 
 

@@ -8,6 +8,7 @@ hold merges: google/sentencepiece, bpe_model.cc.
 """
 
 import base64
+import dataclasses
 import json
 
 from latemask.data.tokenizers import huggingface
@@ -19,8 +20,11 @@ from latemask import errors
 _SPACE = word_starts.SPACE
 
 
-def convert(model):
+def convert(model, change):
   """Returns the `huggingface.Tokenizer` of a serialised model.
+
+  Args:
+    change: see `huggingface.load`.
 
   Raises:
     InputError: it has its spaces behind words, is of words or characters, or
@@ -36,22 +40,26 @@ def convert(model):
     raise errors.InputError(
         f"its trainer_spec.model_type is {_REFUSED[kind]}; unigram and bpe can "
         "be read")
-  described = _described(model, settings)
-  tokenizer = _tokenizer(described, model)
+  tokenizer = change(_tokenizer(_described(model, settings), model))
+  described = tokenizer.described
   special = tokenizer.specials
   bos, eos = tokenizer.names["bos"], tokenizer.names["eos"]
-  described["post_processor"] = {
-      "type": "RobertaProcessing", "sep": [eos, special.eos],
-      "cls": [bos, special.bos], "trim_offsets": False,
-      "add_prefix_space": False}
-  return _tokenizer(described, model)
+  return dataclasses.replace(tokenizer, contents=tuple(sorted((
+      tokenizer.files | {"tokenizer.json": _json(described | {
+          "post_processor": {
+              "type": "RobertaProcessing", "sep": [eos, special.eos],
+              "cls": [bos, special.bos], "trim_offsets": False,
+              "add_prefix_space": False}})}).items())))
 
 
 def _tokenizer(described, model):
   return huggingface.Tokenizer(tuple(sorted({
-      "tokenizer.json": json.dumps(
-          described, indent=1, ensure_ascii=False).encode(),
+      "tokenizer.json": _json(described),
       sentencepiece.FILE: model}.items())))
+
+
+def _json(described):
+  return json.dumps(described, indent=1, ensure_ascii=False).encode()
 
 
 def _described(model, settings):

@@ -19,8 +19,8 @@ import tokenizers as library
 
 from latemask.data.tokenizers import published
 from latemask.data.tokenizers import specials as specials_lib
+from latemask.data.tokenizers import spelling
 from latemask.data.tokenizers import tokenizer as tokenizer_lib
-from latemask.data.tokenizers import word_starts
 from latemask import errors
 
 # Packing has a process a core; threads beside those would only be in the way.
@@ -32,7 +32,7 @@ _DEFINITIONS = (("tokenizer.json",), ("vocab.json", "merges.txt"),
 SETTINGS = "tokenizer_config.json"
 # What one was converted from.
 _MODEL = "tokenizer.model"
-_BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json")
+_BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json", _MODEL)
 FILES = (*(name for names in _DEFINITIONS for name in names), *_BESIDE)
 # Role -> keys in tokenizer_config.json, names where it does not say.
 _ROLES = {
@@ -93,15 +93,15 @@ class Tokenizer(tokenizer_lib.Tokenizer):
   @functools.cached_property
   def _stock(self):
     """The library's object as stock has it."""
-    return library.Tokenizer.from_str(json.dumps(self._described))
+    return library.Tokenizer.from_str(json.dumps(self.described))
 
   @functools.cached_property
   def _library(self):
     """The library's object to which special tokens in a text are text."""
-    return _opened(self._described, self._special)
+    return _opened(self.described, self._special)
 
   @functools.cached_property
-  def _described(self):
+  def described(self):
     """The JSON of the library's object."""
     if "tokenizer.json" in self.files:
       text = self.files["tokenizer.json"].decode()
@@ -116,7 +116,7 @@ class Tokenizer(tokenizer_lib.Tokenizer):
   @functools.cached_property
   def _with_mask(self):
     """The library's object to which the mask, and it alone, is special."""
-    return _opened(self._described, self._special - {self.mask_token})
+    return _opened(self.described, self._special - {self.mask_token})
 
   @functools.cached_property
   def _special(self):
@@ -124,21 +124,41 @@ class Tokenizer(tokenizer_lib.Tokenizer):
     return {self._tokens[index] for index in self.special_N
             if index in self._tokens}
 
+  def replaced(self, described, settings):
+    """Returns the tokenizer of another description.
+
+    Args:
+      described: the content of tokenizer.json.
+      settings: {key: value}, what its other files say besides.
+    """
+    # That names tokens by their ids, which may be other ones now.
+    before = {key: value for key, value in self.settings.items()
+              if key != "added_tokens_decoder"}
+    return Tokenizer(tuple(sorted({
+        "tokenizer.json": json.dumps(
+            described, indent=1, ensure_ascii=False).encode(),
+        SETTINGS: json.dumps(before | settings, indent=1,
+                             ensure_ascii=False).encode()}.items())))
+
   @functools.cached_property
   def vocab_size(self):
     """See the base class; ids without a token count."""
     return max(self._tokens) + 1
 
   @functools.cached_property
+  def library_tokens(self):
+    """{token as the library has it: id}."""
+    return self._stock.get_vocab(with_added_tokens=True)
+
+  @functools.cached_property
   def _tokens(self):
     """{id: token as the library has it}."""
-    return {index: token for token, index in self._stock.get_vocab(
-        with_added_tokens=True).items()}
+    return {index: token for token, index in self.library_tokens.items()}
 
   @functools.cached_property
   def names(self):
     """{role: special token}, as far as they are there."""
-    vocabulary = self._stock.get_vocab(with_added_tokens=True)
+    vocabulary = self.library_tokens
     names = {}
     for role, (keys, usual) in _ROLES.items():
       told = [self.settings.get(key) for key in keys]
@@ -210,13 +230,11 @@ class Tokenizer(tokenizer_lib.Tokenizer):
   @functools.cached_property
   def pieces(self):
     """See the base class."""
-    described = json.dumps([self._described["pre_tokenizer"],
-                            self._described["decoder"]])
-    kind = (self._described["model"]["type"]
+    described = json.dumps([self.described["pre_tokenizer"],
+                            self.described["decoder"]])
+    kind = (self.described["model"]["type"]
             if "ByteLevel" not in described else "ByteLevel")
-    spell = _SPELLINGS.get(kind, lambda token, model: token)
-    model = self._described["model"]
-    return [spell(self._tokens[index], model)
+    return [spelling.text(kind, self._tokens[index], self.described["model"])
             if index in self._tokens else ""
             for index in range(self.vocab_size)]
 
@@ -276,47 +294,12 @@ def _opened(described, as_text):
   return found
 
 
-# Spellings: a token as its model has it -> text in which \u2581 is a space.
-
-
-@functools.cache
-def _byte_of():
-  """Returns {character: byte} of byte-level models, as GPT-2 has them."""
-  plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD),
-           *range(0xAE, 0x100)]
-  others = [byte for byte in range(0x100) if byte not in plain]
-  return ({chr(byte): byte for byte in plain}
-          | {chr(0x100 + place): byte for place, byte in enumerate(others)})
-
-
-def _of_bytes(token, model):
-  """Bytes, of which some may be no whole character."""
-  del model
-  byte_of = _byte_of()
-  if any(char not in byte_of for char in token):
-    return token  # An added one, which is text.
-  text = bytes(byte_of[char] for char in token).decode(
-      "utf-8", "surrogateescape")
-  text = "".join(f"<0x{ord(char) - 0xDC00:02X}>" if
-                 0xDC80 <= ord(char) <= 0xDCFF else char for char in text)
-  return text.replace(" ", word_starts.SPACE)
-
-
-def _of_wordpiece(token, model):
-  """Those that go on have a prefix."""
-  prefix = model["continuing_subword_prefix"]
-  return (token.removeprefix(prefix) if token.startswith(prefix)
-          else word_starts.SPACE + token)
-
-
-_SPELLINGS = {"ByteLevel": _of_bytes, "WordPiece": _of_wordpiece}
-
-
-def load(path, called):
+def load(path, called, change=lambda tokenizer: tokenizer):
   """Reads a tokenizer.json, or a folder as it is published.
 
   Args:
     called: what a message begins with.
+    change: what is made of it before it is looked at, see added.py.
 
   Raises:
     InputError: it is neither, cannot be read, or lacks a special token.
@@ -335,6 +318,7 @@ def load(path, called):
     contents = {"tokenizer.json": alone.read_bytes()}
   tokenizer = Tokenizer(tuple(sorted(contents.items())))
   try:
+    tokenizer = change(tokenizer)
     tokenizer.template  # Reads all of it.
   except errors.InputError as error:
     raise errors.InputError(f"{called}{path}: {error}") from error

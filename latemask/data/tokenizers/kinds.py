@@ -9,6 +9,7 @@ import json
 
 from etils import epath
 
+from latemask.data.tokenizers import added
 from latemask.data.tokenizers import converted
 from latemask.data.tokenizers import huggingface
 from latemask.data.tokenizers import sentencepiece
@@ -22,41 +23,83 @@ TRAINED = {"unigram": sentencepiece.train, "bpe": huggingface.train}
 _FILES = "tokenizer_files.json"
 
 
-def load(path, called="data.tokenizer: "):
+def of_config(config, given=None):
+  """Returns the tokenizer that a config asks for; None to train one.
+
+  Args:
+    given: that of `train.init_from`, taken where `data.tokenizer` names none.
+
+  Raises:
+    InputError: see `load`; or words are to be added to one that is trained.
+  """
+  data = config.data
+  found = (load(data.tokenizer, add_mask=data.add_mask_token)
+           if data.tokenizer else given)
+  if not data.add_tokens or found is None and config.train.init_from:
+    return found  # Or a run goes on: its rows have it.
+  words = added.read_words(data.add_tokens)
+  if found is None:
+    raise errors.InputError(
+        "data.add_tokens adds words to a tokenizer that is there; name it in "
+        "data.tokenizer, or a model in train.init_from")
+  return added.with_words(_huggingface(found), words)
+
+
+def _huggingface(tokenizer):
+  """Returns a tokenizer as one of Hugging Face's library, with equal ids."""
+  if isinstance(tokenizer, huggingface.Tokenizer):
+    return tokenizer
+  return huggingface.Tokenizer((("tokenizer.json", json.dumps(
+      sentencepiece_json.tokenizer_json(tokenizer)).encode()),))
+
+
+def load(path, called="data.tokenizer: ", add_mask=False):
   """Reads a SentencePiece model, a tokenizer.json or a Hugging Face folder.
 
-  A folder that was exported here gives the SentencePiece model back that it
-  was made of. A model that stock cannot have as it is becomes one that it can,
-  see converted.py.
+  A SentencePiece model that stock cannot have as it is becomes one that it
+  can, see converted.py.
 
   Args:
     called: what a message begins with.
+    add_mask: a vocabulary without a mask token gets one.
 
   Raises:
     InputError: it is none of these, or cannot be used; see the kinds.
   """
   path = epath.Path(path)
+  change = added.with_mask if add_mask else lambda tokenizer: tokenizer
   if path.is_dir():
-    model = path / sentencepiece.FILE
-    if model.is_file() and ((path / "latemask.json").is_file()
-                            or not huggingface.is_there(path)):
-      return _load_model(model, called)
-    if huggingface.is_there(path):
-      return huggingface.load(path, called)
+    return _load_folder(path, called, change)
+  if path.suffix == ".json":
+    return huggingface.load(path, called, change)
+  found = sentencepiece.load(path, called)
+  return found if _is_native(found) else _converted(found, path, called, change)
+
+
+def _load_folder(path, called, change):
+  """Takes the SentencePiece model where it is what stock has, else the rest."""
+  model, found = path / sentencepiece.FILE, None
+  if model.is_file():
+    found = sentencepiece.load(model, called)
+    if _is_native(found):
+      return found
+  if huggingface.is_there(path):
+    return huggingface.load(path, called, change)
+  if found is None:
     raise errors.InputError(
         f"{called}{path} holds no tokenizer that can be read: "
         "tokenizer.json, vocab.json and merges.txt, vocab.txt, or "
         f"{sentencepiece.FILE}")
-  return (huggingface.load if path.suffix == ".json" else _load_model)(
-      path, called)
+  return _converted(found, model, called, change)
 
 
-def _load_model(path, called):
-  found = sentencepiece.load(path, called)
-  if found.is_ours and sentencepiece_json.is_same(found):
-    return found
+def _is_native(found):
+  return found.is_ours and sentencepiece_json.is_same(found)
+
+
+def _converted(found, path, called, change):
   try:
-    return converted.convert(found.proto)
+    return converted.convert(found.proto, change)
   except errors.InputError as error:
     raise errors.InputError(f"{called}{path}: {error}") from error
 

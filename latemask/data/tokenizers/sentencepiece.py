@@ -74,9 +74,11 @@ class Tokenizer(tokenizer_lib.Tokenizer):
 
   @property
   def is_ours(self):
-    """Whether the five special tokens stand where they do here."""
-    return tuple(self.processor.id_to_piece(
-        list(range(len(self.names))))) == specials_lib.NAMES
+    """Whether special tokens and scores are as they are trained here."""
+    return tuple(self.processor.id_to_piece(list(range(
+        len(self.names))))) == specials_lib.NAMES and (
+            proto_lib.with_rounded_scores(self.proto, _SCORE_PARTS)
+            == self.proto)
 
   @property
   def spaces_are_behind(self):

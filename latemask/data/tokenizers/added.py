@@ -1,0 +1,121 @@
+"""Tokens that a vocabulary gets besides its own: a mask, words of a domain.
+
+Both are asked for (`data.add_mask_token`, `data.add_tokens`). A word takes an
+id that the vocabulary keeps unused ([unused7]), or the next one behind all. It
+is found where it stands as a word of its own, with the space before it; any
+text without it has the ids that it had.
+"""
+
+import re
+
+from etils import epath
+
+from latemask.data.tokenizers import word_starts
+from latemask import errors
+
+_UNUSED = re.compile(r"(\[unused\d+\]|<unused\d+>|<\|?unused_?\d+\|?>)$")
+
+
+def read_words(path):
+  """Returns the words of a file, one a line, each once.
+
+  Raises:
+    InputError: it cannot be read, or has none.
+  """
+  try:
+    lines = epath.Path(path).read_bytes().decode("utf-8-sig").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.InputError(
+        f"data.add_tokens: {path} cannot be read: {error}") from error
+  words = list(dict.fromkeys(filter(None, map(str.strip, lines))))
+  if not words:
+    raise errors.InputError(f"data.add_tokens: {path} has no word")
+  return words
+
+
+def with_mask(tokenizer):
+  """Returns a `huggingface.Tokenizer` that has a mask token, if need be new."""
+  if "mask" in tokenizer.names:
+    return tokenizer
+  name = "[MASK]" if "[CLS]" in tokenizer.names.values() else "<mask>"
+  return _with(tokenizer, [_token(name, lstrip=name == "<mask>", special=True)],
+               mask_token=name)
+
+
+def with_words(tokenizer, words):
+  """Returns a tokenizer that has some words as tokens; those it has stay.
+
+  Args:
+    tokenizer: a `huggingface.Tokenizer`.
+    words: strings.
+
+  Raises:
+    InputError: a word is the name of a special token.
+  """
+  there = tokenizer.library_tokens
+  for word in words:
+    if word in there and tokenizer.is_special(there[word]):
+      raise errors.InputError(
+          f"data.add_tokens has {word}, which is a special token")
+  words = [word for word in words if word not in there]
+  return _with(tokenizer, [_token(
+      word, single_word=True, lstrip=True, normalized=True)
+                           for word in words]) if words else tokenizer
+
+
+def new_ids(tokenizer, before):
+  """Returns the ids that other tokens have than in a tokenizer before.
+
+  Returns:
+    An ascending list; None where `tokenizer` is not that one with tokens
+    added.
+  """
+  if tokenizer.digest == before.digest:
+    return []
+  pieces, old = tokenizer.pieces, before.pieces
+  changed = [index for index, piece in enumerate(pieces)
+             if index >= len(old) or piece != old[index]]
+  is_more = len(pieces) >= len(old) and all(
+      index >= len(old) or _UNUSED.match(old[index].strip(word_starts.SPACE))
+      for index in changed)
+  return changed if is_more and changed else None
+
+
+def replaced_pieces(tokenizer, index, before):
+  """Returns the ids that a new token's text had in a tokenizer before."""
+  word = tokenizer.pieces[index].replace(word_starts.SPACE, " ").strip()
+  ids, of_word = before.encode_words(["a", *word.split()])
+  return [i for i, number in zip(ids, of_word) if number]
+
+
+def _token(content, **options):
+  return {"content": content, "single_word": False, "lstrip": False,
+          "rstrip": False, "normalized": False, "special": False} | options
+
+
+def _with(tokenizer, tokens, **settings):
+  """Returns a tokenizer with some tokens more, and what its settings say."""
+  described = tokenizer.described
+  ids, renamed = {}, {}
+  unused = sorted((index, name) for name, index
+                  in tokenizer.library_tokens.items() if _UNUSED.match(name))
+  if tokens[0]["special"]:
+    unused = []  # A mask is no word.
+  for place, token in enumerate(tokens):
+    index, name = (unused[place] if place < len(unused) else
+                   (tokenizer.vocab_size + place - len(unused), None))
+    ids[token["content"]] = index
+    if name:
+      renamed[name] = token["content"]
+  model = described["model"]
+  pieces = model["vocab"]
+  if isinstance(pieces, dict):
+    pieces = {renamed.get(name, name): index for name, index in pieces.items()}
+  else:
+    pieces = [[renamed.get(name, name), score] for name, score in pieces]
+  added = [token for token in described["added_tokens"]
+           if token["content"] not in renamed]
+  added += [token | {"id": ids[token["content"]]} for token in tokens]
+  return tokenizer.replaced(described | {
+      "model": model | {"vocab": pieces},
+      "added_tokens": sorted(added, key=lambda token: token["id"])}, settings)

@@ -1,0 +1,103 @@
+"""Words and masks that a vocabulary gets: an id each, and nothing else moves."""
+
+import json
+
+import numpy as np
+import pytest
+
+from latemask.data.tokenizers import added
+from latemask.data.tokenizers import kinds
+from latemask.data.tokenizers import sentencepiece
+from latemask import errors
+from tests import conftest
+from tests.data.tokenizers import huggingface_test
+
+folder = huggingface_test.folder
+transformers = pytest.importorskip("transformers")
+
+WORDS = ["corvid", "Zwieback", "myocardial"]
+TEXTS = ["corvid of the corvid", "the myocardial, and (Zwieback).",
+         "Zwieback", "the house of corvid-like premyocardial"]
+
+
+def _base(folder):
+  return kinds.load(folder)
+
+
+def test_words(folder, tmp_path):
+  before = _base(folder)
+  after = added.with_words(before, WORDS)
+  lines = huggingface_test._lines()
+  for ids, old in zip(after.encode(lines), before.encode(lines)):
+    assert ids.tolist() == old.tolist()
+  new = added.new_ids(after, before)
+  assert len(new) == 3 and after.specials == before.specials
+  # Those that the folder keeps unused come first: 99 in BERT's.
+  has_unused = "[unused0]" in before.library_tokens
+  assert (after.vocab_size == before.vocab_size) == has_unused
+  assert added.new_ids(before, after) is None
+  assert added.with_words(after, WORDS) is after
+  words = [after.pieces[i].lower() for i in new]
+  for text, count in zip(TEXTS, (2, 2, 1, 1)):
+    ids, = after.encode([text])
+    assert sum(i in new for i in ids) == count, (text, ids, words)
+  for index in new:
+    pieces = added.replaced_pieces(after, index, before)
+    assert before.specials.unk in pieces or (
+        before.decode(pieces).strip().lower() in [w.lower() for w in WORDS])
+  # And stock has the same.
+  for name, content in after.files.items():
+    (tmp_path / name).write_bytes(content)
+  stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  assert [ids.tolist() for ids in after.encode(TEXTS + lines)] == stock(
+      TEXTS + lines, add_special_tokens=False)["input_ids"]
+  starts_V = after.word_start_V("spaces")
+  assert starts_V[new].all() or not has_unused
+
+
+def test_words_of_a_sentencepiece_model():
+  ours = sentencepiece.train(conftest.make_text(300).splitlines(), 400)
+  after = added.with_words(kinds._huggingface(ours), WORDS)
+  assert added.new_ids(after, ours) == list(
+      range(ours.vocab_size, ours.vocab_size + 3))
+  lines = conftest.make_text(50, seed=2).splitlines()
+  assert [ids.tolist() for ids in after.encode(lines)] == [
+      ids.tolist() for ids in ours.encode(lines)]
+
+
+def test_a_mask_only_if_asked(tmp_path):
+  huggingface_test._words(tmp_path, True)
+  whole = kinds.load(tmp_path).described
+  whole["added_tokens"] = [token for token in whole["added_tokens"]
+                           if token["content"] != "[MASK]"]
+  whole["model"]["vocab"]["other"] = whole["model"]["vocab"].pop("[MASK]")
+  (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+  with pytest.raises(errors.InputError, match="data.add_mask_token adds one"):
+    kinds.load(tmp_path)
+  found = kinds.load(tmp_path, add_mask=True)
+  assert found.mask_token == "[MASK]"
+  assert found.specials.mask == found.vocab_size - 1 == len(
+      whole["model"]["vocab"])
+  assert found.encode_masked("the [MASK] of").count(found.specials.mask) == 1
+  assert found.specials.mask in found.special_N
+
+
+def test_bad_files(tiny, tmp_path):
+  tiny.data.add_tokens = str(tmp_path / "words")
+  with pytest.raises(errors.InputError, match="words cannot be read"):
+    kinds.of_config(tiny, "given")
+  (tmp_path / "words").write_text("\n \n")
+  with pytest.raises(errors.InputError, match="has no word"):
+    kinds.of_config(tiny, "given")
+  (tmp_path / "words").write_text("corvid\n[SEP]\n")
+  with pytest.raises(errors.InputError, match="name it in data.tokenizer"):
+    kinds.of_config(tiny)
+  huggingface_test._words(tmp_path, True)
+  tiny.data.tokenizer = str(tmp_path)
+  with pytest.raises(errors.InputError, match=r"has \[SEP\], which is a spec"):
+    kinds.of_config(tiny)
+  (tmp_path / "words").write_text("\ufeffcorvid\ncorvid\n", "utf-8")
+  found = kinds.of_config(tiny)
+  base = kinds.load(tmp_path)
+  assert len(added.new_ids(found, base)) == 1
+  assert np.array_equal(found.special_N, base.special_N)
