@@ -4,6 +4,7 @@ from etils import epath
 
 from latemask.checkpoint import record as record_lib
 from latemask.config import keys
+from latemask.data import packed_set
 from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask.data.tokenizers import specials
 from latemask import errors
@@ -33,8 +34,10 @@ def check(config, workdir):
   if config.train.init_from and not record_lib.steps(workdir):
     beginning = pretrained.load(
         config.train.init_from, config.data.add_mask_token)
+  # A run that goes on has that of its rows.
   tokenizer = tokenizers_lib.of_config(
-      config, beginning and beginning.tokenizer)
+      config, beginning and beginning.tokenizer) or tokenizers_lib.saved(
+          packed_set.directory_of(config, workdir))
   # A tokenizer still to be trained may come out smaller, never larger.
   vocabulary = (tokenizer.vocabulary(config.masking.word_starts) if tokenizer
                 else specials.trained(config.data.vocab_size))
