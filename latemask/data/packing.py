@@ -10,6 +10,8 @@ from 65,536 ids on), a row is filled up with pad. Where <s> and
       FULL-SENTENCES; documents see their neighbours.
 """
 
+import itertools
+
 import numpy as np
 # Pieces shorter than this are dropped (and counted): with fewer tokens
 # between <s> and </s> there is nothing to learn, and rows of special tokens
@@ -19,6 +21,8 @@ MIN_PIECE_TOKENS = 8
 COUNTS = ("documents", "tokens", "maskable_tokens", "rows",
           "dropped_documents", "dropped_tokens")
 _ENCODE_CHARS = 1 << 17
+# Rows in which tokens are counted at once: a call a row takes its time.
+_COUNTED_ROWS = 64
 
 
 def row_dtype(vocab_size):
@@ -36,12 +40,12 @@ def pack(documents, tokenizer, packing, length, counts, progress):
   """
   dtype = row_dtype(tokenizer.vocab_size)
   encoded = _encode(documents, tokenizer, dtype, counts, progress)
-  for row in PACKINGS[packing](
-      encoded, length, dtype, tokenizer.specials, counts):
-    counts["rows"] += 1
+  rows = PACKINGS[packing](encoded, length, dtype, tokenizer.specials, counts)
+  while some := list(itertools.islice(rows, _COUNTED_ROWS)):
+    counts["rows"] += len(some)
     counts["maskable_tokens"] += num_maskable(
-        np.frombuffer(row, dtype), tokenizer)
-    yield row
+        np.frombuffer(b"".join(some), dtype), tokenizer)
+    yield from some
 
 
 def num_maskable(ids, tokenizer):

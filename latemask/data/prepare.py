@@ -160,6 +160,11 @@ def _tokenizer(config, sources, directory, given):
   found = tokenizers_lib.saved(directory)
   if asked := tokenizers_lib.of_config(config, given):
     tokenizer = asked
+    print(f"tokenizer: {tokenizer.vocab_size:,} ids, of them "
+          f"{len(tokenizer.special_N)} special; the mask is "
+          f"{tokenizer.mask_token}" + (
+              "; a word that begins a text is cut up otherwise than behind a "
+              "space" if tokenizer.first_word_differs else ""), flush=True)
   elif found and (directory / "manifest.json").exists():
     return found, True  # Trained before a stop.
   else:

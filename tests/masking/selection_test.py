@@ -234,3 +234,46 @@ def test_bad_plans(tiny, changes, message):
   tiny.masking.update(changes)
   with pytest.raises(errors.InputError, match=message):
     plan_lib.make_plan(tiny, specials.trained(VOCAB))
+
+
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
+def test_special_ids_may_stand_anywhere(tiny, unit):
+  """Other names for the same ids: the same masks, and random ids too."""
+  tiny.masking.update(unit=unit, random_rate=0.4, same_rate=0.1)
+  ours = dataclasses.replace(
+      specials.trained(VOCAB), word_start_V=np.arange(VOCAB) % 3 == 0)
+  # <s>, <pad>, </s>, <unk>, <mask>, as BERT has them; one more is unused.
+  moved = np.array([101, 0, 102, 100, 103])
+  special_N = np.sort(np.append(moved, 200))
+  ordinary = np.setdiff1d(np.arange(VOCAB + 1), special_N)
+  name_V = np.concatenate([moved, ordinary])
+  word_start_V = np.ones(VOCAB + 1, bool)
+  word_start_V[name_V] = ours.word_start_V
+  theirs = specials.Vocabulary(
+      VOCAB + 1, specials.Specials(*moved.tolist()), special_N, word_start_V)
+  ids_BxL = conftest.random_rows(16, LENGTH)
+  rows_B = np.arange(len(ids_BxL))
+  mask = lambda vocabulary, ids: jax.device_get(jax.jit(
+      lambda: selection.mask_batch(
+          plan_lib.make_plan(tiny, vocabulary), jax.random.key(3), rows_B,
+          ids))())
+  one, two = mask(ours, ids_BxL), mask(theirs, name_V[ids_BxL])
+  assert not np.isin(two.target_ids_BxT[two.target_weights_BxT > 0],
+                     special_N).any()
+  for name in ("kept_ids_BxK", "target_ids_BxT"):
+    np.testing.assert_array_equal(
+        name_V[getattr(one, name)], getattr(two, name), name)
+  for name in set(dataclasses.asdict(one)) - {"kept_ids_BxK", "target_ids_BxT"}:
+    np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
+
+
+def test_ordinary_ids_are_all_that_are_not_special():
+  for special_N in ([0, 1, 2, 3, 4], [0, 7, 8, 19], [5], [19, 18], []):
+    special_N = np.sort(np.array(special_N, int))
+    vocabulary = specials.Vocabulary(
+        20, specials.TRAINED, special_N, np.ones(20, bool))
+    ordinary = np.setdiff1d(np.arange(20), special_N)
+    np.testing.assert_array_equal(vocabulary.ordinary(
+        np.arange(vocabulary.num_ordinary)), ordinary)
+    np.testing.assert_array_equal(
+        vocabulary.is_special(np.arange(20)), ~np.isin(np.arange(20), ordinary))

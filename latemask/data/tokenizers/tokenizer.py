@@ -114,6 +114,12 @@ class Tokenizer(abc.ABC):
     return specials_lib.is_special(
         np.arange(self.vocab_size), self.special_N)
 
+  @property
+  def first_word_differs(self):
+    """Whether a word that begins a text is not cut up as behind a space."""
+    alone, behind = self.encode(["time", "the time"])
+    return behind[-len(alone):].tolist() != alone.tolist()
+
   def is_special(self, ids):
     """Returns which of some ids, a NumPy array, are special."""
     return self._is_special_V[ids]

@@ -90,6 +90,13 @@ def folder(request, tmp_path_factory):
   return path
 
 
+def test_what_it_does_to_the_first_word(folder):
+  ours = kinds.load(folder)
+  is_bytes = (folder / "merges.txt").exists()
+  assert ours.first_word_differs == (
+      is_bytes and not ours.settings["add_prefix_space"])
+
+
 @pytest.fixture(scope="module")
 def both(folder):
   return kinds.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
