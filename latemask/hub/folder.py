@@ -196,6 +196,7 @@ def load(folder, add_mask=False):
       model has.
   """
   folder = epath.Path(folder)
+  stock_config.config_of_folder(folder)  # What cannot be read at all.
   tokenizer = tokenizers_lib.load(folder, "", add_mask)
   config, params, about = load_model(folder, tokenizer.specials.mask)
   # A mask that it gets here may be one more.
