@@ -1,6 +1,6 @@
 """The notebooks in colabs/: clean as committed, and they run from top to bottom.
 
-Running them needs nbclient and ipykernel, and the last one PyTorch and
+Running them needs nbclient and ipykernel, and one of them PyTorch and
 transformers; tests skip what is not there.
 """
 
@@ -18,14 +18,20 @@ ROOT = conftest.ROOT
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 
-# What their first cell sets, so small that a test can wait for it. RUN and OUT
-# are set to a folder of the test.
+# What their first cell sets, so small that a test can wait for it; {} is a
+# folder of the test. RUN and OUT lie there, too.
 SMALL = {
     "quickstart": {"NUM_STEPS": "40"},
     "mask_rate_and_insertion": {"TOTAL_FLOPS": "1.2e11"},
     "finetune_and_export": {"NUM_STEPS": "20", "NUM_EPOCHS": "1",
                             "GLUE": "--config.task=cola --config.data_dir={}"},
+    "your_encoder_your_text": {
+        "FOLDER": "", "SOURCE": "text:{}/text.txt",
+        "FLAGS": "--config.train.num_steps=3 --config.train.batch_size=8 "
+                 "--config.data.length=32 --config.model.dtype=float32"},
 }
+# Takes seconds, not minutes.
+IN_CI = ("your_encoder_your_text",)
 NEEDS = {"finetune_and_export": ("torch", "transformers")}
 
 
@@ -61,17 +67,17 @@ def test_clean(path):
 
 
 def _write_cola(folder):
-  """Writes CoLA as small as it can be; returns `folder`."""
+  """Writes CoLA as small as it can be."""
   (folder / "CoLA").mkdir(parents=True)
   for split, count in (("train", 40), ("dev", 20)):
     (folder / "CoLA" / f"{split}.tsv").write_text("".join(
         f"x\t{n % 2}\t\t{'the man was here' if n % 2 else 'here man'} {n}.\n"
         for n in range(count)))
-  return folder
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+@pytest.mark.parametrize("path", [pytest.param(
+    path, marks=pytest.mark.slow if path.stem in IN_CI else pytest.mark.long)
+                                  for path in NOTEBOOKS], ids=NAMES)
 def test_runs(path, tmp_path, monkeypatch):
   nbformat, nbclient = map(pytest.importorskip, ("nbformat", "nbclient"))
   pytest.importorskip("ipykernel")
@@ -85,10 +91,11 @@ def test_runs(path, tmp_path, monkeypatch):
   notebook = nbformat.read(path, as_version=4)
   nbformat.validate(notebook)
   parameters = next(c for c in notebook.cells if c.cell_type == "code")
-  small = SMALL[path.stem] | {"RUN": str(tmp_path / "run"),
-                              "OUT": str(tmp_path / "run")}
-  small["GLUE"] = small.get("GLUE", "").format(_write_cola(tmp_path / "glue"))
-  parameters.source = "\n".join(f"%env {k}={v}" for k, v in small.items())
+  _write_cola(tmp_path)
+  (tmp_path / "text.txt").write_text(conftest.make_text(400))
+  small = SMALL[path.stem] | {"RUN": "{}/run", "OUT": "{}/run"}
+  parameters.source = "\n".join(
+      f"%env {k}={v.format(tmp_path)}" for k, v in small.items())
   nbclient.NotebookClient(
       notebook, timeout=300,
       resources={"metadata": {"path": str(ROOT / "colabs")}}).execute()

@@ -31,7 +31,9 @@ def files(tokenizer, max_length):
   """
   settings = _json(tokenizer_config(tokenizer, max_length))
   if not _is_one_model(tokenizer):
-    return {huggingface.SETTINGS: settings} | tokenizer.files
+    # Not the stock class of every model reads a vocabulary alone.
+    return {huggingface.SETTINGS: settings,
+            "tokenizer.json": _json(tokenizer.described)} | tokenizer.files
   return tokenizer.files | {
       "tokenizer.json": _json(sentencepiece_json.tokenizer_json(tokenizer)),
       huggingface.SETTINGS: settings}

@@ -69,7 +69,8 @@ def main():
           f"from_pretrained({args.out!r}, trust_remote_code=True)")
   if "head" in loaded.params:
     print("try it here: " + console.command(
-        "tools.fill_mask", "--workdir", args.out, "It can <mask> used."))
+        "tools.fill_mask", "--workdir", args.out,
+        f"It can {loaded.tokenizer.mask_token} used."))
 
 
 if __name__ == "__main__":

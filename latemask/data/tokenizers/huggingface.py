@@ -306,8 +306,10 @@ def load(path, called, change=lambda tokenizer: tokenizer):
   """
   path = epath.Path(path)
   folder, alone = (path, None) if path.is_dir() else (path.parent, path)
+  # An export has a tokenizer.json besides the vocabulary that it came as.
+  exported = (folder / "latemask.json").is_file()
   names = next(
-      (names for names in _DEFINITIONS
+      (names for names in _DEFINITIONS[::-1 if exported else 1]
        if all((folder / name).is_file() for name in names)), ())
   wanted = [*names, *_BESIDE] if alone is None else []
   contents = {name: (folder / name).read_bytes() for name in wanted
