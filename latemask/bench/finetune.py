@@ -11,8 +11,18 @@ compiling: where there are several epochs, the first one does not count); and
 two comparisons with the other framework: its speed, and the difference of the
 means in (pooled) standard deviations. --only ours or peer runs one of them, to
 see its memory.
+
+  python -m latemask.bench.finetune --init_from FOLDER --data_dir glue \\
+      --task mrpc --learning_rate 2e-5 --losses 50
+
+trains both for 50 steps without dropout, in float32, with seed 0, and prints
+the loss of each step and the largest difference. Stock's first token type
+stands still for it, and its second does not decay: what they are here is a part
+of the positions, and a vector (hub/layouts.py). Trained, the first one would
+move all positions at once.
 """
 
+import itertools
 import json
 import statistics
 import sys
@@ -33,6 +43,17 @@ from latemask.hub import folder as hub_folder
 from latemask.runtime import console
 
 
+# Stock's table of token types.
+_TYPES = "token_type_embeddings.weight"
+
+
+def _hold_first_row(grad):
+  """Returns the gradient of a table with that of its first row gone."""
+  grad = grad.clone()
+  grad[0] = 0
+  return grad
+
+
 class Peer:
   """RobertaForSequenceClassification or the like, trained by PyTorch."""
 
@@ -44,75 +65,129 @@ class Peer:
     self._program, self._tokenizer = program, tokenizer
     self._stock = transformers.AutoModelForSequenceClassification
 
-  def train(self, data, cell):
-    """Returns a result as `cell.train` does."""
-    torch = self._torch
+  def begin(self, cell, types_as_here=False):
+    """Takes the weights that a cell begins with.
+
+    Args:
+      types_as_here: train of the token types only what ours trains.
+    """
+    torch, o = self._torch, self._config.optimizer
     torch.manual_seed(cell.seed)
     params = jax.device_get(self._program.init_state(
         np.uint32(cell.seed)).params)
     with tempfile.TemporaryDirectory() as folder:
       hub_folder.export(self._program.model, params["encoder"], self._tokenizer,
                         f"{folder}/model", class_head=params["head"])
-      model = self._stock.from_pretrained(f"{folder}/model")
-    o = self._config.optimizer
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": o.weight_decay},
-         {"params": others, "weight_decay": 0.0}],
+      self._model = self._stock.from_pretrained(f"{folder}/model")
+    groups = {True: [], False: []}
+    for name, parameter in self._model.named_parameters():
+      is_held = types_as_here and name.endswith(_TYPES)
+      if is_held:
+        parameter.register_hook(_hold_first_row)
+      groups[parameter.ndim > 1 and not is_held].append(parameter)
+    self._optimizer = torch.optim.AdamW(
+        [{"params": groups[True], "weight_decay": o.weight_decay},
+         {"params": groups[False], "weight_decay": 0.0}],
         betas=(o.b1, o.b2), eps=o.eps, fused=True)
+
+  def step(self, data, rows, rate):
+    """Trains on rows; returns their mean loss, a tensor."""
+    self._model.train()
+    batch, labels_B, _ = batches.collate(
+        data.train, rows, len(rows), data.lengths)
+    logits_BxC = self._logits(*batch)
+    functional = self._torch.nn.functional
+    labels_B = self._torch.tensor(labels_B)
+    loss = (functional.mse_loss(logits_BxC[:, 0], labels_B.float())
+            if data.task.num_outputs == 1
+            else functional.cross_entropy(logits_BxC, labels_B.long()))
+    loss.backward()
+    for group in self._optimizer.param_groups:
+      group["lr"] = float(rate)
+    self._optimizer.step()
+    self._optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+  def train(self, data, cell):
+    """Returns a result as `cell.train` does."""
+    self.begin(cell)
     rates = iter(cell_lib.learning_rates(self._config, data, cell))
-    loss_of = (torch.nn.MSELoss() if data.task.num_outputs == 1
-               else torch.nn.CrossEntropyLoss())
     epochs = []
     for epoch in range(data.num_epochs):
       start_secs = time.monotonic()
-      model.train()
       for rows in batches.shuffled(data.train.lengths_R, cell.batch_size,
                                    cell.seed, epoch):
-        batch, labels_B, _ = batches.collate(
-            data.train, rows, len(rows), data.lengths)
-        logits_BxC = self._logits(model, *batch)
-        loss = loss_of(logits_BxC.squeeze(-1) if (
-            data.task.num_outputs == 1) else logits_BxC,
-                       torch.tensor(labels_B).to(
-                           torch.float32 if data.task.num_outputs == 1
-                           else torch.long))
-        loss.backward()
-        rate = float(next(rates))
-        for group in optimizer.param_groups:
-          group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        self.step(data, rows, next(rates))
       train_secs = time.monotonic() - start_secs
       found = {}
       for part, encoded in data.dev.items():
         found |= glue.score(data.name, part, encoded.labels_R,
-                            self._predict(model, encoded, data.lengths))
+                            self._predict(encoded, data.lengths))
       epochs.append({"score": statistics.mean(found.values()),
                      "train_secs": train_secs})
     return {"score": float(np.max([e["score"] for e in epochs])),
             "epochs": epochs}
 
-  def _logits(self, model, ids_BxS, second_BxS):
+  def _logits(self, ids_BxS, second_BxS):
     ids, types = (self._torch.tensor(x, dtype=self._torch.long)
                   for x in (ids_BxS, second_BxS))
     pad = self._tokenizer.specials.pad
-    has_types = getattr(model.config, "type_vocab_size", 1) > 1
-    return model(input_ids=ids, attention_mask=ids != pad, **(
+    has_types = getattr(self._model.config, "type_vocab_size", 1) > 1
+    return self._model(input_ids=ids, attention_mask=ids != pad, **(
         {"token_type_ids": types} if has_types else {})).logits
 
-  def _predict(self, model, encoded, lengths):
-    model.eval()
+  def _predict(self, encoded, lengths):
+    self._model.eval()
     logits_RxC = [None] * len(encoded)
     with self._torch.no_grad():
       for rows in batches.in_order(
           np.arange(len(encoded)), encoded.lengths_R, 64):
-        found = self._logits(model, *batches.pad(
+        found = self._logits(*batches.pad(
             encoded, rows, len(rows), lengths)).numpy()
         for row, logits_C in zip(rows, found):
           logits_RxC[row] = logits_C
     return np.stack(logits_RxC)
+
+
+def first_losses(config, program, tokenizer, data, cell, num_steps):
+  """Trains both on the same batches, in turn.
+
+  Returns:
+    (loss of each step here, in PyTorch), two float arrays [num_steps].
+
+  Raises:
+    InputError: the training has not so many steps.
+  """
+  rates = cell_lib.learning_rates(config, data, cell)
+  if not 1 <= num_steps <= len(rates):
+    raise errors.InputError(
+        f"--losses is {num_steps}; the training of {data.name} has "
+        f"{len(rates)} steps")
+  rows_of_step = itertools.chain.from_iterable(
+      batches.shuffled(data.train.lengths_R, cell.batch_size, cell.seed, epoch)
+      for epoch in range(data.num_epochs))
+  peer, seed = Peer(config, program, tokenizer), np.uint32(cell.seed)
+  peer.begin(cell, types_as_here=True)
+  state = program.init_state(seed)
+  ours, theirs = [], []
+  for rows, rate in zip(rows_of_step, rates[:num_steps]):
+    state, loss = program.train_step(state, batches.collate(
+        data.train, rows, cell.batch_size, data.lengths), rate, seed)
+    ours.append(float(loss))
+    theirs.append(float(peer.step(data, rows, rate)))
+  return np.array(ours), np.array(theirs)
+
+
+def _compare_losses(config, program, tokenizer, data, cell, num_steps):
+  """Prints the losses of both."""
+  ours, theirs = first_losses(
+      config, program, tokenizer, data, cell, num_steps)
+  differences = np.abs(ours - theirs)
+  print(json.dumps({
+      "task": data.name, "learning_rate": cell.learning_rate,
+      "latemask": ours.round(6).tolist(), "hf": theirs.round(6).tolist(),
+      "largest_difference": float(differences.max()),
+      "at_step": int(differences.argmax())}), flush=True)
 
 
 def _report(task, rate, name, results, num_rows):
@@ -129,7 +204,9 @@ def _run(args):
   config = spec.load("configs/glue.py")
   config.unlock()
   config.init_from, config.data_dir = args.init_from, args.data_dir
-  config.from_scratch, config.dropout = args.from_scratch, args.dropout
+  config.from_scratch = args.from_scratch
+  config.dropout = 0.0 if args.losses is not None else args.dropout
+  config.max_length = args.max_length
   rates = args.learning_rate or [5e-5]
   config.grid.learning_rates = tuple(rates)
   config.grid.batch_sizes = (args.batch_size,)
@@ -138,11 +215,16 @@ def _run(args):
   for task in args.task:
     config.task = task
     finetune_run.check(config)
-    model, encoder, tokenizer, trained_length = finetune_run.load(config)
-    data, = cell_lib.read(config, encoder, tokenizer, trained_length)
+    model, params, tokenizer, trained_length = finetune_run.load(config)
+    data, = cell_lib.read(config, params, tokenizer, trained_length)
     program = cell_lib.make_program(
-        config, model, jax.device_put(encoder), tokenizer.specials,
+        config, model, jax.device_put(params), tokenizer.specials,
         data.task.num_outputs)
+    if args.losses is not None:
+      for rate in rates:
+        _compare_losses(config, program, tokenizer, data, grid_lib.Cell(
+            args.batch_size, rate, 0), args.losses)
+      continue
     contenders = {}
     if args.only != "peer":
       contenders["latemask"] = lambda cell: cell_lib.train(
@@ -195,7 +277,11 @@ def _parser():
   parser.add_argument("--batch_size", type=int, default=32)
   parser.add_argument("--num_epochs", type=int)
   parser.add_argument("--dropout", type=float, default=0.1)
-  parser.add_argument("--only", choices=("ours", "peer"))
+  parser.add_argument("--max_length", type=int, help="longest row in tokens")
+  either = parser.add_mutually_exclusive_group()
+  either.add_argument("--only", choices=("ours", "peer"))
+  either.add_argument("--losses", type=int,
+                      help="compare the losses of so many steps, no scores")
   return parser
 
 

@@ -189,21 +189,23 @@ class Clock:
     self._num_rows -= num_rows
 
 
-def read(config, encoder, tokenizer, trained_length):
+def read(config, params, tokenizer, trained_length):
   """Returns the `cell.Data` of every task asked for.
 
-  Rows are cut to `max_length`, or to `trained_length`.
+  Rows are cut to `max_length`, or to `trained_length`. `params` are those of a
+  `step.Program`.
   """
   max_length = config.max_length or max(
       trained_length, batches_lib.min_length(tokenizer))
+  encoder = params["encoder"]
   if max_length > trained_length:
     distributed.say("warning: max_length asks for " + pretrained.beyond(
         encoder, trained_length, max_length) + ", but for what fine-tuning "
                     "itself teaches")
   names = list(glue.TASKS) if config.task == "all" else [config.task]
   weights = hashlib.sha256(tokenizer.digest.encode())
-  for leaf in jax.tree.leaves(encoder):
-    weights.update(np.asarray(leaf))
+  for leaf in jax.tree.leaves(params):
+    weights.update(np.ascontiguousarray(leaf))
   # All kernels began with 0.02 once. Where that is no longer so, a cell from
   # then is another one; a head of BERT's width begins as it did.
   if config.from_scratch or encoder["embedding"].shape[1] != 768:
@@ -252,8 +254,8 @@ def _read_task(config, name, tokenizer, max_length, digest):
       batches_lib.buckets(max_length, longest), digest.hexdigest())
 
 
-def make_program(config, model, encoder, specials, num_outputs):
+def make_program(config, model, params, specials, num_outputs):
   """Returns what trains all tasks of so many outputs."""
   return finetune_step.Program(
-      model, encoder, specials, config.from_scratch, num_outputs,
+      model, params, specials, config.from_scratch, num_outputs,
       finetune_step.make_optimizer(config))

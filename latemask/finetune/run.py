@@ -63,8 +63,8 @@ def finetune(config, workdir):
 
 def _finetune(config, workdir, claim):
   """Fine-tunes in a workdir that this program has to itself."""
-  model, encoder, tokenizer, trained_length = load(config)
-  datas = cell_lib.read(config, encoder, tokenizer, trained_length)
+  model, params, tokenizer, trained_length = load(config)
+  datas = cell_lib.read(config, params, tokenizer, trained_length)
   if config.export:
     for data in datas:
       hub_folder.check_out(workdir / "export" / data.name, True, tokenizer)
@@ -86,14 +86,16 @@ def _finetune(config, workdir, claim):
       f"{len(cells)} cells a task, to train: "
       + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
       + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
+  if params["head"]:
+    distributed.say(_about_head(params["head"]))
   for data in datas:
     distributed.say(data.about)
   distributed.say("compiling: the first epochs take longer" if todo else
                   "already finished: every cell has its result")
   mine = distributed.share(todo)
-  encoder = jax.device_put(encoder)
+  params = jax.device_put(params)
   programs = {num: cell_lib.make_program(
-      config, model, encoder, tokenizer.specials, num)
+      config, model, params, tokenizer.specials, num)
               for num in {data.task.num_outputs for data in datas}}
   with cell_lib.Clock(sum(
       data.num_epochs * len(data.train) for data, _ in mine)) as clock:
@@ -125,6 +127,14 @@ def _finetune(config, workdir, claim):
   return results
 
 
+def _about_head(head):
+  """Returns in words what a head begins with."""
+  known = ", ".join(sorted(head))
+  return f"the class head begins with the folder's {known}" + (
+      f" (out: for tasks of {len(head['out_bias'])} outputs)"
+      if "out_bias" in head else "")
+
+
 def _models(config, folder):
   """Returns what to say of the models: where they are, or how to have them."""
   if not config.export:
@@ -151,8 +161,8 @@ def load(config):
   """Returns what `init_from` names.
 
   Returns:
-    (ModelConfig, encoder parameters, tokenizer, trained_length, see
-    `pretrained.Pretrained`).
+    (ModelConfig, {"encoder": its parameters, "head": what there is of a class
+    head}, tokenizer, trained_length, see `pretrained.Pretrained`).
 
   Raises:
     InputError: it is no model, or has not so many layers or positions.
@@ -164,9 +174,12 @@ def load(config):
     raise errors.InputError(
         f"max_length is {config.max_length}; {config.init_from} has "
         f"{model.max_length} positions")
-  return dataclasses.replace(
+  model = dataclasses.replace(
       model, dropout=config.dropout, attention_dropout=config.dropout,
-      dtype=config.dtype, remat=None), encoder, loaded.tokenizer, (
+      dtype=config.dtype, remat=None)
+  head = {} if config.from_scratch else pretrained.class_head(
+      config.init_from)
+  return (model, {"encoder": encoder, "head": head}, loaded.tokenizer,
           loaded.trained_length)
 
 

@@ -61,15 +61,16 @@ class Program:
 
   Fields:
     model: the encoder's `ModelConfig`.
-    encoder: its parameters, on the device.
+    params: on the device, {"encoder": its parameters, "head": those of a class
+      head that are known}, see `cut.init_head`.
     specials: the `Specials` of the tokenizer.
-    from_scratch: start from fresh ones of the same shapes.
+    from_scratch: start from a fresh encoder of the same shapes.
     num_outputs: of the head; 1 is regression.
     optimizer: for learning rate 1.
   """
 
   model: architecture.ModelConfig
-  encoder: dict
+  params: dict
   specials: specials_lib.Specials
   from_scratch: bool
   num_outputs: int
@@ -77,7 +78,7 @@ class Program:
 
   def init_state(self, seed):
     """Returns the state before the first step."""
-    encoder = self.encoder
+    encoder = self.params["encoder"]
     if self.from_scratch:
       fresh = encoder_lib.LateMaskModel(self.model).init(
           rng.stream(seed, _ENCODER),
@@ -85,9 +86,9 @@ class Program:
           method="encode")["params"]
       encoder = {name: fresh[name] for name in encoder}
     # Copied, since a step takes its state away.
-    params = {"encoder": jax.tree.map(jnp.copy, encoder),
-              "head": cut.init_head(
-                  self.model, self.num_outputs, rng.stream(seed, _HEAD))}
+    params = jax.tree.map(jnp.copy, {"encoder": encoder, "head": cut.init_head(
+        self.model, self.num_outputs, rng.stream(seed, _HEAD),
+        self.params["head"])})
     return step_lib.TrainState(
         jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 

@@ -76,6 +76,22 @@ def load(path, add_mask=False):
       "and no Hugging Face folder (one with config.json)")
 
 
+def class_head(path):
+  """Returns what lies there of a head for classification.
+
+  Returns:
+    See `folder.load_class_head`; {} for a run or a checkpoint: pre-training
+    has none.
+
+  Raises:
+    InputError: see `folder.load_class_head`.
+  """
+  if (epath.Path(path) / "checkpoints").is_dir() or not hub_folder.is_folder(
+      path):
+    return {}
+  return hub_folder.load_class_head(path)
+
+
 def _load_checkpoint(path):
   config, tokenizer, params, trained_length, *origin = record_lib.read(path)
   fields = config["model"] | {

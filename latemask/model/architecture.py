@@ -33,6 +33,8 @@ class Architecture:
     gated: the MLP is act(a) * b.
     bias: dense layers and norms have biases.
     types: a vector is added to each token of the second text of a pair.
+    first_dropout: the class head drops out the state that it reads, too; else
+      only what its output layer reads.
   """
 
   pre_norm: bool
@@ -41,16 +43,18 @@ class Architecture:
   gated: bool
   bias: bool
   types: bool = False
+  first_dropout: bool = True
 
 
 _ROBERTA = Architecture(False, True, False, False, True)
 ARCHITECTURES = {
     "roberta": _ROBERTA,
-    "bert": dataclasses.replace(_ROBERTA, types=True),
+    "bert": dataclasses.replace(_ROBERTA, types=True, first_dropout=False),
     "xlm_roberta": _ROBERTA,
     "camembert": _ROBERTA,
     "roberta_prenorm": Architecture(True, True, False, False, True),
-    "modern": Architecture(True, False, True, True, False),
+    "modern": Architecture(
+        True, False, True, True, False, first_dropout=False),
 }
 
 

@@ -102,6 +102,8 @@ class ClassificationHead(nn.Module):
     c = self.config
     dropout = parts_lib.Dropout(c.dropout)
     init = parts_lib.kernel_init(c.width)
+    first_BxD = dropout(
+        first_BxD, train and c.layer.architecture.first_dropout)
     if c.layer.architecture.rotary:
       inside_BxD = encoder_lib.Head(c, name="head")(first_BxD[:, None])[:, 0]
     else:
@@ -109,8 +111,7 @@ class ClassificationHead(nn.Module):
       bias_D = self.param(
           "dense_bias", nn.initializers.zeros_init(), (c.width,))
       inside_BxD = jnp.tanh(
-          products.matmul(dropout(first_BxD, train),
-                          kernel_DxD.astype(first_BxD.dtype))
+          products.matmul(first_BxD, kernel_DxD.astype(first_BxD.dtype))
           + bias_D.astype(first_BxD.dtype)[None])
     kernel_DxC = self.param("out_kernel", init, (c.width, self.num_labels))
     bias_C = self.param(
@@ -120,10 +121,20 @@ class ClassificationHead(nn.Module):
     ) + bias_C[None]
 
 
-def init_head(config, num_labels, key):
-  """Returns fresh parameters of the head."""
-  return ClassificationHead(config, num_labels).init(
+def init_head(config, num_labels, key, known=None):
+  """Returns parameters of the head: those known where they fit, or fresh.
+
+  Args:
+    known: {name: parameters} of any; an output layer may be one of other
+      labels, and is fresh then. Stock does the same with a folder that has
+      them (`ignore_mismatched_sizes`).
+  """
+  head = ClassificationHead(config, num_labels).init(
       key, jnp.zeros((1, config.width)))["params"]
+  for name, part in (known or {}).items():
+    if jax.tree.map(jnp.shape, part) == jax.tree.map(jnp.shape, head[name]):
+      head[name] = jax.tree.map(jnp.asarray, part)
+  return head
 
 
 def logits(config, params, ids_BxS, specials, num_labels, key_drop=None,

@@ -226,8 +226,8 @@ def test_what_is_meant_runs_a_step_of_finetuning(values, encoder):
   config, _ = _checked(finetune_run.check, keys.FINETUNING, changes)
   model, params = encoder
   program = cell.make_program(
-      config, dataclasses.replace(model, dropout=config.dropout), params,
-      specials.TRAINED, 2)
+      config, dataclasses.replace(model, dropout=config.dropout),
+      {"encoder": params, "head": {}}, specials.TRAINED, 2)
   seed = np.uint32(config.grid.seeds[0])
   rate = (finetune_step.schedule(config, 3) * config.grid.learning_rates[0])[1]
   state, _ = program.train_step(

@@ -216,10 +216,10 @@ def test_all_tasks_regression_and_scratch(config, tmp_path, capsys):
 
 def _program(config):
   config.keep_layers = 2
-  model, encoder, tokenizer, length = finetune_run.load(config)
-  data, = cell_lib.read(config, encoder, tokenizer, length)
+  model, params, tokenizer, length = finetune_run.load(config)
+  data, = cell_lib.read(config, params, tokenizer, length)
   return cell_lib.make_program(
-      config, model, jax.tree.map(jax.numpy.asarray, encoder),
+      config, model, jax.tree.map(jax.numpy.asarray, params),
       tokenizer.specials, 2), data
 
 
@@ -233,7 +233,8 @@ def test_cells_that_began_otherwise_are_others(
     config.from_scratch = from_scratch
   encoder = {"embedding": np.zeros((8, width), np.float32)}
   _, _, tokenizer, length = finetune_run.load(config)
-  data, = cell_lib.read(config, encoder, tokenizer, length)
+  data, = cell_lib.read(
+      config, {"encoder": encoder, "head": {}}, tokenizer, length)
   before = hashlib.sha256(tokenizer.digest.encode())
   before.update(encoder["embedding"])
   for rows in (data.train, data.dev[""]):
@@ -251,8 +252,8 @@ def test_rows_are_as_long_as_those_of_training(config, tmp_path, capsys):
   config.data_dir = str(tmp_path)
   for max_length, found in ((None, 32), (64, 64), (20, 20)):
     config.max_length = max_length
-    _, encoder, tokenizer, length = finetune_run.load(config)
-    data, = cell_lib.read(config, encoder, tokenizer, length)
+    _, params, tokenizer, length = finetune_run.load(config)
+    data, = cell_lib.read(config, params, tokenizer, length)
     assert data.train.lengths_R.max() == found
     out = capsys.readouterr().out
     assert ("trained on rows of at most 32: positions behind that are as they "
