@@ -28,7 +28,8 @@ SMALL = {
     "your_encoder_your_text": {
         "FOLDER": "", "SOURCE": "text:{}/text.txt",
         "FLAGS": "--config.train.num_steps=3 --config.train.batch_size=8 "
-                 "--config.data.length=32 --config.model.dtype=float32"},
+                 "--config.data.length=32 --config.data.workers=1 "
+                 "--config.model.layers=5 --config.model.dtype=float32"},
 }
 # They show pictures.
 DRAW = ("quickstart", "mask_rate_and_insertion")
