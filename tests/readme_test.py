@@ -29,7 +29,7 @@ PAGES = (
     "latemask/report/README.md", "latemask/runtime/README.md")
 FRONT_PAGE_LINES = 200
 # Programs of others, whose words are not ours to check.
-FOREIGN = ("ssh-add", "tfds")
+FOREIGN = ("hf", "ssh-add", "tfds")
 _KEY = re.compile(
     r"(?:--config\.)?((?:data|masking|model|train|optimizer|eval|checkpoint|"
     r"metrics|mesh|grid)\.\w+)(?: ?=.*)?")

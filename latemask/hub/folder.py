@@ -43,8 +43,7 @@ from latemask.runtime import files as files_lib
 
 # What an export writes.
 _FILES = ("README.md", "config.json", "latemask.json", "latemask.safetensors",
-          "model.safetensors", "tokenizer.json", "tokenizer.model",
-          "tokenizer_config.json")
+          "model.safetensors", *hub_tokenizer.FILES)
 # What an export need not know of a run.
 _UNKNOWN = {"masking": None, "steps": None, "rows": None}
 _DIGEST = domains.Domain("64 hex digits", lambda value: isinstance(

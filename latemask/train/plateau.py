@@ -29,7 +29,7 @@ def warning(config, step, scalars):
   if step != judged_at(config) or not below < _LEAST:
     return None
   architecture = config.model.architecture
-  other = "" if architecture == "modern" else (
+  other = "" if architecture == "modern" or config.train.init_from else (
       f"model.architecture=modern (it is {architecture}), ")
   return (f"step {step:,}: warning: after a third of the steps the loss is not "
           f"{_LEAST} below what guessing by word frequency alone would give: "

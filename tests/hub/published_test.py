@@ -105,8 +105,9 @@ def test_in_on_and_out_again(folder, corpus, tmp_path):
 
 def test_without_new_words_its_own_files_come_out(folder, tmp_path):
   loaded = pretrained.load(folder)
-  hub_folder.export(loaded.config, loaded.params, loaded.tokenizer,
-                    tmp_path / "out")
+  for overwrite in (False, True):
+    hub_folder.export(loaded.config, loaded.params, loaded.tokenizer,
+                      tmp_path / "out", overwrite=overwrite)
   for name in ("vocab.txt", "tokenizer_config.json"):
     assert (tmp_path / "out" / name).read_bytes() == (
         folder / name).read_bytes()

@@ -1,5 +1,7 @@
 """When a run is told that it has learned nothing but frequencies."""
 
+import copy
+
 import pytest
 
 from latemask.train import plateau
@@ -33,6 +35,9 @@ def test_advice_is_of_use(tiny):
   told = plateau.warning(tiny, 10, scalars)
   assert "model.architecture=modern (it is roberta_prenorm)" in told
   assert "\n" not in told
-  tiny.model.architecture = "modern"
-  told = plateau.warning(tiny, 10, scalars)
-  assert "architecture" not in told and "optimizer.learning_rate" in told
+  for key, value in (("model.architecture", "modern"),
+                     ("train.init_from", "exported/demo")):
+    config = copy.deepcopy(tiny)
+    config.update_from_flattened_dict({key: value})
+    told = plateau.warning(config, 10, scalars)
+    assert "architecture" not in told and "optimizer.learning_rate" in told
