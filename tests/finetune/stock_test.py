@@ -13,6 +13,7 @@ import pytest
 
 from configs import glue as glue_config
 from latemask.bench import finetune as finetune_bench
+from latemask import errors
 from latemask.finetune import batches
 from latemask.finetune import cell as cell_lib
 from latemask.finetune import grid as grid_lib
@@ -141,8 +142,11 @@ def test_losses_are_those_of_pytorch(tmp_path, architecture, kind, task):
   _folder(tmp_path / "stock", architecture, kind)
   config = _config(tmp_path / "stock", tmp_path / "glue", task)
   program, tokenizer, data = _build(config)
-  ours, theirs = finetune_bench.first_losses(
-      config, program, tokenizer, data, grid_lib.Cell(16, 3e-3, 0), 10)
+  args = config, program, tokenizer, data, grid_lib.Cell(16, 3e-3, 0)
+  for num_steps in (0, 13):
+    with pytest.raises(errors.InputError, match="training of .* has 12 steps"):
+      finetune_bench.first_losses(*args, num_steps)
+  ours, theirs = finetune_bench.first_losses(*args, 10)
   np.testing.assert_allclose(ours, theirs, atol=1e-4)
   # It has learned what no gradient of a wrong row would teach.
   assert ours[-3:].mean() < ours[:3].mean() - 0.02
