@@ -86,8 +86,7 @@ def _finetune(config, workdir, claim):
       f"{len(cells)} cells a task, to train: "
       + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
       + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
-  if params["head"]:
-    distributed.say(_about_head(params["head"]))
+  distributed.say(_about_head(params["head"]))
   for data in datas:
     distributed.say(data.about)
   distributed.say("compiling: the first epochs take longer" if todo else
@@ -129,10 +128,11 @@ def _finetune(config, workdir, claim):
 
 def _about_head(head):
   """Returns in words what a head begins with."""
-  known = ", ".join(sorted(head))
-  return f"the class head begins with the folder's {known}" + (
-      f" (out: for tasks of {len(head['out_bias'])} outputs)"
-      if "out_bias" in head else "")
+  if not head:
+    return "the class head begins fresh"
+  return ("the class head begins with the folder's " + ", ".join(sorted(head))
+          + (f" (out: for tasks of {len(head['out_bias'])} outputs)"
+             if "out_bias" in head else ""))
 
 
 def _models(config, folder):
