@@ -570,6 +570,7 @@ def test_keep_replaces_a_slice_that_does_not_answer(cloud):
       "create", *LIFE, "ssh stop"]
 
 
+@pytest.mark.slow
 def test_keep_restarts_other_failures_so_often(cloud):
   cloud.set_up()
   done = _keep(cloud, "hang", "7", options=["--restarts", "1"])

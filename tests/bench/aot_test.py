@@ -85,7 +85,7 @@ def test_tiny_compiles():
   assert found["hbm"]["total"] < found["hbm"]["capacity"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eval_step_compiles_on_another_chip():
   found, _, _ = _compile(_tiny(), "v4-8", "eval")
   assert found["chip"] == "TPU v4"

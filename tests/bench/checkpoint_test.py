@@ -13,7 +13,7 @@ def _run(*arguments):
       capture_output=True, text=True, timeout=200)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_lines(corpus):
   done = _run("--repeats", "1", "--config",
               f"configs/base.py:tiny,data.source='text:{corpus}/*.txt',"

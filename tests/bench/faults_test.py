@@ -367,7 +367,7 @@ def test_disk_full_for_good(tiny_run, tmp_path, monkeypatch):
   assert lines(tmp_path / "run") == lines(tmp_path / "unbroken")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_disk_full_for_metrics(tiny_run, tmp_path, monkeypatch):
   unbroken, _ = run_lib.train(tiny_run, tmp_path / "unbroken")
   real = metrics.Writer.write
@@ -415,7 +415,7 @@ def test_disk_full_while_packing(tiny, corpus, tmp_path, capsys):
   assert packed.digest == prepare_lib.prepare(tiny, tmp_path / "again").digest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_disk_full_for_tensorboard(tiny_run, tmp_path, monkeypatch, capsys):
   """A copy for the eye is given up; the run is not."""
   from clu.metric_writers import summary_writer

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_sides_learn_alike(run, tmp_path):
   pytest.importorskip("transformers")
   folder = tmp_path / "glue" / "CoLA"

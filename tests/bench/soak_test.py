@@ -94,7 +94,7 @@ def test_run_that_is_there_is_refused(tmp_path):
     soak.Run(tmp_path / "run", tmp_path / "corpus.txt")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_run_ends_with_what_started_it(tmp_path):
   """Of two that are alike, that whose standard input ends is killed."""
   corpus = soak.make_corpus(tmp_path)

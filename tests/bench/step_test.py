@@ -43,7 +43,7 @@ def test_contenders_take_turns_and_pair_up():
   assert first["mfu"] == 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_steps_and_the_peer():
   pytest.importorskip("transformers")
   done = _run("--config", TINY, "--config", TINY + ",masking.rate=0.4",
@@ -56,6 +56,7 @@ def test_real_steps_and_the_peer():
   assert all(line["tokens_per_sec"] > 0 for line in (ours, other, peer))
 
 
+@pytest.mark.slow
 def test_table_of_flops():
   done = _run("--flops", "--config", "configs/base.py:base", "--config",
               "configs/vanilla.py:base")

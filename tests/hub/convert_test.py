@@ -132,6 +132,7 @@ _PARAMS = {"roberta": lambda s: _roberta(s, False),
            "roberta_prenorm": lambda s: _roberta(s, True), "modern": _modern}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", list(_PARAMS))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_logits_of_stock_classes(tiny, architecture, seed):

@@ -53,6 +53,7 @@ def _flat(params):
   return flax.traverse_util.flatten_dict(jax.device_get(params), sep="/")
 
 
+@pytest.mark.slow
 def test_loads_what_was_trained(run, folder, caplog):
   """Without a word: what Orbax thinks of its files is no one's concern."""
   workdir, state = run
@@ -118,7 +119,7 @@ def test_a_resumed_run_too_goes_back_to_it(tiny_run, folder, tmp_path):
   assert first.trained_length == again.trained_length
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_begins_with_a_folder(tiny_run, folder, run, tmp_path):
   """Its first loss is where the other run stood, not where it began."""
   tiny_run.train.init_from = str(folder)
@@ -284,6 +285,7 @@ def test_damaged_checkpoint(run, tmp_path):
     pretrained.load(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_fill_mask_is_the_same_from_run_and_folder(run, folder):
   one, two = (fill_mask_lib.Filler(pretrained.load(p), 64)
               for p in (run[0], folder))

@@ -50,6 +50,7 @@ def _config(folder, corpus, tmp_path, words):
   return config
 
 
+@pytest.mark.slow
 def test_new_words_begin_as_what_they_replace(folder, corpus, tmp_path):
   config = _config(folder, corpus, tmp_path, ["thehouse", "whencewhen"])
   loaded = pretrained.load(folder)

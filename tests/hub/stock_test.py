@@ -321,7 +321,7 @@ def test_shards(tmp_path):
     hub_folder.load_model(tmp_path / "parts", specials.TRAINED.mask)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pickles_are_converted_by_the_line_that_is_printed(tmp_path):
   folder = tmp_path / "it's"
   stock = _stock("bert", "ForMaskedLM")

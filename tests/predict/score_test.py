@@ -123,6 +123,7 @@ def _call(monkeypatch, *argv, stdin=b""):
   score_tool.main()
 
 
+@pytest.mark.slow
 def test_the_command(run, tmp_path, monkeypatch, capsys):
   scorer = score_lib.Scorer(pretrained.load(run[0]))
   wanted = [one.score for one in scorer.score(

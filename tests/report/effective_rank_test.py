@@ -90,7 +90,8 @@ def saved(tmp_path_factory, packed_dir, corpus):
   packed = prepare_lib.prepare(config, packed_dir)
   mesh = jax.make_mesh((1, 1, 1), mesh_lib.AXES, devices=jax.devices()[:1],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
-  program = step_lib.build(config, specials.trained(packed.tokenizer.vocab_size), mesh=mesh)
+  program = step_lib.build(
+      config, packed.tokenizer.vocabulary("spaces"), mesh=mesh)
   # As if trained for long: weights that tell contexts apart.
   state = program.init_state()
   state = state.replace(params=jax.tree.map(lambda x: 8 * x, state.params))
@@ -118,7 +119,7 @@ def test_rank_of_a_saved_model_equals_numpy(saved, found):
       saved, ml_collections.ConfigDict(config), 21)
   assert len(ids_NxL) == 21  # Two batches of the analysis.
   plan = plan_lib.make_plan(
-      _tiny(), loaded.tokenizer.vocab_size, rate=0.5)
+      _tiny(), loaded.tokenizer.vocabulary("spaces"), rate=0.5)
   masked = jax.jit(lambda ids_NxL: selection.mask_batch(
       plan, jax.random.key(effective_rank._KEY), jnp.arange(21),
       ids_NxL))(ids_NxL)

@@ -27,6 +27,7 @@ _RULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", _RULES)
 @pytest.mark.parametrize("insertion_layer, decoder, queries", [
     (0, "self", "targets"), (3, "self", "targets"), (2, "cross", "targets"),
@@ -91,6 +92,7 @@ def _run(monkeypatch, *arguments):
   token_layers.main()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.png", "new/a.svg"])
 def test_draws(run, tmp_path, monkeypatch, capsys, name):
   _run(monkeypatch, "--workdir", run[0], "--out", tmp_path / name,
@@ -102,6 +104,7 @@ def test_draws(run, tmp_path, monkeypatch, capsys, name):
   assert start.startswith(b"\x89PNG") or b"<?xml" in start
 
 
+@pytest.mark.slow
 def test_draws_the_same_of_a_folder(run, tmp_path, monkeypatch, capsys):
   """An export keeps the rule; one that was written before hides a half."""
   folder, rules = tmp_path / "folder", []

@@ -149,6 +149,7 @@ with distributed.together("127.0.0.1:" + sys.argv[1], 2, mine, 60), (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [0, 1])
 def test_one_that_ends_alone_keeps_its_exit_code(ending):
   """The other, in a collective, ends too, and not with 0."""
@@ -341,7 +342,7 @@ def cola(tmp_path_factory):
   return folder.parent
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fine_tuning_deals_the_cells_out(run, cola, tmp_path):
   workdir, _ = run
   port = _port()

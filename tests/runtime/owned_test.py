@@ -80,6 +80,7 @@ with errors.one_line_exit():
 """
 
 
+@pytest.mark.slow
 def test_a_thread_of_a_failed_save_keeps_no_program(
     tiny_run, tmp_path, monkeypatch, few_devices):
   """Neither when checkpoints are closed nor when Python waits for threads."""
@@ -104,6 +105,7 @@ def test_a_thread_of_a_failed_save_keeps_no_program(
   assert ended.stderr == "latemask: full\n"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_taken_over_saves_nothing(
     tiny_run, tmp_path, monkeypatch, few_devices):
   tiny_run.train.num_steps = 4

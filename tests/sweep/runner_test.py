@@ -104,7 +104,10 @@ def test_older_sweeps_stay_done_and_keep_their_rows(write, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [
+    # The points of mask_rate_x_insertion, in another size.
+    pytest.param(name, marks=pytest.mark.long) if name == "two_cores" else name
+    for name in NAMES])
 def test_every_point_builds(name, tmp_path):
   """At the size that is its default, and on paths that are not there."""
   spec = f"configs/sweeps/{name}.py"
@@ -135,6 +138,7 @@ def test_every_point_builds(name, tmp_path):
       assert 0 <= budget - spent < spent / point.num_steps
 
 
+@pytest.mark.slow
 def test_budgets_are_those_of_base():
   for size, budget in sweeps.TOTAL_FLOPS.items():
     config = base.get_config(size)
@@ -244,6 +248,7 @@ def _starts(out):
           out.glob("*.log")}
 
 
+@pytest.mark.slow
 def test_failed_runs_stop_no_other(write, tmp_path, monkeypatch, capsys, stub):
   out = tmp_path / "out"
   spec = write([{"seed": seed} for seed in (7, 1, 2)])
@@ -300,6 +305,7 @@ def test_signal_lets_runs_save(
   assert not list(out.glob("*.claim"))  # Nothing is held any more.
 
 
+@pytest.mark.slow
 def test_held_by_another_is_no_failure(
     write, tmp_path, monkeypatch, capsys, stub):
   """By another sweep of this host, or by a run that is no sweep's."""
@@ -343,6 +349,7 @@ def test_lost_claim_ends_the_run(write, tmp_path, monkeypatch, capsys, stub):
   assert _starts(out) == {"seed=9": 1}
 
 
+@pytest.mark.slow
 def test_finetuning_of_finished_runs(
     write, tmp_path, monkeypatch, capsys, stub):
   out = tmp_path / "out"
@@ -369,6 +376,7 @@ def test_finetuning_of_finished_runs(
 # ---- What cannot be; what writes nothing
 
 
+@pytest.mark.slow
 def test_dry_run_writes_nothing(write, tmp_path, monkeypatch, capsys):
   spec = write(GOOD)
   before = _files(tmp_path)

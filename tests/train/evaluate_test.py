@@ -64,6 +64,7 @@ def _check_record(scalars, loader):
       stats.entropy(counts) + (len(counts) - 1) / (2 * len(ids)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masks", ["fixed", "seeded"])
 def test_masks_of_runs_that_differ_in_seed_unit_and_noise(
     parts, monkeypatch, masks):

@@ -86,6 +86,7 @@ def test_stopped_and_resumed_is_unbroken(
   assert capsys.readouterr().out.count("step 10: warning: after a third") == 1
 
 
+@pytest.mark.slow
 def test_finished_run_is_left_as_it_is(tiny_run, tmp_path, capsys):
   tiny_run.train.num_steps = 4
   _, first = run_lib.train(tiny_run, tmp_path)
@@ -306,6 +307,7 @@ def test_another_config_is_refused_by_key(tiny_run, tmp_path):
   run_lib.train(tiny_run, tmp_path)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_other_rows_is_refused(tiny_run, tmp_path):
   tiny_run.train.num_steps = 4
   run_lib.train(tiny_run, tmp_path / "run")

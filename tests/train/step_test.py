@@ -100,7 +100,7 @@ def test_what_is_computed_again_drops_the_same(tiny):
   _assert_same_update(_run(tiny, _mesh(1, 1, 1)), again, 1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hashed_dropout_is_the_same_on_every_mesh(tiny):
   tiny.model.dropout = tiny.model.attention_dropout = 0.1
   assert tiny.train.dropout_rng == "hash"
@@ -154,6 +154,7 @@ def test_golden_step(tiny):
   assert int(state.step) == 3
 
 
+@pytest.mark.slow
 def test_only_matrices_decay(tiny):
   tiny.optimizer.weight_decay = 0.5
   tiny.optimizer.learning_rate = 0.1

@@ -29,6 +29,7 @@ def _store(directory, field="text", file_format="array_record"):
   return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
 def test_every_example_once(tiny, tmp_path, file_format):
   lines = _store(tmp_path, file_format=file_format)

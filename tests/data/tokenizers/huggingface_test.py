@@ -193,6 +193,7 @@ def test_record_and_folder(both, tmp_path):
     kinds.saved(tmp_path)
 
 
+@pytest.mark.slow
 def test_trained(tmp_path):
   """The same bytes with one thread and with two; a word is a word."""
   program = ("import sys; from latemask.data.tokenizers import huggingface;"
