@@ -92,8 +92,10 @@ class Tokenizer(tokenizer_lib.Tokenizer):
 
   @functools.cached_property
   def _stock(self):
-    """The library's object as stock has it."""
-    return library.Tokenizer.from_str(json.dumps(self.described))
+    """The library's object as stock has it; it neither pads nor cuts."""
+    # Sentence encoders say in their file to pad to 128.
+    return library.Tokenizer.from_str(json.dumps(
+        self.described | {"padding": None, "truncation": None}))
 
   @functools.cached_property
   def _library(self):
