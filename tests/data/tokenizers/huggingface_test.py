@@ -134,6 +134,21 @@ def test_special_tokens_of_stock(both):
         stock.num_special_tokens_to_add(len(texts) == 2))
 
 
+@pytest.mark.parametrize("direction", ["left", "right"])
+def test_padding_that_a_file_asks_for_is_no_template(both, tmp_path, direction):
+  """Sentence encoders are published so; rows are padded elsewhere."""
+  ours, stock = both
+  stock.save_pretrained(tmp_path)
+  padded = library.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+  padded.enable_padding(
+      direction=direction, length=16, pad_id=stock.pad_token_id,
+      pad_token=stock.pad_token)
+  padded.enable_truncation(16)
+  padded.save(str(tmp_path / "tokenizer.json"))
+  assert len(padded.encode("a").ids) == 16
+  assert kinds.load(tmp_path).template == ours.template
+
+
 def test_names_of_special_tokens_are_text(both):
   ours, _ = both
   for name in _NAMES:
