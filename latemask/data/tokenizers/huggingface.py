@@ -220,10 +220,8 @@ class Tokenizer(tokenizer_lib.Tokenizer):
     """Returns one side of the template, from an example."""
     found = self._stock.encode(*texts)
     parts, before = [], None
-    for index, kind, text, is_real in zip(
-        found.ids, found.type_ids, found.sequence_ids, found.attention_mask):
-      if not is_real:  # Sentence encoders say there to pad to 128.
-        continue
+    for index, kind, text in zip(found.ids, found.type_ids,
+                                 found.sequence_ids):
       if text is None:
         parts.append((index, kind))
       elif text != before:
