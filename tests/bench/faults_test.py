@@ -217,7 +217,7 @@ def test_rollbacks_are_bounded(tiny_run, tmp_path, monkeypatch):
   assert os.listdir(tmp_path / "checkpoints") == ["4.failed"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_state_without_a_finite_loss_is_not_saved(
     tiny_run, tmp_path, capsys):
   """Its parameters are finite, about 1e28; what comes of them is not."""
@@ -236,7 +236,7 @@ def test_a_state_without_a_finite_loss_is_not_saved(
   assert [r["skipped_rows"] for r in found if "rollback" in r] == [16, 32]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_fails_again_goes_further_back(
     tiny_run, tmp_path, monkeypatch, capsys):
   """From 8 twice, then from 4, then from the initial state; all on record."""

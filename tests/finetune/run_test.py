@@ -93,7 +93,7 @@ def _files(directory):
           for p in pathlib.Path(directory).rglob("*")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bfloat16_learns_too(config, tmp_path):
   config.dtype = "bfloat16"
   config.grid.seeds = (0,)

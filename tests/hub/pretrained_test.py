@@ -157,7 +157,7 @@ def test_what_cannot_begin(tiny_run, run, tmp_path, change, message):
   assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tokenizer_of_another(tiny_run, run, tmp_path):
   """Refused before anything is written; left out, that of init_from."""
   workdir, _ = run

@@ -59,7 +59,7 @@ def test_every_example_once(tiny, tmp_path, file_format):
   assert list(found) == list(enumerate(lines[20:60]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("few_devices")
 def test_trains_from_it(tiny, tmp_path, capsys):
   _store(tmp_path / "tfds", field="book_text")

@@ -211,13 +211,13 @@ def test_record_and_folder(both, tmp_path):
 @pytest.mark.slow
 def test_trained(tmp_path):
   """The same bytes with one thread and with two; a word is a word."""
+  (tmp_path / "text").write_text(conftest.make_text(400))
   program = ("import sys; from latemask.data.tokenizers import huggingface;"
-             "from tests import conftest;"
-             "t = huggingface.train(conftest.make_text(400).splitlines(), 600);"
-             "print(t.vocab_size, t.digest)")
+             "t = huggingface.train(open(sys.argv[1]).read().splitlines(), 600)"
+             ";print(t.vocab_size, t.digest)")
   told = [subprocess.run(
-      [sys.executable, "-c", program], check=True, capture_output=True,
-      text=True, env=os.environ | {"TOKENIZERS_PARALLELISM": "true",
+      [sys.executable, "-c", program, tmp_path / "text"], check=True,
+      capture_output=True, text=True, env=os.environ | {"TOKENIZERS_PARALLELISM": "true",
                                    "RAYON_NUM_THREADS": threads}).stdout
           for threads in ("1", "2")]
   ours = huggingface.train(conftest.make_text(400).splitlines(), 600)
@@ -225,9 +225,11 @@ def test_trained(tmp_path):
   assert ours.specials == huggingface.specials_lib.TRAINED
   alone, = ours.encode(["time"])
   assert ours.encode(["the time"])[0][-len(alone):].tolist() == alone.tolist()
+  folder = tmp_path / "folder"
+  folder.mkdir()
   for name, content in ours.files.items():
-    (tmp_path / name).write_bytes(content)
-  stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    (folder / name).write_bytes(content)
+  stock = transformers.AutoTokenizer.from_pretrained(folder)
   lines = _lines()
   assert [ids.tolist() for ids in ours.encode(lines)] == stock(
       lines, add_special_tokens=False)["input_ids"]
