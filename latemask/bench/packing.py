@@ -10,12 +10,9 @@ in this process and once in a worker as packing has them. A tokenizer is
 tokens per second (median of the repeats) and the ratio.
 """
 
-import json
 import multiprocessing
 import statistics
 import time
-
-import tokenizers as library
 
 from latemask.config import spec
 from latemask.data import packing
@@ -54,9 +51,7 @@ def _encoder(tokenizer):
   """Returns the batch encoding of the library: texts -> lists of ids."""
   if not isinstance(tokenizer, huggingface.Tokenizer):
     return tokenizer.processor.encode
-  found = library.Tokenizer.from_str(json.dumps(tokenizer.described))
-  found.no_truncation()
-  found.no_padding()
+  found = huggingface.built(tokenizer.described)
   return lambda texts: [row.ids for row in found.encode_batch(
       texts, add_special_tokens=False)]
 

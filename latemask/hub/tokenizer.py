@@ -1,7 +1,5 @@
 """A tokenizer as the files that stock transformers reads."""
 
-import json
-
 from latemask.data.tokenizers import huggingface
 from latemask.data.tokenizers import sentencepiece
 from latemask.data.tokenizers import sentencepiece_json
@@ -16,7 +14,7 @@ def check(tokenizer):
   Raises:
     InputError: see `sentencepiece_json.check`.
   """
-  if _is_one_model(tokenizer):
+  if isinstance(tokenizer, sentencepiece.Tokenizer):
     sentencepiece_json.check(tokenizer)
 
 
@@ -29,14 +27,13 @@ def files(tokenizer, max_length):
   Raises:
     InputError: see `check`.
   """
-  settings = _json(tokenizer_config(tokenizer, max_length))
-  if not _is_one_model(tokenizer):
-    # Not the stock class of every model reads a vocabulary alone.
-    return {huggingface.SETTINGS: settings,
-            "tokenizer.json": _json(tokenizer.described)} | tokenizer.files
-  return tokenizer.files | {
-      "tokenizer.json": _json(sentencepiece_json.tokenizer_json(tokenizer)),
-      huggingface.SETTINGS: settings}
+  # Not the stock class of every model reads a vocabulary alone.
+  described = (sentencepiece_json.tokenizer_json(tokenizer)
+               if isinstance(tokenizer, sentencepiece.Tokenizer)
+               else tokenizer.described)
+  return {"tokenizer.json": huggingface.as_json(described),
+          huggingface.SETTINGS: huggingface.as_json(
+              tokenizer_config(tokenizer, max_length))} | tokenizer.files
 
 
 def tokenizer_config(tokenizer, max_length):
@@ -46,11 +43,3 @@ def tokenizer_config(tokenizer, max_length):
           "clean_up_tokenization_spaces": False,
           **{key: name for role, name in tokenizer.names.items()
              for key in huggingface.KEYS[role]}}
-
-
-def _is_one_model(tokenizer):
-  return list(tokenizer.files) == [sentencepiece.FILE]
-
-
-def _json(content):
-  return json.dumps(content, indent=1, ensure_ascii=False).encode()

@@ -8,12 +8,11 @@ hold merges: google/sentencepiece, bpe_model.cc.
 """
 
 import base64
-import dataclasses
-import json
 
 from latemask.data.tokenizers import huggingface
 from latemask.data.tokenizers import proto as proto_lib
 from latemask.data.tokenizers import sentencepiece
+from latemask.data.tokenizers import sentencepiece_json
 from latemask.data.tokenizers import word_starts
 from latemask import errors
 
@@ -40,26 +39,18 @@ def convert(model, change):
     raise errors.InputError(
         f"its trainer_spec.model_type is {_REFUSED[kind]}; unigram and bpe can "
         "be read")
-  tokenizer = change(_tokenizer(_described(model, settings), model))
+  tokenizer = change(huggingface.of_files({
+      "tokenizer.json": huggingface.as_json(_described(model, settings)),
+      sentencepiece.FILE: model}))
   described = tokenizer.described
   special = tokenizer.specials
   bos, eos = tokenizer.names["bos"], tokenizer.names["eos"]
-  return dataclasses.replace(tokenizer, contents=tuple(sorted((
-      tokenizer.files | {"tokenizer.json": _json(described | {
-          "post_processor": {
-              "type": "RobertaProcessing", "sep": [eos, special.eos],
-              "cls": [bos, special.bos], "trim_offsets": False,
-              "add_prefix_space": False}})}).items())))
-
-
-def _tokenizer(described, model):
-  return huggingface.Tokenizer(tuple(sorted({
-      "tokenizer.json": _json(described),
-      sentencepiece.FILE: model}.items())))
-
-
-def _json(described):
-  return json.dumps(described, indent=1, ensure_ascii=False).encode()
+  described = described | {"post_processor": {
+      "type": "RobertaProcessing", "sep": [eos, special.eos],
+      "cls": [bos, special.bos], "trim_offsets": False,
+      "add_prefix_space": False}}
+  return huggingface.of_files(tokenizer.files | {
+      "tokenizer.json": huggingface.as_json(described)})
 
 
 def _described(model, settings):
@@ -84,36 +75,26 @@ def _described(model, settings):
       "pre_tokenizer": {"type": "Sequence",
                         "pretokenizers": _pre_tokenizers(settings, pieces)},
       "post_processor": None,
-      "decoder": {"type": "Sequence", "decoders": [
-          {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-          {"type": "ByteFallback"}, {"type": "Fuse"}, *([
-              {"type": "Strip", "content": " ", "start": 1, "stop": 0}]
-                  if settings["normalizer_spec.add_dummy_prefix"] else [])]},
+      "decoder": sentencepiece_json.decoder(
+          settings["normalizer_spec.add_dummy_prefix"]),
       "model": _MODELS[kind](pieces, scores, types) | {
           "byte_fallback": bool(settings["trainer_spec.byte_fallback"])}}
 
 
 def _normalizers(settings):
-  replace = lambda pattern, content: {
-      "type": "Replace", "pattern": {"Regex": pattern}, "content": content}
   charsmap = settings["normalizer_spec.precompiled_charsmap"]
   found = [{"type": "Precompiled", "precompiled_charsmap":
             base64.b64encode(charsmap).decode()}] if charsmap else []
   if settings["normalizer_spec.remove_extra_whitespaces"]:
-    # At the end of a stretch, which is that of the text or before a mask.
-    found += [replace(r" {2,}", " "), replace(rf"[ {_SPACE}]+\z", "")]
+    found += sentencepiece_json.EXTRA_SPACES
   return found
 
 
 def _pre_tokenizers(settings, pieces):
-  metaspace = lambda space, scheme, split: {
-      "type": "Metaspace", "replacement": space, "prepend_scheme": scheme,
-      "split": split}
   splits = not any(_SPACE in piece.lstrip(_SPACE) for piece in pieces)
-  # A space at the very start of the text, where there is none.
-  first = ([metaspace(" ", "first", False)]
+  first = ([sentencepiece_json.FIRST_SPACE]
            if settings["normalizer_spec.add_dummy_prefix"] else [])
-  return [*first, metaspace(_SPACE, "never", splits)]
+  return [*first, sentencepiece_json.metaspace(_SPACE, "never", splits)]
 
 
 def _unigram(pieces, scores, types):

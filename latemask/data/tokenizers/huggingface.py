@@ -93,9 +93,7 @@ class Tokenizer(tokenizer_lib.Tokenizer):
   @functools.cached_property
   def _stock(self):
     """The library's object as stock has it; it neither pads nor cuts."""
-    # Sentence encoders say in their file to pad to 128.
-    return library.Tokenizer.from_str(json.dumps(
-        self.described | {"padding": None, "truncation": None}))
+    return built(self.described)
 
   @functools.cached_property
   def _library(self):
@@ -136,11 +134,8 @@ class Tokenizer(tokenizer_lib.Tokenizer):
     # That names tokens by their ids, which may be other ones now.
     before = {key: value for key, value in self.settings.items()
               if key != "added_tokens_decoder"}
-    return Tokenizer(tuple(sorted({
-        "tokenizer.json": json.dumps(
-            described, indent=1, ensure_ascii=False).encode(),
-        SETTINGS: json.dumps(before | settings, indent=1,
-                             ensure_ascii=False).encode()}.items())))
+    return of_files({"tokenizer.json": as_json(described),
+                     SETTINGS: as_json(before | settings)})
 
   @functools.cached_property
   def vocab_size(self):
@@ -269,6 +264,25 @@ class Tokenizer(tokenizer_lib.Tokenizer):
         skip_special_tokens=False)
 
 
+def of_files(files):
+  """Returns the `Tokenizer` of {name: bytes}."""
+  return Tokenizer(tuple(sorted(files.items())))
+
+
+def as_json(content):
+  """Returns the bytes of a JSON file."""
+  return json.dumps(content, indent=1, ensure_ascii=False).encode()
+
+
+def built(described):
+  """Returns the library's object of a tokenizer.json; it neither pads nor cuts.
+
+  Sentence encoders say in their file to pad to 128.
+  """
+  return library.Tokenizer.from_str(json.dumps(
+      described | {"padding": None, "truncation": None}))
+
+
 def _opened(described, as_text):
   """Returns the library's object of a description.
 
@@ -288,10 +302,8 @@ def _opened(described, as_text):
                     "content": renamed.get(token["content"],
                                            token["content"])}
            for token in described["added_tokens"]]
-  found = library.Tokenizer.from_str(json.dumps(described | {
-      "added_tokens": added, "model": model, "post_processor": None}))
-  found.no_truncation()
-  found.no_padding()
+  found = built(described | {
+      "added_tokens": added, "model": model, "post_processor": None})
   found.encode_special_tokens = True
   return found
 
@@ -320,7 +332,7 @@ def load(path, called, change=lambda tokenizer: tokenizer):
     if not alone.is_file():
       raise errors.InputError(f"{called}{path} is not there")
     contents = {"tokenizer.json": alone.read_bytes()}
-  tokenizer = Tokenizer(tuple(sorted(contents.items())))
+  tokenizer = of_files(contents)
   try:
     tokenizer = change(tokenizer)
     tokenizer.template  # Reads all of it.
@@ -352,11 +364,7 @@ def train(documents, vocab_size):
   Raises:
     InputError: `vocab_size` is too small, or what `documents` itself raises.
   """
-  least = len(specials_lib.NAMES) + 256 + 1
-  if vocab_size < least:
-    raise errors.InputError(
-        f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
-        f"take {least - 1}, so at least {least} is needed")
+  tokenizer_lib.check_vocab_size(vocab_size)
   found = library.Tokenizer(library.models.BPE())
   found.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
   found.decoder = library.decoders.ByteLevel()
@@ -374,6 +382,5 @@ def train(documents, vocab_size):
               "add_prefix_space": True, "clean_up_tokenization_spaces": False,
               **{key: names[getattr(specials_lib.TRAINED, role)]
                  for role, keys in KEYS.items() for key in keys}}
-  return Tokenizer(tuple(sorted({
-      "tokenizer.json": found.to_str(pretty=True).encode(),
-      SETTINGS: json.dumps(settings, indent=1).encode()}.items())))
+  return of_files({"tokenizer.json": found.to_str(pretty=True).encode(),
+                   SETTINGS: as_json(settings)})

@@ -49,8 +49,8 @@ def _huggingface(tokenizer):
   """Returns a tokenizer as one of Hugging Face's library, with equal ids."""
   if isinstance(tokenizer, huggingface.Tokenizer):
     return tokenizer
-  return huggingface.Tokenizer((("tokenizer.json", json.dumps(
-      sentencepiece_json.tokenizer_json(tokenizer)).encode()),))
+  return huggingface.of_files({"tokenizer.json": huggingface.as_json(
+      sentencepiece_json.tokenizer_json(tokenizer))})
 
 
 def load(path, called="data.tokenizer: ", add_mask=False):
@@ -136,7 +136,7 @@ def saved(directory):
 def save(tokenizer, directory):
   """Writes a tokenizer to a folder of packed rows, whole or not at all."""
   directory = epath.Path(directory)
-  if list(tokenizer.files) == [sentencepiece.FILE]:
+  if isinstance(tokenizer, sentencepiece.Tokenizer):
     with files_lib.writing(directory / sentencepiece.FILE) as part:
       part.write_bytes(tokenizer.files[sentencepiece.FILE])
   else:
@@ -148,12 +148,13 @@ def record(tokenizer):
   files = {name: base64.b64encode(content).decode()
            for name, content in tokenizer.files.items()}
   # As before there were several kinds.
-  return files.get(sentencepiece.FILE, files)
+  return (files[sentencepiece.FILE]
+          if isinstance(tokenizer, sentencepiece.Tokenizer) else files)
 
 
 def of_record(found):
   """Returns the tokenizer of `record`."""
   if isinstance(found, str):
     return sentencepiece.Tokenizer(base64.b64decode(found))
-  return huggingface.Tokenizer(tuple(sorted(
-      (name, base64.b64decode(content)) for name, content in found.items())))
+  return huggingface.of_files({
+      name: base64.b64decode(content) for name, content in found.items()})

@@ -32,7 +32,6 @@ from latemask import errors
 # same text gives the same tokenizer on any machine.
 _TRAIN_THREADS = 16
 _MAX_SENTENCE_BYTES = 4096
-_BYTE_PIECES = 256
 _CHARSMAP = "9\t20\nA\t20\nD\t20\n"
 # Sums are exact up to 2**24 of these parts, about 8,000 tokens.
 _SCORE_PARTS = 256
@@ -211,11 +210,7 @@ def train(documents, vocab_size):
     InputError: the documents do not suffice to train a model of that size, or
       what `documents` itself raises.
   """
-  least = len(specials_lib.NAMES) + _BYTE_PIECES + 1
-  if vocab_size < least:
-    raise errors.InputError(
-        f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
-        f"take {least - 1}, so at least {least} is needed")
+  tokenizer_lib.check_vocab_size(vocab_size)
   names, ids = specials_lib.NAMES, specials_lib.TRAINED
   model, refusals = io.BytesIO(), []
   with tempfile.NamedTemporaryFile("w", suffix=".tsv") as charsmap:

@@ -29,6 +29,32 @@ _EXACT = {
     "normalizer_spec.add_dummy_prefix": (1, _YES_NO),
     "normalizer_spec.remove_extra_whitespaces": (1, _YES_NO),
     "normalizer_spec.escape_whitespaces": (1, _YES_NO)}
+
+def replace(pattern, content):
+  """Returns the normalizer that replaces what matches."""
+  return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+
+
+def metaspace(space, scheme, split):
+  """Returns the pre-tokenizer that writes `space` for a space."""
+  return {"type": "Metaspace", "replacement": space, "prepend_scheme": scheme,
+          "split": split}
+
+
+def decoder(has_first_space):
+  """Returns the decoder of models that write \u2581, and bytes by name."""
+  strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+  return {"type": "Sequence", "decoders": [
+      {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+      {"type": "ByteFallback"}, {"type": "Fuse"}, *[strip] * has_first_space]}
+
+
+# Normalizers of a stretch of text between special tokens: spaces that are more
+# than one, and those at its end, which a mask behind it takes.
+EXTRA_SPACES = [replace(r" {2,}", " "), replace(rf"[ {_SPACE}]+\z", "")]
+# A space at the very start of the text, where there is none. One that wrote
+# \u2581 there would take a literal \u2581 for it.
+FIRST_SPACE = metaspace(" ", "first", False)
 _TYPES = {proto_lib.USER_DEFINED: "user-defined", proto_lib.UNUSED: "unused"}
 
 
@@ -111,10 +137,7 @@ def tokenizer_json(tokenizer):
           "special_tokens": {
               token: {"id": token, "ids": [i], "tokens": [token]}
               for token, i in ((bos, ids.bos), (eos, ids.eos))}},
-      "decoder": {"type": "Sequence", "decoders": [
-          {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-          {"type": "ByteFallback"}, {"type": "Fuse"},
-          {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+      "decoder": decoder(has_first_space=True),
       "model": model}
 
 
@@ -124,24 +147,17 @@ def _normalizer(tokenizer):
   So nothing is added in front here, and nothing cut off there: a space behind
   <mask> is one. At the end, a space before <mask> is the mask's.
   """
-  replace = lambda pattern, content: {
-      "type": "Replace", "pattern": {"Regex": pattern}, "content": content}
   spaces = "".join(
       rf"\x{{{ord(source):X}}}" for source, _ in proto_lib.rules(
           tokenizer.settings["normalizer_spec.precompiled_charsmap"]))
   return {"type": "Sequence", "normalizers": [
       *([replace(f"[{spaces}]", " ")] if spaces else []),
-      replace(r" {2,}", " "), replace(rf"[ {_SPACE}]+\z", "")]}
+      *EXTRA_SPACES]}
 
 
 def _pre_tokenizer(breaks):
-  metaspace = lambda space, scheme, split: {
-      "type": "Metaspace", "replacement": space, "prepend_scheme": scheme,
-      "split": split}
   return {"type": "Sequence", "pretokenizers": [
-      # A space at the very start of the text, where there is none. One that
-      # wrote \u2581 there would take a literal \u2581 for it.
-      metaspace(" ", "first", False), metaspace(_SPACE, "never", True),
+      FIRST_SPACE, metaspace(_SPACE, "never", True),
       *({"type": "Split", "pattern": {"Regex": pattern},
          "behavior": "MergedWithPrevious", "invert": False}
         for pattern in breaks)]}

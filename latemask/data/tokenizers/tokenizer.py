@@ -12,6 +12,9 @@ import numpy as np
 
 from latemask.data.tokenizers import specials as specials_lib
 from latemask.data.tokenizers import word_starts
+from latemask import errors
+
+_BYTES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,19 @@ def roberta_template(specials):
   """Returns `<s> a </s>` and `<s> a </s></s> b </s>`, all of one type."""
   bos, eos, text = (specials.bos, 0), (specials.eos, 0), (None, 0)
   return Template((bos, text, eos), (bos, text, eos, eos, text, eos))
+
+
+def check_vocab_size(vocab_size):
+  """Checks that a vocabulary to be trained holds special tokens and bytes.
+
+  Raises:
+    InputError: it does not.
+  """
+  least = len(specials_lib.NAMES) + _BYTES + 1
+  if vocab_size < least:
+    raise errors.InputError(
+        f"data.vocab_size is {vocab_size}; special tokens and bytes alone "
+        f"take {least - 1}, so at least {least} is needed")
 
 
 def words_at(ends, words):

@@ -40,7 +40,15 @@ def test_ids_of_stock(kind, tmp_path):
   assert stock("a", "b")["input_ids"] == ours.template.row(
       [*ours.encode(["a"]), *ours.encode(["b"])])[0].tolist()
   again = kinds.load(tmp_path)
+  (tmp_path / "rows").mkdir()
   assert again.digest == ours.digest
+  # And as it travels with rows and in checkpoints.
+  kinds.save(ours, tmp_path / "rows")
+  for back in (kinds.of_record(kinds.record(ours)),
+               kinds.saved(tmp_path / "rows")):
+    assert back.files == ours.files
+    assert [ids.tolist() for ids in back.encode(plain)] == [
+        ids.tolist() for ids in ours.encode(plain)]
   special = set(ours.special_N.tolist()) - {ours.specials.unk}
   ids, = ours.encode(["the <s> of </s> <pad> <mask>"])
   assert not special & set(ids.tolist())
