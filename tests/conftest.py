@@ -29,6 +29,7 @@ import sentencepiece
 
 from configs import base
 from latemask.data import prepare as prepare_lib
+from latemask.data.sources import table as sources_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import specials
 from latemask.train import run as run_lib
@@ -171,6 +172,15 @@ def _on_two_devices(patch):
   patch.setattr(jax, "device_count", lambda: 2)
   patch.setattr(jax, "make_mesh", lambda *args, **options: make(
       *args, **options | {"devices": devices}))
+
+
+def read_source(source, num_shards=1, bound=0):
+  """Returns ({place: document} of a source in shards, its `BadDocuments`)."""
+  bad = sources_lib.BadDocuments(bound)
+  found = [pair for shard in range(num_shards)
+           for pair in source.documents(shard, num_shards, bad)]
+  assert len(dict(found)) == len(found)  # Each place once.
+  return dict(found), bad
 
 
 _programs = {}

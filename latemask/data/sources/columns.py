@@ -59,14 +59,9 @@ class _Columns(found.Files):
 
   @property
   def fingerprint(self):
-    """What tells whether a stopped preparation may go on, with `files`."""
+    """Bytes of the column by path."""
     return {path: sum(group.size_bytes for group in layout.groups)
             for path, layout in self._layouts.items()}
-
-  @property
-  def size_bytes(self):
-    """Bytes of the column, for the progress bar."""
-    return sum(self.fingerprint.values())
 
   @property
   def max_shards(self):

@@ -5,7 +5,9 @@ how it is told later that they have changed. A place of a document is the
 number of its file << `FILE_BITS` + its place in the file.
 """
 
+import abc
 import dataclasses
+import functools
 import glob
 import os
 import typing
@@ -20,7 +22,7 @@ _NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Files:
+class Files(abc.ABC):
   """A source of documents that lie in files.
 
   Fields:
@@ -66,9 +68,22 @@ class Files:
     return source
 
   @classmethod
+  @abc.abstractmethod
   def reads(cls, path):
     """Returns whether a file is of this kind, by its ending."""
-    raise NotImplementedError
+
+  @functools.cached_property
+  def fingerprint(self):
+    """What tells whether a stopped preparation may go on, with `files`.
+
+    Bytes of text by path.
+    """
+    return {path: unpack.text_bytes(path) for path in self.paths}
+
+  @property
+  def size_bytes(self):
+    """Bytes of text, for the progress bar."""
+    return sum(self.fingerprint.values())
 
   @property
   def name(self):

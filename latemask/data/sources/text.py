@@ -8,7 +8,6 @@ text.
 """
 
 import dataclasses
-import functools
 import itertools
 import typing
 
@@ -92,21 +91,6 @@ class Text(found.Files):
               rows, bool))
     return count, chars, groups
 
-  @functools.cached_property
-  def _sizes(self):
-    """Bytes of text by path."""
-    return {path: unpack.text_bytes(path) for path in self.paths}
-
-  @property
-  def size_bytes(self):
-    """Bytes of text, for the progress bar."""
-    return sum(self._sizes.values())
-
-  @property
-  def fingerprint(self):
-    """What tells whether a stopped preparation may go on, with `files`."""
-    return dict(self._sizes)
-
   @property
   def max_shards(self):
     """More shards than this would read files through too often; or None."""
@@ -126,7 +110,8 @@ class Text(found.Files):
       # reads its own ones; with few, all shards read through all of them.
       is_read_through = formats.is_read_through(path)
       whole = all_whole and is_read_through
-      blocks = 1 if whole else -(-self._sizes[path] // lines.BLOCK_BYTES) or 1
+      blocks = 1 if whole else (
+          -(-self.fingerprint[path] // lines.BLOCK_BYTES) or 1)
       mine = (shard - first_block) % num_shards
       first_block += blocks
       # How much a packed file holds is only an estimate.

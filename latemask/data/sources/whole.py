@@ -5,7 +5,6 @@ each, whatever their endings are.
 """
 
 import dataclasses
-import functools
 import typing
 
 from latemask.data.sources import found
@@ -31,16 +30,6 @@ class Whole(found.Files):
     """Returns whether a file is of this kind: any is."""
     del path
     return True
-
-  @functools.cached_property
-  def fingerprint(self):
-    """What tells whether a stopped preparation may go on, with `files`."""
-    return {path: unpack.text_bytes(path) for path in self.paths}
-
-  @property
-  def size_bytes(self):
-    """Bytes of text, for the progress bar."""
-    return sum(self.fingerprint.values())
 
   @property
   def max_parts(self):

@@ -63,15 +63,6 @@ def write(request, tmp_path, tiny):
   return call
 
 
-def _places(source, num_shards, bound=0):
-  """Returns {place: text} of a source, each met once, and who is bad."""
-  bad = sources_lib.BadDocuments(bound)
-  found = [pair for s in range(num_shards)
-           for pair in source.documents(s, num_shards, bad)]
-  assert len(dict(found)) == len(found)
-  return dict(found), bad
-
-
 def _open(config):
   source, = sources_lib.open_sources(config)
   return source
@@ -83,12 +74,12 @@ def test_every_row_once_in_any_shards(write, tiny, monkeypatch):
   write("b", TEXTS[300:340], 1000)
   write("c", TEXTS[340:], 1000, kind=pa.large_string())
   source = _open(tiny)
-  expected, _ = _places(source, 1)
+  expected, _ = conftest.read_source(source, 1)
   assert [expected[p] for p in sorted(expected)] == TEXTS
   for num_shards in (2, 7, 10, 33, 900):
     # Another process knows the files by what is sent.
     sent = pickle.loads(pickle.dumps(source))
-    assert _places(sent, num_shards)[0] == expected
+    assert conftest.read_source(sent, num_shards)[0] == expected
   # As many shards as groups: none has much more than its part.
   sizes = [sum(map(len, dict(source.documents(s, 10, None)).values()))
            for s in range(10)]
@@ -113,8 +104,8 @@ def test_first_of_the_columns_and_texts_that_are_none(write, tiny):
   path = write("a", texts, column="book_text")
   with pytest.raises(errors.InputError, match=(
       f"{path}: book_text of row 1 is empty .null.$")):
-    _places(_open(tiny), 1)
-  found, bad = _places(_open(tiny), 2, bound=2)
+    conftest.read_source(_open(tiny), 1)
+  found, bad = conftest.read_source(_open(tiny), 2, bound=2)
   assert sorted(found.values()) == ["one", "two \n lines"] and bad.count == 2
   tiny.data.text_fields = ("body", "text")
   with pytest.raises(errors.InputError, match=(
@@ -128,7 +119,7 @@ def test_first_of_the_columns_and_texts_that_are_none(write, tiny):
 def test_no_utf_8_is_a_bad_document(write, tiny):
   broken = pa.array([b"one", b"\xff", b"two"]).view(pa.string())
   write("a", broken)
-  found, bad = _places(_open(tiny), 1, bound=1)
+  found, bad = conftest.read_source(_open(tiny), 1, bound=1)
   assert list(found.values()) == ["one", "two"]
   assert "text of row 1 is not UTF-8" in bad.first
 
@@ -153,7 +144,7 @@ def test_a_damaged_page_is_named(tiny, tmp_path):
   path.write_bytes(data)
   tiny.data.source = f"parquet:{path}"
   with pytest.raises(errors.InputError, match="a.parquet is no parquet file"):
-    _places(_open(tiny), 1)
+    conftest.read_source(_open(tiny), 1)
 
 
 def _save_to_disk(folder, texts):
@@ -176,7 +167,7 @@ def test_saved_folders(tiny, tmp_path):
   (folder / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
   for pattern in (folder / "train", f"{tmp_path}/*/tr*"):
     tiny.data.source = f"arrow:{pattern}"
-    assert sorted(_places(_open(tiny), 3)[0].values()) == sorted(TEXTS)
+    assert sorted(conftest.read_source(_open(tiny), 3)[0].values()) == sorted(TEXTS)
   tiny.data.source = f"arrow:{folder}"
   with pytest.raises(errors.InputError, match=(
       f"holds the sets train, test; name one, as arrow:{folder}/train$")):

@@ -22,11 +22,7 @@ PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress,
 def _read(config, num_shards=1, bound=0):
   """Returns ({place: document} of a config's one source, who is bad)."""
   source, = sources_lib.open_sources(config)
-  bad = sources_lib.BadDocuments(bound)
-  found = [pair for s in range(num_shards)
-           for pair in source.documents(s, num_shards, bad)]
-  assert len(dict(found)) == len(found)
-  return dict(found), bad
+  return conftest.read_source(source, num_shards, bound)
 
 
 def _sorted(places):

@@ -13,6 +13,7 @@ from latemask.data.sources import formats
 from latemask.data.sources import lines as lines_lib
 from latemask.data.sources import table as sources_lib
 from latemask import errors
+from tests import conftest
 
 # What lines are made of: ends, spaces that are none, text; and no UTF-8.
 _PIECES = [piece.encode() for piece in (
@@ -35,11 +36,8 @@ def _expected(data, between):
 def _read(config, num_shards=1, bound=0):
   """Returns ({place: document} of a config's one source, how many are bad)."""
   source, = sources_lib.open_sources(config)
-  bad = sources_lib.BadDocuments(bound)
-  found = [pair for s in range(num_shards)
-           for pair in source.documents(s, num_shards, bad)]
-  assert len(dict(found)) == len(found)
-  return dict(found), bad.count
+  found, bad = conftest.read_source(source, num_shards, bound)
+  return found, bad.count
 
 
 @pytest.mark.parametrize("between", formats.DOCUMENTS)
