@@ -12,32 +12,13 @@ from latemask import errors
 from latemask.masking import masked as masked_lib
 from latemask.model import encoder
 from latemask.model import products
+from latemask.predict import length
 
 # Of a word that goes on in the piece beside it; and of a space alone.
 JOINED, SPACE = "##", "\u2423"
 # Lengths, and numbers of masks, are rounded up to these: few compiles.
 _LENGTH_MULTIPLE = 32
 _MASKS_MULTIPLE = 4
-
-
-def longest(loaded, max_length=None):
-  """Returns the tokens that a text may have.
-
-  Args:
-    loaded: a `pretrained.Pretrained` that is to predict words.
-    max_length: what was asked for; None for the rows that it was trained on.
-
-  Raises:
-    InputError: it has no head, or not so many positions.
-  """
-  if "head" not in loaded.params:
-    raise errors.InputError(
-        "this model has no head that predicts words, only an encoder")
-  if max_length and max_length > loaded.config.max_length:
-    raise errors.InputError(
-        f"--max_length is {max_length}; the model has "
-        f"{loaded.config.max_length} positions")
-  return max_length or loaded.trained_length
 
 
 def logits(params, hidden_BxTxD, num_words):
@@ -67,7 +48,7 @@ class Filler:
     Raises:
       InputError: it has no head, or not so many positions.
     """
-    self._limit = longest(loaded, max_length)
+    self._limit = length.longest(loaded, max_length)
     self._tokenizer = loaded.tokenizer
     self._params = jax.tree.map(jnp.asarray, loaded.params)
     self._model = encoder.LateMaskModel(loaded.config)
@@ -90,10 +71,7 @@ class Filler:
     special = self._tokenizer.specials
     ids = [special.bos, *self._tokenizer.encode_masked(text)]
     limit = self._limit
-    if len(ids) + 1 > limit and not truncate:
-      raise errors.InputError(
-          f"a text of {len(ids) + 1} tokens is too long: at most {limit} are "
-          "taken, as in training or as --max_length says; --truncate cuts it")
+    length.check(len(ids) + 1, limit, truncate)
     ids = ids[:limit - 1]
     if special.mask not in ids:
       raise errors.InputError(

@@ -23,6 +23,7 @@ from latemask.finetune import batches as batches_lib
 from latemask.masking import masked as masked_lib
 from latemask.model import encoder
 from latemask.predict import fill_mask as fill_mask_lib
+from latemask.predict import length as length_lib
 
 # Of `within_word`: whatever a run had, so that models can be compared.
 _WORD_STARTS = "scripts"
@@ -61,7 +62,7 @@ class Scorer:
       InputError: it has no head, or not so many positions; or its tokenizer
         does not say where words begin.
     """
-    self._limit = fill_mask_lib.longest(loaded, max_length)
+    self._limit = length_lib.longest(loaded, max_length)
     self._tokenizer = loaded.tokenizer
     self._params = jax.tree.map(jnp.asarray, loaded.params)
     model = encoder.LateMaskModel(
@@ -95,11 +96,7 @@ class Scorer:
     if not len(self._ordinary(ids)):
       raise errors.InputError("there is no text" if not text.strip() else
                               f"no ordinary token in {text!r:.60}")
-    if len(ids) + 2 > self._limit and not truncate:
-      raise errors.InputError(
-          f"a text of {len(ids) + 2} tokens is too long: at most "
-          f"{self._limit} are taken, as in training or as --max_length says; "
-          "--truncate cuts it")
+    length_lib.check(len(ids) + 2, self._limit, truncate)
     return self._tokenizer.template.row([ids[:self._limit - 2]])[0]
 
   def score(self, texts, batch_size=64, progress=None):

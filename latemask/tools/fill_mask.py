@@ -20,6 +20,7 @@ import sys
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.predict import fill_mask as fill_mask_lib
+from latemask.predict import length
 from latemask.runtime import console
 
 
@@ -47,11 +48,7 @@ def _parser():
                       help="run, checkpoint or exported folder")
   parser.add_argument("--top", type=int, default=5, help="words a mask")
   parser.add_argument("--json", action="store_true", help="JSON lines")
-  parser.add_argument("--truncate", action="store_true",
-                      help="cut what is longer")
-  parser.add_argument("--max_length", type=int,
-                      help="tokens of the longest text (those of the rows that "
-                      "the model was trained on)")
+  length.add_arguments(parser)
   parser.add_argument("texts", nargs="*",
                       help="texts with <mask>, or [MASK]")
   return parser
@@ -63,15 +60,10 @@ def main():
   with errors.one_line_exit():
     if args.top < 1:
       raise errors.InputError(f"--top is {args.top}; it must be at least 1")
-    if args.max_length is not None and args.max_length < 3:
-      raise errors.InputError(
-          f"--max_length is {args.max_length}; it must be at least 3")
+    length.check_argument(args.max_length)
     loaded = pretrained.load(args.workdir)
     filler = fill_mask_lib.Filler(loaded, args.max_length)
-    if (args.max_length or 0) > loaded.trained_length:
-      print("latemask: warning: " + pretrained.beyond(
-          loaded.params, loaded.trained_length, args.max_length),
-            file=sys.stderr)
+    length.warn(loaded, args.max_length)
     if args.texts:
       words = set()
       for text in args.texts:

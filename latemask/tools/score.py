@@ -27,6 +27,7 @@ import sys
 
 from latemask import errors
 from latemask.hub import pretrained
+from latemask.predict import length
 from latemask.predict import score as score_lib
 from latemask.runtime import console
 from latemask.runtime import files
@@ -43,11 +44,7 @@ def _parser():
                       help="hide the later pieces of a token's word, too")
   parser.add_argument("--out", help="file to write the scores to")
   parser.add_argument("--json", action="store_true", help="JSON lines")
-  parser.add_argument("--truncate", action="store_true",
-                      help="cut what is longer")
-  parser.add_argument("--max_length", type=int,
-                      help="tokens of the longest text (those of the rows that "
-                      "the model was trained on)")
+  length.add_arguments(parser)
   parser.add_argument("--batch_size", type=int, default=64,
                       help="tokens that are hidden at once, each in a row of "
                       "its own (%(default)s)")
@@ -65,10 +62,7 @@ def main():
     columns = _columns(args)
     loaded = pretrained.load(args.workdir)
     scorer = score_lib.Scorer(loaded, args.max_length, args.within_word)
-    if (args.max_length or 0) > loaded.trained_length:
-      print("latemask: warning: " + pretrained.beyond(
-          loaded.params, loaded.trained_length, args.max_length),
-            file=sys.stderr)
+    length.warn(loaded, args.max_length)
     ids = [[_ids(scorer, text, where, args.truncate) for where, text in column]
            for column in columns]
     scored = scorer.score(sum(ids, []), args.batch_size, "scoring")
@@ -83,11 +77,10 @@ def main():
 
 def _check(args):
   """Checks what flags alone can say."""
-  for name, least in (("batch_size", 1), ("max_length", 3)):
-    value = getattr(args, name)
-    if value is not None and value < least:
-      raise errors.InputError(
-          f"--{name} is {value}; it must be at least {least}")
+  if args.batch_size < 1:
+    raise errors.InputError(
+        f"--batch_size is {args.batch_size}; it must be at least 1")
+  length.check_argument(args.max_length)
   if args.pairs and args.texts:
     raise errors.InputError(
         f"--pairs or texts, not both ({args.texts} is one too many)")
