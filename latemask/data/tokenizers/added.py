@@ -6,6 +6,7 @@ is found where it stands as a word of its own, with the space before it; any
 text without it has the ids that it had.
 """
 
+import itertools
 import re
 
 from etils import epath
@@ -57,10 +58,11 @@ def with_words(tokenizer, words):
     if word in there and tokenizer.is_special(there[word]):
       raise errors.InputError(
           f"data.add_tokens has {word}, which is a special token")
-  words = [word for word in words if word not in there]
-  return _with(tokenizer, [_token(
-      word, single_word=True, lstrip=True, normalized=True)
-                           for word in words]) if words else tokenizer
+  tokens = [_token(word, single_word=True, lstrip=True, normalized=True)
+            for word in words if word not in there]
+  unused = sorted((index, name) for name, index in there.items()
+                  if _UNUSED.match(name))
+  return _with(tokenizer, tokens, unused) if tokens else tokenizer
 
 
 def new_ids(tokenizer, before):
@@ -93,20 +95,18 @@ def _token(content, **options):
           "rstrip": False, "normalized": False, "special": False} | options
 
 
-def _with(tokenizer, tokens, **settings):
-  """Returns a tokenizer with some tokens more, and what its settings say."""
+def _with(tokenizer, tokens, unused=(), **settings):
+  """Returns a tokenizer with some tokens more.
+
+  Args:
+    unused: (id, name) of tokens in whose place they come, the first first.
+    settings: what its other files say besides.
+  """
   described = tokenizer.described
-  ids, renamed = {}, {}
-  unused = sorted((index, name) for name, index
-                  in tokenizer.library_tokens.items() if _UNUSED.match(name))
-  if tokens[0]["special"]:
-    unused = []  # A mask is no word.
-  for place, token in enumerate(tokens):
-    index, name = (unused[place] if place < len(unused) else
-                   (tokenizer.vocab_size + place - len(unused), None))
-    ids[token["content"]] = index
-    if name:
-      renamed[name] = token["content"]
+  renamed = {name: token["content"]
+             for (_, name), token in zip(unused, tokens)}
+  ids = itertools.chain((index for index, _ in unused),
+                        itertools.count(tokenizer.vocab_size))
   model = described["model"]
   pieces = model["vocab"]
   if isinstance(pieces, dict):
@@ -115,7 +115,7 @@ def _with(tokenizer, tokens, **settings):
     pieces = [[renamed.get(name, name), score] for name, score in pieces]
   added = [token for token in described["added_tokens"]
            if token["content"] not in renamed]
-  added += [token | {"id": ids[token["content"]]} for token in tokens]
+  added += [token | {"id": index} for token, index in zip(tokens, ids)]
   return tokenizer.replaced(described | {
       "model": model | {"vocab": pieces},
       "added_tokens": sorted(added, key=lambda token: token["id"])}, settings)
