@@ -57,12 +57,17 @@ def min_length(tokenizer):
 
 
 def _cut(texts, room):
-  """Cuts a text, or the longer of two first, to so many tokens in all."""
+  """Cuts a text, or the longer of two first, to so many tokens in all.
+
+  As stock's `longest_first`: of an odd token the longer text, or the second of
+  two as long, has it.
+  """
   if len(texts) == 1:
     return [texts[0][:room]]
   first, second = texts
-  keep = min(len(second), max(room - len(first), room // 2))
-  return [first[:room - keep], second[:keep]]
+  short = min(len(first), len(second), room // 2)
+  first_room = room - short if len(first) > len(second) else short
+  return [first[:first_room], second[:room - first_room]]
 
 
 def buckets(max_length, longest):

@@ -204,11 +204,23 @@ class Tokenizer(tokenizer_lib.Tokenizer):
 
   @functools.cached_property
   def template(self):
-    """See the base class: what its post-processor adds."""
+    """See the base class: what its post-processor adds, RoBERTa's if nothing.
+
+    Raises:
+      InputError: it adds something else than one special token on either side.
+    """
     single, pair = self._rows("a"), self._rows("a", "b")
     ids = [index for index, _ in single]
-    if ids != [self.specials.bos, None, self.specials.eos]:
+    if ids == [None]:
       return tokenizer_lib.roberta_template(self.specials)
+    wanted = [self.specials.bos, None, self.specials.eos]
+    if ids != wanted:
+      found, right = (" ".join(
+          "TEXT" if index is None else self._library.id_to_token(index)
+          for index in row) for row in (ids, wanted))
+      raise errors.InputError(
+          f"its post-processor makes {found!r} of a text; rows here are "
+          f"{right!r}")
     return tokenizer_lib.Template(single, pair)
 
   def _rows(self, *texts):

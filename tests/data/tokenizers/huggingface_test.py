@@ -237,12 +237,27 @@ def test_trained(tmp_path):
     huggingface.train(["text"], 261)
 
 
+_ONLY_AN_END = json.loads(library.processors.TemplateProcessing(
+    "$A [SEP]", "$A [SEP] $B [SEP]", [("[SEP]", 102)]).__getstate__())
+
+
+def test_without_a_post_processor_rows_are_as_robertas(tmp_path):
+  _words(tmp_path, True)
+  (tmp_path / "bare").mkdir()
+  (tmp_path / "bare/tokenizer.json").write_text(
+      kinds.load(tmp_path)._library.to_str())
+  assert kinds.load(tmp_path / "bare").template.row([[7], [8, 9]])[
+      0].tolist() == [101, 7, 102, 102, 8, 9, 102]
+
+
 @pytest.mark.parametrize("change, message", [
     (lambda d: d["added_tokens"].clear() or d["model"]["vocab"].pop("[MASK]"),
      "no mask token .*data.add_mask_token"),
     (lambda d: d["added_tokens"].clear() or d["model"]["vocab"].pop("[PAD]"),
      "no pad token"),
-    (lambda d: d.pop("model"), "cannot be read as a tokenizer")])
+    (lambda d: d.pop("model"), "cannot be read as a tokenizer"),
+    (lambda d: d.update(post_processor=_ONLY_AN_END),
+     r"makes 'TEXT \[SEP\]' of a text; rows here are '\[CLS\] TEXT \[SEP\]'")])
 def test_refused(tmp_path, change, message):
   _words(tmp_path, True)
   whole = json.loads(kinds.load(tmp_path)._library.to_str())
