@@ -174,6 +174,10 @@ def get_config(size="base"):
   train.total_flops = real()
   # Micro-batches of an update.
   train.accumulation = 1
+  # Share of the run over which an average of the parameters goes (the newest
+  # steps have most of its weight); it is evaluated beside them. None: no
+  # average.
+  train.average_share = real()
   # When loss or gradient is no longer finite: stop, or rollback (go on from
   # the newest checkpoint without the rows from there to the failure).
   train.on_nonfinite = "stop"
@@ -184,13 +188,20 @@ def get_config(size="base"):
   train.dropout_rng = "hash"
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
+  # adamw, or muon for the matrices of layers and head and adamw for the rest.
+  optimizer.name = "adamw"
+  # Share of muon's momentum that stays.
+  optimizer.momentum = 0.95
   # Peak learning rate.
   optimizer.learning_rate = learning_rate
-  # After warm-up: linear, cosine or inverse_sqrt.
+  # After warm-up: linear, cosine, inverse_sqrt, constant, or wsd (constant, and
+  # linear in the last steps).
   optimizer.schedule = "linear"
+  # Share of the run's steps in which wsd falls, to its end.
+  optimizer.decay_fraction = 0.2
   # Share of the run's steps in which the learning rate rises, from its start.
   optimizer.warmup_fraction = 0.06
-  # Where linear and cosine end.
+  # Where linear, cosine and wsd end.
   optimizer.final_learning_rate = 0.0
   # AdamW; biases, norms and the mask vector do not decay.
   optimizer.weight_decay = 0.01

@@ -80,7 +80,7 @@ def test_a_run_goes_on_exactly(commit, before, capsys):
       told = {k: v for k, v in told.items() if "unigram" not in k}
     assert told == {k: v for k, v in line.items() if k in told}
   out = capsys.readouterr().out
-  assert "was begun by an earlier version; as then: " in out
+  assert "goes on as it was begun, with " in out
   assert "optimizer.warmup_steps 2" in out
   if commit == "047c3e9":
     assert "eval.masks seeded, masking.word_starts spaces" in out

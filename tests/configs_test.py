@@ -17,7 +17,7 @@ from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import workdir
-from latemask.train import optimizer
+from latemask.train import schedule
 from latemask.train import step as step_lib
 from tests import conftest
 
@@ -110,11 +110,11 @@ def test_warm_up_is_that_of_6_percent():
   """As many steps as before it was a share; a shorter run needs no flag."""
   for size, steps in (("tiny", 12), ("small", 1200), ("base", 1380),
                       ("large", 1380)):
-    assert optimizer.warmup_steps(base.get_config(size)) == steps
+    assert schedule.warmup_steps(base.get_config(size)) == steps
   config = demo.get_config()
-  assert optimizer.warmup_steps(config) == 72
+  assert schedule.warmup_steps(config) == 72
   config.train.num_steps = 20
-  assert optimizer.warmup_steps(config) == 1
+  assert schedule.warmup_steps(config) == 1
   step_lib.build(config)
 
 

@@ -131,7 +131,7 @@ class Checkpoints:
     self._saving = step
     try:
       self._manager.save(step, args=ocp.args.Composite(
-          state=ocp.args.StandardSave(progress.state),
+          state=ocp.args.StandardSave(_tree(progress.state)),
           run=ocp.args.JsonSave(run | {"sha256": record_lib.sha256(run)})),
                          force=True)
     except (OSError, ValueError) as error:
@@ -183,8 +183,9 @@ class Checkpoints:
     if "order" in run:  # Older ones have none.
       order.check_probe(run["order"], self._run["order"],
                         f"checkpoint {step} of {self._manager.directory}")
-    state = self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(state_shapes)))["state"]
+    state = type(state_shapes)(**self._manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(
+            _tree(state_shapes))))["state"])
     record_lib.compare(record_lib.digests(state), run["digests"])
     return Progress(state, run["skipped_steps"], run["num_rollbacks"],
                     record_lib.trained_length(run))
@@ -276,3 +277,10 @@ class Checkpoints:
             f"{step}.orbax-checkpoint-tmp*"):
           with contextlib.suppress(OSError):  # Just then it wrote.
             path.rmtree(missing_ok=True)
+
+
+def _tree(state):
+  """Returns {field: tree} of a state, without what it does not have."""
+  fields = {field.name: getattr(state, field.name)
+            for field in dataclasses.fields(state)}
+  return {name: tree for name, tree in fields.items() if tree is not None}

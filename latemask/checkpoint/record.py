@@ -43,33 +43,41 @@ def steps(workdir):
   return ocp.utils.checkpoint_steps(epath.Path(workdir) / "checkpoints")
 
 
-def read(path):
+def read(path, average=False):
   """Reads a checkpoint for something else than going on with its run.
 
   Args:
     path: WORKDIR/checkpoints/STEP.
+    average: the average of the parameters, see train/average.py, not these.
 
   Returns:
     (config as a dict, tokenizer, parameters as numpy arrays,
     `Progress.trained_length`, step, digest of the packed rows).
 
   Raises:
-    InputError: there is no whole checkpoint.
+    InputError: there is no whole checkpoint, or it has no average.
   """
   path = epath.Path(path).absolute()
+  params_of = "average" if average else "params"
   try:
     run = checked(ocp.Checkpointer(
         ocp.JsonCheckpointHandler()).restore(path / "run"), path)
     state = ocp.PyTreeCheckpointer()
     tree = state.metadata(path / "state").item_metadata.tree
     # Without the optimizer's state, which is twice as large.
-    tree = {name: tree[name] for name in ("params", "step")}
+    if not tree.get(params_of):
+      raise errors.InputError(
+          f"{path} has no average of its parameters: it is of a run without "
+          "train.average_share")
+    tree = {name: tree[name] for name in (params_of, "step")}
     found = state.restore(path / "state", args=ocp.args.PyTreeRestore(
         item=tree, partial_restore=True, restore_args=jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)))
-    params, step = found["params"], int(found["step"])
+    params, step = found[params_of], int(found["step"])
     found = digests(found)
     compare(found, {name: run["digests"][name] for name in found})
+    if average:
+      params = jax.tree.map(lambda x: x / params["weight"], params["params"])
   except errors.InputError:
     raise
   except Exception as error:  # As in `restore`.

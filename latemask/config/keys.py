@@ -140,14 +140,18 @@ PRETRAINING = {
     "train.num_steps": Key(domains.whole(1, domains.INT32)),
     "train.total_flops": Key(domains.optional(_POSITIVE)),
     "train.accumulation": Key(domains.whole(1, _MOST_ROWS)),
+    "train.average_share": Key(domains.optional(_SHARE), before=None),
     "train.on_nonfinite": Key(domains.choice("stop", "rollback"), free=True),
     "train.max_rollbacks": Key(_COUNT, free=True),
     "train.dropout_rng": Key(
         domains.choice("hash", "threefry2x32", "rbg", "unsafe_rbg")),
 
+    "optimizer.name": Key(domains.choice("adamw", "muon"), before="adamw"),
+    "optimizer.momentum": Key(_SHARE_OR_0, before=0.95),
+    "optimizer.decay_fraction": Key(domains.real("(0, 1]"), before=0.2),
     "optimizer.learning_rate": Key(_POSITIVE),
     "optimizer.schedule": Key(
-        domains.choice("linear", "cosine", "inverse_sqrt")),
+        domains.choice("linear", "cosine", "inverse_sqrt", "constant", "wsd")),
     "optimizer.warmup_fraction": Key(_SHARE_OR_0),
     "optimizer.warmup_steps": Key(
         domains.whole(0, domains.INT32), instead="optimizer.warmup_fraction"),

@@ -21,6 +21,7 @@ from latemask.model import cut
 from latemask.model import encoder as encoder_lib
 from latemask.runtime import rng
 from latemask.train import optimizer as optimizer_lib
+from latemask.train import schedule as schedule_lib
 from latemask.train import step as step_lib
 
 _EVAL_BATCH = 64
@@ -42,15 +43,14 @@ _LOSSES = {False: _cross_entropy, True: _squared_error}
 
 def make_optimizer(config):
   """Returns AdamW at a constant rate of 1: the step is told the rate."""
-  o = config.optimizer
   return optimizer_lib.make_optimizer(
-      lambda step: 1.0, o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm)
+      "adamw", config.optimizer, lambda step: 1.0)
 
 
 def schedule(config, num_steps):
   """Returns the learning rate of each step, relative to its peak."""
   o = config.optimizer
-  return np.asarray(optimizer_lib.make_schedule(
+  return np.asarray(schedule_lib.make_schedule(
       o.schedule, 1.0, num_steps, int(o.warmup_fraction * num_steps))(
           np.arange(num_steps)))
 

@@ -50,24 +50,28 @@ class Pretrained:
   rows: str | None = None
 
 
-def load(path, add_mask=False):
+def load(path, add_mask=False, average=False):
   """Loads a pre-trained model.
 
   Args:
     path: see the module.
     add_mask: see `folder.load`.
+    average: of a run or checkpoint, the average of the parameters.
 
   Raises:
-    InputError: `path` is none of the three, or is damaged.
+    InputError: `path` is none of the three, is damaged, or has no average.
   """
   path = epath.Path(path)
   if (path / "checkpoints").is_dir():
     steps = record_lib.steps(path)
     if not steps:
       raise errors.InputError(f"{path} is a run without a checkpoint so far")
-    return _load_checkpoint(path / "checkpoints" / str(max(steps)))
+    return _load_checkpoint(path / "checkpoints" / str(max(steps)), average)
   if (path / "run").is_dir() and (path / "state").is_dir():
-    return _load_checkpoint(path)
+    return _load_checkpoint(path, average)
+  if hub_folder.is_folder(path) and average:
+    raise errors.InputError(
+        f"{path} is a Hugging Face folder; only a run has an average")
   if hub_folder.is_folder(path):
     *found, about = hub_folder.load(path, add_mask)
     return Pretrained(str(path), *found, **about)
@@ -92,8 +96,9 @@ def class_head(path):
   return hub_folder.load_class_head(path)
 
 
-def _load_checkpoint(path):
-  config, tokenizer, params, trained_length, *origin = record_lib.read(path)
+def _load_checkpoint(path, average):
+  config, tokenizer, params, trained_length, *origin = record_lib.read(
+      path, average)
   fields = config["model"] | {
       "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
   return Pretrained(

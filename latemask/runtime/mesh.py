@@ -1,9 +1,8 @@
-"""The device mesh and the one table that says how parameters lie on it.
+"""The device mesh, and how the batch lies on it.
 
 Mesh axes: `data` replicates the parameters and splits the batch; `fsdp`
-splits both; `tensor` splits heads, MLP and vocabulary. Specs are ordered
-(regex, axes) rules over parameter paths, first match wins, and a parameter
-that no rule covers or no axis divides raises.
+splits both; `tensor` splits heads, MLP and vocabulary. How each parameter lies
+on it is a table in model/partition.py.
 """
 
 import math

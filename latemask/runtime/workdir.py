@@ -64,8 +64,11 @@ def check_owned(claim):
         "process 0 found the workdir another's; its line says whose")
 
 
-def compare_config(config, workdir):
+def compare_config(config, workdir, but=()):
   """Refuses a workdir that was begun with another config.
+
+  Args:
+    but: keys in which it may differ.
 
   Raises:
     InputError: others differ; the message names them.
@@ -79,7 +82,7 @@ def compare_config(config, workdir):
   differing = [
       f"{key} {begun.get(key)!r} (now {now.get(key)!r})"
       for key in sorted(begun | now)
-      if begun.get(key) != now.get(key) and key not in free]
+      if begun.get(key) != now.get(key) and key not in free.union(but)]
   if differing:
     raise errors.InputError(
         f"{workdir} was begun with {', '.join(differing)}; give the same "
@@ -109,7 +112,7 @@ def keep_meaning(config, workdir):
       del config[group][name]
     config.update_from_flattened_dict(changed)
   if jax.process_index() == 0:
-    print(f"{workdir} was begun by an earlier version; as then: " + ", ".join(
+    print(f"{workdir} goes on as it was begun, with " + ", ".join(
         f"{key} {value}" for key, value in changed.items()), flush=True)
   return config
 
@@ -139,8 +142,8 @@ def _begun(workdir):
         f"{path} is not JSON ({error}); choose another --workdir") from error
 
 
-def write_config(config, workdir):
-  """Writes config.json on process 0, unless it is there."""
+def write_config(config, workdir, anew=False):
+  """Writes config.json on process 0, unless it is there and not wanted anew."""
   path = workdir / "config.json"
-  if jax.process_index() == 0 and not path.exists():
+  if jax.process_index() == 0 and (anew or not path.exists()):
     files.write_json(path, config.to_dict())

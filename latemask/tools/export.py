@@ -30,6 +30,9 @@ def _parser():
   parser.add_argument("--max_length", type=int,
                       help="tokens that the stock tokenizer cuts texts to; "
                       "default: those of the rows of training")
+  parser.add_argument("--average", action="store_true",
+                      help="of a run with train.average_share: the average of "
+                      "its parameters, not the last ones")
   parser.add_argument("--with_code", action="store_true",
                       help="add the code that guesses words in transformers")
   parser.add_argument("--sentence", action="store_true",
@@ -45,7 +48,7 @@ def main():
   args = _parser().parse_args()
   with errors.one_line_exit():
     hub_folder.check_out(args.out, args.overwrite)
-    loaded = pretrained.load(args.init_from)
+    loaded = pretrained.load(args.init_from, average=args.average)
     name = hub_folder.export(
         loaded.config, loaded.params, loaded.tokenizer, args.out,
         args.keep_layers, overwrite=args.overwrite, masking=loaded.masking,

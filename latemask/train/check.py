@@ -17,8 +17,11 @@ from latemask.train import init_from
 from latemask.train import step as step_lib
 
 
-def check(config, workdir):
+def check(config, workdir, but=()):
   """Checks all that can be checked before anything is written.
+
+  Args:
+    but: keys in which the workdir may differ.
 
   Returns:
     (the `step.Program`, of the vocabulary that is asked for; what
@@ -28,7 +31,7 @@ def check(config, workdir):
     InputError: the first thing found that cannot be.
   """
   keys.check(config)
-  workdir_lib.compare_config(config, epath.Path(workdir))
+  workdir_lib.compare_config(config, epath.Path(workdir), but)
   files.check_writable(workdir)
   beginning = None
   if config.train.init_from and not record_lib.steps(workdir):

@@ -19,6 +19,8 @@ from latemask.runtime import mesh as mesh_lib
 FEW_ROWS = 100
 # Tokens of the training rows that the unigram entropy is counted on, at most.
 _SAMPLE_TOKENS = 1 << 21
+# Loss of the average of the parameters.
+AVERAGE = "eval/average/loss"
 _AT_A_RATE = re.compile(r"eval/rate_(.+)/loss")
 _OF_A_SOURCE = re.compile(r"eval/source/([^/]+)/loss")
 
@@ -128,6 +130,13 @@ def _source_names(sources):
     name = "eval/source/" + re.sub(r"[^\w.-]+", "_", source.name).strip("_")
     found.append(f"{name}_{len(found) + 1}" if name in found else name)
   return found
+
+
+def named_average(scalars):
+  """Returns the losses and accuracies as those of an average's evaluation."""
+  return {name.replace("eval/", "eval/average/", 1): value
+          for name, value in scalars.items()
+          if name.endswith(("/loss", "/accuracy"))}
 
 
 def rates(names):

@@ -117,7 +117,7 @@ class _Loop:
   def _evaluate(self, step):
     self._read_pending()
     with self._clock.pause():
-      scalars = self._evaluator.run(self.state.params, self._signals.agreed)
+      scalars = self._scalars(step)
     if scalars is None:  # Given up for a signal.
       return
     self.evaluation = step, scalars
@@ -129,6 +129,15 @@ class _Loop:
     if warning:
       distributed.say(warning)
     _check_evaluation(step, scalars)
+
+  def _scalars(self, step):
+    """Returns those of the parameters and of their average; None if stopped."""
+    scalars = self._evaluator.run(self.state.params, self._signals.agreed)
+    if scalars is None or self.state.average is None or not step:
+      return scalars
+    of_average = self._evaluator.run(
+        self._program.average(self.state), self._signals.agreed)
+    return of_average and scalars | evaluate.named_average(of_average)
 
   def _save_is_due(self, step, stop):
     is_due = step % self._config.checkpoint.every_steps == 0
@@ -217,6 +226,8 @@ def _evaluation_line(step, scalars):
       for name, rate in evaluate.rates(scalars).items())
   others += "".join(f"; {name}: loss {loss:.3f}" for name, loss in
                     evaluate.by_source(scalars).items())
+  if evaluate.AVERAGE in scalars:
+    others += f"; average of the steps: loss {scalars[evaluate.AVERAGE]:.3f}"
   return (f"step {step:,}: eval loss {loss:.3f}, {abs(loss - entropy):.2f} "
           f"{side} what guessing by word frequency alone would give "
           f"({entropy:.3f}), accuracy "

@@ -35,6 +35,7 @@ from latemask.runtime import workdir as workdir_lib
 from latemask.train import check as check_lib
 from latemask.train import evaluate
 from latemask.train import init_from
+from latemask.train import lengthen
 from latemask.train import loop
 from latemask.train import metrics
 from latemask.train import step as step_lib
@@ -58,14 +59,20 @@ def train(config, workdir):
   """
   workdir = epath.Path(workdir)
   config = workdir_lib.keep_meaning(config, workdir)
-  _, beginning = check_lib.check(config, workdir)
+  config, is_longer = lengthen.lengthened(config, workdir)
+  but = lengthen.KEYS if is_longer else ()
+  _, beginning = check_lib.check(config, workdir, but)
   with workdir_lib.owned(workdir) as claim:
     # Another may have begun it since.
-    workdir_lib.compare_config(config, workdir)
-    return _train(config, workdir, beginning, claim)
+    workdir_lib.compare_config(config, workdir, but)
+    if is_longer:
+      distributed.say(f"{workdir} is made longer: {config.train.num_steps:,} "
+                      "steps; its warm-up stays "
+                      f"{config.optimizer.warmup_steps:,}")
+    return _train(config, workdir, beginning, claim, is_longer)
 
 
-def _train(config, workdir, beginning, claim):
+def _train(config, workdir, beginning, claim, is_longer):
   """Trains in a workdir that this program has to itself."""
   packed = _prepare(config, workdir, beginning and beginning.tokenizer)
   tokenizer = packed.tokenizer
@@ -73,7 +80,7 @@ def _train(config, workdir, beginning, claim):
       config, tokenizer.vocabulary(config.masking.word_starts))
   loader = loader_lib.Loader(packed, config)
   evaluator = evaluate.Evaluator(program, loader)
-  workdir_lib.write_config(config, workdir)
+  workdir_lib.write_config(config, workdir, anew=is_longer)
   checkpoints = checkpoints_lib.Checkpoints(workdir, config, packed, claim)
 
   def begin():

@@ -23,7 +23,9 @@ from latemask.model import partition
 from latemask.model import tied_embedding
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import rng
+from latemask.train import average as average_lib
 from latemask.train import optimizer as optimizer_lib
+from latemask.train import schedule as schedule_lib
 
 # Streams of random numbers, folded into the key of the seed.
 _INIT, _MASK, _DROPOUT, _EVAL = range(4)
@@ -39,11 +41,14 @@ class TrainState:
     step: int32 scalar, updates done.
     params: the model's parameters, float32.
     opt_state: the optimizer's.
+    average: the `average.Average` of the parameters; None without
+      `train.average_share`.
   """
 
   step: jax.Array
   params: dict
   opt_state: tuple
+  average: average_lib.Average | None = None
 
 
 @flax.struct.dataclass
@@ -80,8 +85,14 @@ class Program:
 
   @property
   def step_flops(self):
-    """FLOPs of a step, all rows."""
+    """FLOPs of the model in a step, all rows; those that budgets count."""
     return _step_flops(self.config, self.model, self.plan)
+
+  @property
+  def update_flops(self):
+    """FLOPs of the optimizer in matrix products, all devices together."""
+    return optimizer_lib.OPTIMIZERS[self.config.optimizer.name].update_flops(
+        self.state_shapes.params)
 
   @property
   def batch_sharding(self):
@@ -126,6 +137,13 @@ class Program:
             self.state_shardings.params, self.batch_sharding,
             self.batch_sharding))
 
+  @functools.cached_property
+  def average(self):
+    """Jitted TrainState -> the mean of its parameters, after the first step."""
+    return self._jit(lambda state: average_lib.mean(state.average),
+                     in_shardings=(self.state_shardings,),
+                     out_shardings=self.state_shardings.params)
+
   def hidden(self, params, masked, key_drop=None, looked_up_BxKxD=None):
     """Returns the head's hidden states of the targets, [B, T, D]."""
     rngs = {} if key_drop is None else {"dropout": key_drop}
@@ -156,6 +174,12 @@ class Program:
     jitted = jax.jit(function, **options)
     return _InMesh(jitted, self.mesh)
 
+  @property
+  def _average_steps(self):
+    """Steps that the average of the parameters is over; None: there is none."""
+    share = self.config.train.average_share
+    return share and max(1, share * self.config.train.num_steps)
+
   def _key(self, stream, kind="threefry2x32"):
     return rng.stream(self.config.seed, stream, kind)
 
@@ -165,8 +189,9 @@ class Program:
     masked = selection.mask_batch(
         plan, self._key(_MASK), jnp.zeros(1, jnp.int32), ids_BxL)
     params = self.model.init(self._key(_INIT), masked)["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params,
-                      self.optimizer.init(params))
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, self.optimizer.init(params),
+        average_lib.begin(params) if self._average_steps else None)
 
   def _train_step(self, state, ids_BxL):
     key_mask = jax.random.fold_in(self._key(_MASK), state.step)
@@ -198,8 +223,10 @@ class Program:
         grads, state.opt_state, state.params)
     metrics = StepMetrics(sums, optax.tree.norm(grads),
                           self.schedule(state.step))
-    return TrainState(state.step + 1, optax.apply_updates(
-        state.params, updates), opt_state), metrics
+    params, average = optax.apply_updates(state.params, updates), None
+    if self._average_steps:
+      average = average_lib.update(state.average, params, self._average_steps)
+    return TrainState(state.step + 1, params, opt_state, average), metrics
 
   def _micro_batches(self, x_Bx):
     """[B, ...] -> [A, B / A, ...], each device keeping its own rows."""
@@ -263,12 +290,12 @@ def build(config, vocabulary=None, mesh=None):
   plan = plan_lib.make_plan(config, vocabulary)
   # Here, because nothing is known of a step before, and nothing asks for the
   # number of steps, or the schedule, but of what is built here.
-  config = optimizer_lib.within_budget(config, _step_flops(config, model, plan))
-  schedule, o = optimizer_lib.schedule_of(config), config.optimizer
+  config = schedule_lib.within_budget(config, _step_flops(config, model, plan))
+  schedule = schedule_lib.schedule_of(config)
   program = Program(
       config=config, mesh=mesh, model=model, plan=plan,
       optimizer=optimizer_lib.make_optimizer(
-          schedule, o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm),
+          config.optimizer.name, config.optimizer, schedule),
       schedule=schedule)
   program.state_shapes  # An axis that the mesh does not divide raises here.
   return program

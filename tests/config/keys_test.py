@@ -22,6 +22,7 @@ from latemask.model import stack
 from latemask.runtime import rng
 from latemask.train import init_from
 from latemask.train import optimizer
+from latemask.train import schedule
 
 # The table of a module that each of these keys chooses from.
 TABLES = {
@@ -39,14 +40,15 @@ TABLES = {
     "train.init_late": init_from._INIT_LATE,
     "train.on_nonfinite": ("stop", "rollback"),  # An if.
     "train.dropout_rng": rng.KINDS,
-    "optimizer.schedule": optimizer._DECAYS,
+    "optimizer.name": optimizer.OPTIMIZERS,
+    "optimizer.schedule": schedule._DECAYS,
     "eval.masks": plan.EVAL_MASKS,
 }
 FINETUNING_TABLES = {
     "task": tasks.TASKS | {"all": None},
     "dtype": architecture.DTYPES,
-    # inverse_sqrt does not come down to 0.
-    "optimizer.schedule": optimizer._DECAYS.keys() - {"inverse_sqrt"},
+    # These two come down to 0, and ask for nothing more.
+    "optimizer.schedule": {"linear", "cosine"},
 }
 
 

@@ -42,7 +42,8 @@ MEANT = {
         "model.attention_dropout", "model.norm_eps", "train.max_rollbacks",
         "optimizer.warmup_fraction", "optimizer.final_learning_rate",
         "optimizer.weight_decay", "optimizer.b1", "optimizer.b2",
-        "checkpoint.max_failed_saves", "metrics.profile_step"},
+        "optimizer.momentum", "checkpoint.max_failed_saves",
+        "metrics.profile_step"},
     # A seed has 32 bits; the others are compared with what there is: more of
     # them than steps, rows, layers, targets or failures means all, or never.
     2**31: {"seed", "data.tokenizer_sample_bytes", "data.max_bad_documents",
@@ -66,7 +67,8 @@ MEANT = {
     None: {"data.dir", "data.cache_dir", "data.tfds_dir", "data.tokenizer",
            "data.add_tokens", "data.shards", "data.workers", "data.eval_source",
            "masking.predict_rate", "model.vocab_size", "model.remat",
-           "train.init_from", "train.total_flops", "optimizer.clip_norm",
+           "train.init_from", "train.total_flops", "train.average_share",
+           "optimizer.clip_norm",
            "eval.batch_size", "metrics.profile_step", "mesh.data",
            "mesh.fsdp", "mesh.tensor"},
     # No other rate.
@@ -138,7 +140,7 @@ def test_refused_in_one_line_or_meant(rows, meant):
       message = str(refused.value)
       assert message.startswith(f"{key} is ") and "it must be " in message
       assert "\n" not in message and len(message) < 200
-  assert num_tried == {True: 79, False: 22}[rows is keys.PRETRAINING] * len(
+  assert num_tried == {True: 83, False: 22}[rows is keys.PRETRAINING] * len(
       VALUES)
 
 

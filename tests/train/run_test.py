@@ -21,7 +21,7 @@ from latemask.runtime import mesh
 from latemask.runtime import signals as signals_lib
 from latemask.train import loop
 from latemask.train import metrics
-from latemask.train import optimizer
+from latemask.train import schedule
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 from tests import conftest
@@ -56,9 +56,13 @@ def _stop_at(monkeypatch, step, signum=signal.SIGTERM):
   monkeypatch.setattr(loop, "_report", report)
 
 
+@pytest.mark.parametrize("changes", [
+    {}, pytest.param({"optimizer.name": "muon", "train.average_share": 0.3},
+                     marks=pytest.mark.slow)])
 def test_stopped_and_resumed_is_unbroken(
-    tiny_run, tmp_path, monkeypatch, capsys):
+    tiny_run, tmp_path, monkeypatch, capsys, changes):
   """20 steps = some, SIGTERM, the rest: bit for bit, rows and lines too."""
+  tiny_run.update_from_flattened_dict(changes)
   tiny_run.model.dropout = tiny_run.model.attention_dropout = 0.1
   tiny_run.checkpoint.every_steps = 8
   unbroken, evaluation = run_lib.train(tiny_run, tmp_path / "unbroken")
@@ -125,7 +129,7 @@ def test_budget_sets_the_steps(tiny, budget_flops, num_steps, warmup_steps):
   assert program.step_flops == TINY_STEP_FLOPS
   train_config = program.config.train
   assert train_config.num_steps == num_steps
-  assert optimizer.warmup_steps(program.config) == warmup_steps
+  assert schedule.warmup_steps(program.config) == warmup_steps
   assert program.config.is_locked
   assert tiny.train.num_steps == 20
   end = tiny.optimizer.learning_rate / (num_steps - warmup_steps)
@@ -137,15 +141,15 @@ def test_warm_up_is_a_share_of_any_run(tiny):
   tiny.optimizer.warmup_fraction = 0.999
   for num_steps in (1, 2, 20):
     tiny.train.num_steps = num_steps
-    assert optimizer.warmup_steps(tiny) == num_steps - 1
+    assert schedule.warmup_steps(tiny) == num_steps - 1
   tiny.train.num_steps = 20
   with tiny.unlocked():
     del tiny.optimizer["warmup_fraction"]
     tiny.optimizer.warmup_steps = 3
-  assert optimizer.warmup_steps(tiny) == 3
+  assert schedule.warmup_steps(tiny) == 3
   tiny.train.total_flops = float(13 * TINY_STEP_FLOPS)
   program = step_lib.build(tiny, specials.trained(320))
-  assert optimizer.warmup_steps(program.config) == 13 * 3 // 20
+  assert schedule.warmup_steps(program.config) == 13 * 3 // 20
   tiny.optimizer.warmup_steps = 20
   tiny.train.total_flops = None
   with pytest.raises(errors.InputError, match="less than train.num_steps 20"):

@@ -181,12 +181,12 @@ def test_schedules(tiny, schedule, middle, end):
   tiny.optimizer.warmup_fraction = 0.1
   tiny.optimizer.learning_rate = 2.0
   tiny.optimizer.schedule = schedule
-  rate = step_lib.optimizer_lib.schedule_of(tiny)
+  rate = step_lib.schedule_lib.schedule_of(tiny)
   np.testing.assert_allclose(
       [float(rate(s)) for s in (0, 4, 9, 55, 99)],
       [0.2, 1.0, 2.0, 2 * middle, 2 * end], atol=1e-6)
   tiny.optimizer.warmup_fraction = 0.0
-  assert float(step_lib.optimizer_lib.schedule_of(tiny)(0)) == 2.0
+  assert float(step_lib.schedule_lib.schedule_of(tiny)(0)) == 2.0
 
 
 @pytest.mark.parametrize("changes, message", [
