@@ -429,9 +429,12 @@ def test_disk_full_for_tensorboard(tiny_run, tmp_path, monkeypatch, capsys):
   assert [r["step"] for r in lines(tmp_path) if "loss" in r] == [1, 2, 3, 4]
 
 
-@pytest.mark.ci
 @pytest.mark.long
-def test_killed_for_real(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kills", [
+    pytest.param((("SIGKILL, save", -signal.SIGKILL),
+                  ("SIGKILL, step", -signal.SIGKILL)), marks=pytest.mark.ci),
+    (("SIGKILL, compile", -signal.SIGKILL), ("SIGTERM, eval", 143))])
+def test_killed_for_real(tmp_path, monkeypatch, kills):
   """One run, killed in each phase; processes of their own, as bench/soak."""
   monkeypatch.setattr(soak, "_HANG_SECS", 120)
   corpus = soak.make_corpus(tmp_path)
@@ -439,10 +442,7 @@ def test_killed_for_real(tmp_path, monkeypatch):
   assert not reference.start(None, random.Random(1)) and reference.code == 0
   run = soak.Run(tmp_path / "run", corpus)
   rng = random.Random(0)
-  for name, code in (("SIGKILL, save", -signal.SIGKILL),
-                     ("SIGKILL, compile", -signal.SIGKILL),
-                     ("SIGTERM, eval", 143),
-                     ("SIGKILL, step", -signal.SIGKILL)):
+  for name, code in kills:
     assert run.start(name, rng) == "", run.log.read_text()[-3000:]
     assert run.code in (code, 0), name
   while run.code:
