@@ -95,7 +95,8 @@ def get_config(size="base"):
   data.eval_source = text()
 
   config.masking = masking = ml_collections.ConfigDict()
-  # Share of the row's tokens that are selected. Special tokens count, and are
+  # Share of the row's tokens that are selected, and of those that are held out
+  # (eval/loss), whatever phases say. Special tokens count, and are
   # never selected: of those that can be, 50 % of a row of 128 means 50.8, 53.3
   # and 61.5 % with 1, 4 and 12 documents in it.
   masking.rate = 0.5
@@ -104,6 +105,9 @@ def get_config(size="base"):
   # Where words begin (unit word): spaces, or scripts (there, and at each piece
   # of a script that writes none, such as Han, kana and Thai).
   masking.word_starts = "scripts"
+  # Phases of training with rates of their own: ((rate, share of the steps), ...)
+  # or (rate, share, predict_rate), in order. (): masking.rate all along.
+  masking.phases = ()
   # Of the selected: share that becomes random ids, and stays in the input.
   masking.random_rate = 0.0
   # Of the selected: share that stays as it is.

@@ -80,7 +80,7 @@ class Plan:
                 - counts_NxN[:, GONE]).max())
 
 
-def make_plan(config, vocabulary, rate=None):
+def make_plan(config, vocabulary, rate=None, called=None):
   """Builds the plan of `config.masking` for rows of `config.data.length`.
 
   Args:
@@ -89,13 +89,14 @@ def make_plan(config, vocabulary, rate=None):
       all selected tokens are then predicted, and unless `eval.masks` is
       seeded they are single ones and all become slots: a task that runs of
       any unit and noise share.
+    called: what a message calls the rate; None: by its key.
 
   Raises:
     InputError: shares that do not fit together, or rows that are too short.
   """
   rule = _rule(config, rate)
   length = config.data.length
-  key = "masking.rate" if rate is None else "eval.rates:"
+  key = called or ("masking.rate" if rate is None else "eval.rates:")
   _check_shares(rule)
   selected_N = np.round(rule.rate * np.arange(length + 1)).astype(np.int32)
   if not 1 <= selected_N[-1] <= length - 2:

@@ -171,7 +171,7 @@ def final(key):
 
 def spent_flops(run):
   """Returns the FLOPs up to the newest evaluation; NaN where unknown."""
-  return run.final.get("step", math.nan) * run.step_flops
+  return float(run.flops_at(run.final.get("step", math.nan)))
 
 
 def equal_compute(series):

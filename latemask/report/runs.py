@@ -26,7 +26,7 @@ class Run:
     evals: the same of its evaluations.
     final: {key: value} of the newest evaluation; empty without one.
     last_step: newest step on record.
-    step_flops: FLOPs of a step; NaN where no line tells.
+    flops: (steps, FLOPs of the first steps), two arrays; from (0, 0) on.
     tokens_per_sec, mfu: median over the lines; NaN where none tells.
     data_wait_fraction: mean over the lines.
     num_lines: lines that could be used.
@@ -41,7 +41,7 @@ class Run:
   evals: dict
   final: dict
   last_step: int
-  step_flops: float
+  flops: tuple[np.ndarray, np.ndarray]
   tokens_per_sec: float
   mfu: float
   data_wait_fraction: float
@@ -50,16 +50,31 @@ class Run:
   num_rollbacks: int
   nonfinite_step: int | None
 
+  def flops_at(self, steps):
+    """Returns FLOPs of the first steps; NaN where no line tells."""
+    known, flops = self.flops
+    if len(known) < 2:
+      return np.full(np.shape(steps), np.nan)
+    beyond = (flops[-1] - flops[-2]) / (known[-1] - known[-2])
+    return np.interp(steps, known, flops) + beyond * np.maximum(
+        0, np.asarray(steps) - known[-1])
+
   @property
   def num_steps(self):
-    """Steps of the whole run; None where nothing tells so far."""
+    """Steps of the whole run; None where nothing tells so far.
+
+    Of a budget, as many as the newest lines promise.
+    """
     budget_flops = self.config["train.total_flops"]
     if budget_flops is None:
       return self.config["train.num_steps"]
-    if math.isnan(self.step_flops):
+    next_flops = float(self.flops_at(self.last_step + 1)
+                       - self.flops_at(self.last_step))
+    if math.isnan(next_flops):
       return None
-    # step_flops is a quotient: no step may be lost to its last bit.
-    return math.floor(budget_flops / self.step_flops * (1 + 1e-12))
+    left_flops = budget_flops - float(self.flops_at(self.last_step))
+    # Differences of large numbers: no step may be lost to their last bits.
+    return self.last_step + math.floor(left_flops / next_flops + 1e-6)
 
   @property
   def is_finished(self):

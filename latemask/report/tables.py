@@ -65,7 +65,7 @@ def runs(content):
         *(series_lib.show(v) for v in s.values.values()),
         "; ".join(dict.fromkeys(map(_state, s.runs))),
         number(max(r.last_step * r.step_tokens for r in s.runs), ".3g"),
-        number(max((r.last_step * r.step_flops for r in s.runs)), ".3g"),
+        number(max((float(r.flops_at(r.last_step)) for r in s.runs)), ".3g"),
         f"{100 * config['masking.rate']:g}, " + number(
             100 * s.scalar(final("eval/hidden_fraction"))[0], ".1f"),
         _cell(s, final("eval/loss"), ".4f"),

@@ -119,8 +119,9 @@ def _summarise(path, config, columns, evaluations, counts):
       evals=runs_lib.thin(evals, runs_lib.MAX_POINTS),
       final=evaluations[-1] if evaluations else {},
       last_step=int(steps.max()) if len(steps) else 0,
-      step_flops=float(train["flops"][known[-1]] / train["step"][known[-1]])
-      if len(known) else math.nan,
+      flops=tuple(runs_lib.thin({"step": np.append(
+          0, train["step"][known]), "flops": np.append(
+              0, train["flops"][known])}, runs_lib.MAX_POINTS).values()),
       tokens_per_sec=_over(np.nanmedian, train["tokens_per_sec"]),
       mfu=_over(np.nanmedian, train["mfu"]),
       data_wait_fraction=_over(np.nanmean, train["data_wait_fraction"]),

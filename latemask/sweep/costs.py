@@ -53,7 +53,7 @@ def _check(point):
   program, _ = check_lib.check(config, point.path)
   num_steps = program.config.train.num_steps
   return dataclasses.replace(
-      point, num_steps=num_steps, flops=num_steps * program.step_flops)
+      point, num_steps=num_steps, flops=program.flops_until(num_steps))
 
 
 def _check_sources(config):

@@ -41,7 +41,7 @@ class Evaluator:
     self._max_rows = config.eval.max_rows
     self._names = _source_names(loader.order.sources)
     self._sharding = program.batch_sharding
-    self._steps = {"eval": program.eval_step(program.plan)}
+    self._steps = {"eval": program.eval_step(program.eval_plan)}
     for rate in config.eval.rates:
       plan = plan_lib.make_plan(config, program.plan.vocabulary, rate)
       self._steps[f"eval/rate_{rate:g}"] = program.eval_step(plan)

@@ -52,6 +52,10 @@ def _check(begun, config, workdir):
              f"{begun.train.num_steps:,} steps: ")
   if (begun.train.total_flops, config.train.total_flops) != (None, None):
     raise errors.InputError(refusal + "train.total_flops sets them")
+  if begun.masking.phases:
+    raise errors.InputError(
+        refusal + "masking.phases are shares of these, and would begin at "
+        "other ones")
   kind = begun.optimizer.schedule
   step = max(record_lib.steps(workdir), default=0)
   if kind not in _MAY:

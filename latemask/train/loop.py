@@ -78,7 +78,7 @@ class _Loop:
     self._num_steps = self._config.train.num_steps
     self._clock = metrics.Clock(
         self._config.train.batch_size * self._config.data.length,
-        program.step_flops, chips.peak_flops())
+        chips.peak_flops())
     self.state = progress.state
     self.pending, self.evaluation = None, (None, None)
     self.saved = None if checkpoints.latest_step is None else self._start
@@ -155,15 +155,23 @@ class _Loop:
     self.saved = step
 
   def _step(self, step, ids_BxL):
-    with jax.transfer_guard("disallow"):  # Nothing moves unnoticed.
-      self.state, step_metrics = self._program.train_step(self.state, ids_BxL)
-    if step == self._start:  # It compiled: no measure of speed.
-      jax.block_until_ready(step_metrics)
+    number = self._program.phase_at(step)
+    is_first = step in (
+        self._start, self._program.phases[number].first_step)
+    # Where it compiles, it is no measure of speed.
+    with self._clock.pause() if is_first else contextlib.nullcontext():
+      with jax.transfer_guard("disallow"):  # Nothing moves unnoticed.
+        self.state, step_metrics = self._program.train_steps[number](
+            self.state, ids_BxL)
+      if is_first:
+        jax.block_until_ready(step_metrics)
+    if step == self._start:
       self._compile_the_rest()
       self._clock.restart()
       self._signals.hold()  # From here on there is something to save.
-    else:
-      self._clock.stepped()
+    elif not is_first:
+      self._clock.stepped(self._program.flops_until(step + 1)
+                          - self._program.flops_until(step))
     self._read_pending()
     self.pending = step + 1, step_metrics
 
@@ -176,11 +184,11 @@ class _Loop:
   def _read_pending(self):
     """Reads the metrics of a step; the next one is under way."""
     if self.pending:
-      _report(self._config, *self.pending, self._clock, self._writer)
+      _report(self._program, *self.pending, self._clock, self._writer)
     self.pending = None
 
 
-def _report(config, step, step_metrics, clock, writer):
+def _report(program, step, step_metrics, clock, writer):
   """Writes the metrics of a step, and a line where one is due.
 
   Raises:
@@ -195,12 +203,13 @@ def _report(config, step, step_metrics, clock, writer):
     raise NonFiniteError(
         step, f"loss {scalars['loss']}, gradient norm "
         f"{scalars['grad_norm']}")
-  num_steps = config.train.num_steps
+  config, num_steps = program.config, program.config.train.num_steps
   is_due = step % config.metrics.every_steps == 0 or step == num_steps
   if is_due or clock.is_due():
     rates = clock.lap() if is_due else clock.rates()
     if is_due:
-      writer.write(step, scalars | rates | {"flops": step * clock.step_flops})
+      writer.write(step, scalars | rates | {
+          "flops": program.flops_until(step)})
     line = (f"step {step:,}/{num_steps:,}  loss {scalars['loss']:.3f}  "
             f"accuracy {scalars['accuracy']:.3f}")
     if rates:

@@ -136,16 +136,14 @@ class Clock:
   A pause (evaluation, saving) is taken out of the account.
   """
 
-  def __init__(self, step_tokens, step_flops, peak_flops):
+  def __init__(self, step_tokens, peak_flops):
     """Starts the clock.
 
     Args:
       step_tokens: tokens of a step, masked or not.
-      step_flops: FLOPs of a step.
       peak_flops: FLOP/s that all devices could do; None where unknown.
     """
     self._step_tokens = step_tokens
-    self.step_flops = step_flops
     self._peak_flops = peak_flops
     self._is_first = True
     self.restart()
@@ -154,7 +152,7 @@ class Clock:
     """Forgets what was counted: what follows is the start."""
     self._start_secs = time.monotonic()
     self._wait_secs = self._pause_secs = 0.0
-    self._steps = 0
+    self._steps = self._flops = 0
 
   @contextlib.contextmanager
   def wait(self):
@@ -170,9 +168,10 @@ class Clock:
     yield
     self._pause_secs += time.monotonic() - start_secs
 
-  def stepped(self):
-    """Counts a step."""
+  def stepped(self, flops):
+    """Counts a step of so many FLOPs."""
     self._steps += 1
+    self._flops += flops
 
   def is_due(self):
     """Returns, once, whether a first line is due that no step count asks."""
@@ -202,7 +201,7 @@ class Clock:
              "step_ms": 1000 * secs / steps,
              "data_wait_fraction": self._wait_secs / secs}
     if self._peak_flops:
-      rates["mfu"] = steps * self.step_flops / secs / self._peak_flops
+      rates["mfu"] = self._flops / secs / self._peak_flops
     return rates
 
 

@@ -182,13 +182,16 @@ def introduce(program, loader, progress):
   num_rows = num_steps * batch_size
   epochs = max(num_rows * source.share / source.num_train_rows
                for source in loader.order.sources)
-  length, plan = config.data.length, program.plan
-  selected = plan.selected_N[-1]
-  distributed.say(
-      f"rows of {length}: {selected} of {length} "
-      f"{'selected' if plan.num_corrupted else 'hidden'}, "
-      f"{selected / length / loader.maskable_share:.1%} of what can be; "
-      f"{plan.num_kept} kept, {plan.num_targets} predicted")
+  length = config.data.length
+  for phase in program.phases:
+    plan, selected = phase.plan, phase.plan.selected_N[-1]
+    distributed.say(
+        f"rows of {length}: {selected} of {length} "
+        f"{'selected' if plan.num_corrupted else 'hidden'}, "
+        f"{selected / length / loader.maskable_share:.1%} of what can be; "
+        f"{plan.num_kept} kept, {plan.num_targets} predicted"
+        + f"; {phase.num_steps:,} steps from step {phase.first_step:,}" * (
+            len(program.phases) > 1))
   distributed.say(
       f"{loader.num_train_rows:,} rows to train on, {loader.num_eval_rows:,} "
       f"held out; {num_steps:,} steps of {batch_size:,} rows = {epochs:.1f} "

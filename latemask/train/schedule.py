@@ -1,5 +1,6 @@
 """How long a run is, and its learning rate from step to step."""
 
+import bisect
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from latemask.config import domains
 from latemask import errors
 
 
-def within_budget(config, step_flops):
+def within_budget(config, run_flops):
   """Returns a run's config with the steps that `train.total_flops` allows.
 
   `train.num_steps` becomes as many whole steps as fit. Without a budget the
@@ -17,7 +18,8 @@ def within_budget(config, step_flops):
 
   Args:
     config: the run's config; it is not changed.
-    step_flops: FLOPs of a step, all rows.
+    run_flops: function of a number of steps: FLOPs of such a run, a whole
+      number.
 
   Raises:
     InputError: the budget pays for no step, or for too many.
@@ -25,12 +27,13 @@ def within_budget(config, step_flops):
   budget_flops, given_steps = config.train.total_flops, config.train.num_steps
   if budget_flops is None:
     return config
-  if not step_flops <= budget_flops <= step_flops * domains.INT32:
+  if not run_flops(1) <= budget_flops <= run_flops(domains.INT32):
     raise errors.InputError(
         f"train.total_flops is {budget_flops:g}; one step takes "
-        f"{step_flops:.4g}, and a run has 1 to 2**31 - 1 of them")
+        f"{run_flops(1):.4g}, and a run has 1 to 2**31 - 1 of them")
   # Exact: as floats, a budget of whole steps could lose one to rounding.
-  num_steps = int(budget_flops) // step_flops
+  num_steps = bisect.bisect_right(
+      range(domains.INT32 + 1), int(budget_flops), key=run_flops) - 1
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.train.num_steps = num_steps

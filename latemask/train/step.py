@@ -14,6 +14,7 @@ import optax
 
 from latemask.data.tokenizers import specials
 from latemask import errors
+from latemask.masking import phases as phases_lib
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import encoder
@@ -73,20 +74,43 @@ class Program:
   Fields:
     config: the run's config, with the number of steps that its budget allows.
     mesh: devices as (data, fsdp, tensor).
-    model, plan, optimizer, schedule: its parts.
+    phases: the `phases.Phase`s of training.
+    eval_plan: the `plan.Plan` of `masking.rate`, for held-out rows.
+    model, optimizer, schedule: its other parts.
   """
 
   config: object
   mesh: jax.sharding.Mesh
   model: encoder.LateMaskModel
-  plan: plan_lib.Plan
+  phases: tuple[phases_lib.Phase, ...]
+  eval_plan: plan_lib.Plan
   optimizer: optax.GradientTransformation
   schedule: object
 
   @property
+  def plan(self):
+    """The plan of the first phase's masks; without phases the only one."""
+    return self.phases[0].plan
+
+  def phase_at(self, step):
+    """Returns the number of the phase of a step, from 0."""
+    return sum(step >= phase.first_step for phase in self.phases) - 1
+
+  @property
   def step_flops(self):
-    """FLOPs of the model in a step, all rows; those that budgets count."""
-    return _step_flops(self.config, self.model, self.plan)
+    """FLOPs of the model in a step of the first phase, all rows."""
+    return self._flops_of_phases[0]
+
+  @functools.cached_property
+  def _flops_of_phases(self):
+    return [_step_flops(self.config, self.model, phase.plan)
+            for phase in self.phases]
+
+  def flops_until(self, step):
+    """Returns FLOPs of the model in the first steps; what budgets count."""
+    return sum(
+        max(0, min(step - phase.first_step, phase.num_steps)) * flops_of_one
+        for phase, flops_of_one in zip(self.phases, self._flops_of_phases))
 
   @property
   def update_flops(self):
@@ -118,13 +142,22 @@ class Program:
     with jax.set_mesh(self.mesh):
       return jax.jit(self._init, out_shardings=self.state_shardings)()
 
-  @functools.cached_property
+  @property
   def train_step(self):
-    """Jitted (state, ids_BxL) -> (state, StepMetrics); donates the state."""
-    return self._jit(
-        self._train_step, in_shardings=(
+    """That of the first phase; without phases the only one."""
+    return self.train_steps[0]
+
+  @functools.cached_property
+  def train_steps(self):
+    """Jitted (state, ids_BxL) -> (state, StepMetrics), one a phase.
+
+    They donate the state.
+    """
+    return [self._jit(
+        functools.partial(self._train_step, phase.plan), in_shardings=(
             self.state_shardings, self.batch_sharding),
         out_shardings=(self.state_shardings, None), donate_argnums=0)
+            for phase in self.phases]
 
   def eval_step(self, plan):
     """Returns a jitted (params, rows_B, ids_BxL) -> (Sums, counts).
@@ -193,7 +226,7 @@ class Program:
         jnp.zeros((), jnp.int32), params, self.optimizer.init(params),
         average_lib.begin(params) if self._average_steps else None)
 
-  def _train_step(self, state, ids_BxL):
+  def _train_step(self, plan, state, ids_BxL):
     key_mask = jax.random.fold_in(self._key(_MASK), state.step)
     key_drop = jax.random.fold_in(
         self._key(_DROPOUT, self.config.train.dropout_rng), state.step)
@@ -201,7 +234,7 @@ class Program:
         self._micro_batches(x) for x in (ids_BxL, jnp.arange(len(ids_BxL))))
 
     def gradient(rows_B, ids_BxL, key_drop):
-      masked = selection.mask_batch(self.plan, key_mask, rows_B, ids_BxL)
+      masked = selection.mask_batch(plan, key_mask, rows_B, ids_BxL)
       return self.gradient(state.params, masked, key_drop)
 
     if len(ids_AxBxL) == 1:
@@ -287,13 +320,21 @@ def build(config, vocabulary=None, mesh=None):
         f"train.batch_size {train.batch_size} is not divisible by the "
         f"{shards} shards of the mesh (mesh.data x mesh.fsdp) times "
         f"train.accumulation {train.accumulation}")
-  plan = plan_lib.make_plan(config, vocabulary)
+  plans = phases_lib.plans(config, vocabulary)
+  flops_of_phases = [_step_flops(config, model, plan) for _, plan in plans]
+
+  def run_flops(num_steps):
+    counts = phases_lib.lay_out([share for share, _ in plans], num_steps)
+    return sum(n * f for n, f in zip(counts, flops_of_phases))
+
   # Here, because nothing is known of a step before, and nothing asks for the
   # number of steps, or the schedule, but of what is built here.
-  config = schedule_lib.within_budget(config, _step_flops(config, model, plan))
+  config = schedule_lib.within_budget(config, run_flops)
   schedule = schedule_lib.schedule_of(config)
   program = Program(
-      config=config, mesh=mesh, model=model, plan=plan,
+      config=config, mesh=mesh, model=model,
+      phases=phases_lib.of_run(plans, config.train.num_steps),
+      eval_plan=plan_lib.make_plan(config, vocabulary),
       optimizer=optimizer_lib.make_optimizer(
           config.optimizer.name, config.optimizer, schedule),
       schedule=schedule)

@@ -71,8 +71,8 @@ MEANT = {
            "optimizer.clip_norm",
            "eval.batch_size", "metrics.profile_step", "mesh.data",
            "mesh.fsdp", "mesh.tensor"},
-    # No other rate.
-    (): {"eval.rates"},
+    # No other rate, and no phases.
+    (): {"eval.rates", "masking.phases"},
 }
 for large in (2**31, 2**63):
   MEANT[large] = MEANT.get(large, set()) | MEANT[1e30]
@@ -140,7 +140,7 @@ def test_refused_in_one_line_or_meant(rows, meant):
       message = str(refused.value)
       assert message.startswith(f"{key} is ") and "it must be " in message
       assert "\n" not in message and len(message) < 200
-  assert num_tried == {True: 83, False: 22}[rows is keys.PRETRAINING] * len(
+  assert num_tried == {True: 84, False: 22}[rows is keys.PRETRAINING] * len(
       VALUES)
 
 

@@ -57,7 +57,8 @@ def _stop_at(monkeypatch, step, signum=signal.SIGTERM):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, pytest.param({"optimizer.name": "muon", "train.average_share": 0.3},
+    {}, pytest.param({"optimizer.name": "muon", "train.average_share": 0.3,
+                      "masking.phases": ((0.5, 0.5), (0.15, 0.5, 0.1))},
                      marks=pytest.mark.slow)])
 def test_stopped_and_resumed_is_unbroken(
     tiny_run, tmp_path, monkeypatch, capsys, changes):
@@ -415,11 +416,11 @@ def test_the_first_line_comes_soon(monkeypatch):
   """Once, however many steps there are between lines."""
   now = [0.0]
   monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
-  clock = metrics.Clock(100, 1e9, None)
+  clock = metrics.Clock(100, None)
   due = []
   for _ in range(9):
     now[0] += 3
-    clock.stepped()
+    clock.stepped(1e9)
     due.append(clock.is_due())
   assert due == [False] * 3 + [True] + [False] * 5
   assert clock.lap()["step_ms"] == 3000  # The early line took nothing away.
@@ -428,14 +429,14 @@ def test_the_first_line_comes_soon(monkeypatch):
 def test_clock_takes_pauses_out(monkeypatch):
   now = [0.0]
   monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
-  clock = metrics.Clock(100, 1e9, 1e10)
+  clock = metrics.Clock(100, 1e10)
   for _ in range(5):
     with clock.wait():
       now[0] += 0.2
     with clock.pause():
       now[0] += 7
     now[0] += 1.8
-    clock.stepped()
+    clock.stepped(1e9)
   expected = {"tokens_per_sec": 50, "step_ms": 2000,
               "data_wait_fraction": 0.1, "mfu": 0.05}
   rates = clock.lap()

@@ -18,9 +18,10 @@ _NOISY = ("tokens_per_sec", "data_wait_fraction")
 _FEW_POINTS = 60
 _FEW_MARKERS = 30
 
-# What a step is in the units of x: {name of x: function of a run}.
-_OVER = {"steps": lambda run: 1.0, "tokens": lambda run: run.step_tokens,
-         "training FLOPs": lambda run: run.step_flops}
+# {name of x: function of a run and of steps}.
+_OVER = {"steps": lambda run, steps: steps,
+         "tokens": lambda run, steps: steps * run.step_tokens,
+         "training FLOPs": lambda run, steps: run.flops_at(steps)}
 # Panels: part of a run, key, factor, name of y, whether it is a loss.
 _LOSSES = (
     ("train", "loss", 1, "training loss\n(nats a target)", True),
@@ -161,14 +162,14 @@ def _notes(content, most, is_cut):
   return notes
 
 
-def curve(series, x_of_step, part, key):
+def curve(series, x_of_steps, part, key):
   """Returns (x, mean, low, high) over the runs of a series, each [P].
 
   Where seeds have come to different steps, the mean is over those that have
   come so far.
 
   Args:
-    x_of_step: function of a run: what a step is in the units of x.
+    x_of_steps: function of a run and of steps, see `_OVER`.
     part: "train" or "evals".
   """
   curves = []
@@ -176,7 +177,7 @@ def curve(series, x_of_step, part, key):
     columns = getattr(run, part)
     if key in columns and len(columns["step"]):
       is_known = np.isfinite(columns[key])
-      curves.append((columns["step"][is_known] * x_of_step(run),
+      curves.append((x_of_steps(run, columns["step"][is_known]),
                      columns[key][is_known]))
   curves = [c for c in curves if len(c[0]) and np.isfinite(c[0]).all()]
   if not curves:

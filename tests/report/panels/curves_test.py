@@ -39,7 +39,7 @@ def test_the_mean_curve_is_that_of_its_seeds(tmp_path):
   found = reading.read([tmp_path])
   (series,), _, _ = series_lib.group(found.runs, [])
   x, mean, low, high = curves.curve(
-      series, lambda run: 2.0, "train", "loss")
+      series, lambda run, steps: 2.0 * steps, "train", "loss")
   first, second = ([r["loss"] for r in run if "loss" in r] for run in records)
   np.testing.assert_array_equal(x, 2.0 * np.arange(1, 13))
   np.testing.assert_allclose(
