@@ -8,6 +8,7 @@ import tqdm
 
 from latemask import errors
 from latemask.report import comparison
+from latemask.report import crossing as crossing_lib
 from latemask.report import effective_rank
 from latemask.report import look as look_lib
 from latemask.report import scores
@@ -25,6 +26,7 @@ class Content:
     look: theirs; None without any.
     glue_series: of the fine-tuning workdirs.
     ranks: [(series, its mean `effective_rank.Ranks`)] of those measured.
+    crossing: the `crossing.Crossing` of a baseline that was named, or None.
     problems: a line for each thing that is left out or skipped.
   """
 
@@ -36,6 +38,7 @@ class Content:
   look: look_lib.Look | None
   glue_series: list
   ranks: list
+  crossing: crossing_lib.Crossing | None
   problems: list
 
   @functools.cached_property
@@ -83,12 +86,16 @@ class Content:
             if num_left else "")
 
 
-def gather(found, rank_rows=0):
+def gather(found, rank_rows=0, baseline=None):
   """Returns the `Content` of a report.
 
   Args:
     found: a `runs.Found`.
     rank_rows: held-out rows to measure the effective rank on; 0: not at all.
+    baseline: name of the series whose end the others are to reach; or None.
+
+  Raises:
+    InputError: there is no such series, or it has not ended.
   """
   problems = found.problems + [
       f"{run.path}/metrics.jsonl: {run.num_damaged} of "
@@ -101,7 +108,9 @@ def gather(found, rank_rows=0):
       found.runs, found.glues, series, naming, differing,
       look_lib.look(series) if series else None,
       series_lib.group_glue(found.glues, labels),
-      _measure(series, rank_rows, problems) if rank_rows else [], problems)
+      _measure(series, rank_rows, problems) if rank_rows else [],
+      crossing_lib.find(series, baseline, comparison.quality_key(found.runs))
+      if baseline else None, problems)
 
 
 def _measure(series, num_rows, problems):

@@ -15,7 +15,7 @@ _OWN = {"report.md"} | {f"{name}.{kind}" for name in page_lib.PICTURES
                         for kind in ("png", "svg")}
 
 
-def write(directories, out, analyses=(), rank_rows=64):
+def write(directories, out, analyses=(), rank_rows=64, baseline=None):
   """Writes a report.
 
   Args:
@@ -23,12 +23,13 @@ def write(directories, out, analyses=(), rank_rows=64):
     out: folder to write.
     analyses: "rank", or nothing.
     rank_rows: held-out rows that it reads a run.
+    baseline: see `content.gather`.
 
   Returns:
     (names of the pictures, lines about what is damaged and left out).
 
   Raises:
-    InputError: no run, or `out` holds something else.
+    InputError: no run, no such baseline, or `out` holds something else.
   """
   out = pathlib.Path(out)
   check_out(out)
@@ -36,7 +37,8 @@ def write(directories, out, analyses=(), rank_rows=64):
   if not found.runs and not found.glues:
     raise errors.InputError(
         "no run can be used: " + "; ".join(found.problems))
-  content = content_lib.gather(found, rank_rows if "rank" in analyses else 0)
+  content = content_lib.gather(
+      found, rank_rows if "rank" in analyses else 0, baseline)
   with look_lib.style():
     pictures = page_lib.draw(content)
     try:

@@ -4,7 +4,9 @@ import dataclasses
 from typing import Callable
 
 from latemask.finetune import grid as grid_lib
+from latemask.report import comparison
 from latemask.report import tables
+from latemask.report.panels import crossing
 from latemask.report.panels import curves
 from latemask.report.panels import frontier
 from latemask.report.panels import glue
@@ -37,6 +39,7 @@ _ROWS = (
     (Panel("heat_map", ("series", "is_one_text"), heat_map.loss),
      Panel("heat_map_glue", ("series", "is_one_text", "glue_averages"),
            heat_map.glue)),
+    (Panel("crossing", ("crossing",), crossing.loss),),
     (Panel("glue", ("glue_series",), glue.glue),),
     (Panel("loss_steps", ("series",), curves.loss_over_steps),
      Panel("loss_tokens", ("series",), curves.loss_over_tokens),
@@ -79,6 +82,9 @@ def text(content, pictures):
               for name in names]
   if content.series:
     parts += ["## Runs\n", tables.runs(content), _about_runs(content)]
+  if content.crossing:
+    parts += ["## Compute to the same loss\n", tables.crossing(content),
+              _about_crossing(content.crossing)]
   if content.glue_series:
     parts += ["## GLUE\n", tables.glue(content)]
     for s, results in zip(content.glue_series, content.glue_results):
@@ -90,6 +96,15 @@ def text(content, pictures):
     parts.append("## Damaged or left out\n")
     parts.append("".join(f"- {problem}\n" for problem in content.problems))
   return "\n".join(parts)
+
+
+def _about_crossing(found):
+  return (
+      f"What a series has spent when its {comparison.loss_name(found.key)} "
+      f"first comes down to {found.loss:.4f}, at which {found.baseline.label} "
+      "ends, by that baseline's whole: mean ± sample deviation over its runs, "
+      "by a straight line between evaluations. Seconds are of training alone, "
+      "by the lines' tokens/s, and compare where the machine was the same.\n")
 
 
 def _about_runs(content):

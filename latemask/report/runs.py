@@ -59,6 +59,21 @@ class Run:
     return np.interp(steps, known, flops) + beyond * np.maximum(
         0, np.asarray(steps) - known[-1])
 
+  def secs_at(self, steps):
+    """Returns seconds of training until steps, by the lines' tokens/s.
+
+    Without evaluations, saves and compiling; NaN where no line tells.
+    """
+    known, speed = self.train["step"], self.train["tokens_per_sec"]
+    is_known = np.isfinite(speed) & (speed > 0)
+    known, speed = known[is_known], speed[is_known]
+    if not len(known):
+      return np.full(np.shape(steps), np.nan)
+    secs = self.step_tokens / speed
+    ends = np.cumsum(np.diff(known, prepend=0) * secs)
+    return np.interp(steps, np.append(0, known), np.append(0, ends)) + (
+        secs[-1] * np.maximum(0, np.asarray(steps) - known[-1]))
+
   @property
   def num_steps(self):
     """Steps of the whole run; None where nothing tells so far.

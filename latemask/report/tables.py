@@ -77,6 +77,23 @@ def runs(content):
   return console.table(rows)
 
 
+def crossing(content):
+  """Returns a table of what it takes to reach the end of a baseline."""
+  found, number = content.crossing, look_lib.number
+  rows = [("#", "series", "runs that reach it", "at step",
+           *(f"share of the {what}" for what in found.shares))]
+  for i, s in enumerate(content.series):
+    steps = [step for step in found.steps[i] if math.isfinite(step)]
+    rows.append((
+        str(s.number), s.label + " (the baseline)" * (s is found.baseline),
+        f"{len(steps)} of {len(s.runs)}",
+        number(sum(steps) / len(steps) if steps else math.nan, ",.0f"),
+        *(number(mean, ".3f") + (f" ± {deviation:.3f}" if count > 1 else "")
+          for mean, deviation, count in (
+              of_series[i] for of_series in found.shares.values()))))
+  return console.table(rows)
+
+
 def _cell(series, of_run, form, scale=1.0):
   """Returns mean and deviation over the runs of a series."""
   mean, deviation, count = series.scalar(of_run)

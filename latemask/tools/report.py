@@ -12,6 +12,8 @@ of a sweep by the keys alone). What is damaged is told on stderr and on the
 page, and left out. --out must be new, empty, or an earlier report. --analysis
 rank adds the effective rank of token representations by layer (see
 report/effective_rank.py), from each run's newest checkpoint.
+--baseline RUN adds what each
+series takes to reach the held-out loss at which that run, or series, ends.
 Exit code 2: no run found, or --out holds something else.
 """
 
@@ -32,6 +34,8 @@ def _parser():
                       choices=["rank"], help="what to compute besides")
   parser.add_argument("--rank_rows", type=int, default=64,
                       help="held-out rows for --analysis rank (default 64)")
+  parser.add_argument("--baseline", metavar="RUN",
+                      help="a run, or the folder or label of a series")
   return parser
 
 
@@ -42,7 +46,8 @@ def main():
     if args.rank_rows < 1:
       raise errors.InputError("--rank_rows must be positive")
     pictures, problems = report_folder.write(
-        args.directories, args.out, args.analysis, args.rank_rows)
+        args.directories, args.out, args.analysis, args.rank_rows,
+        args.baseline)
     for problem in problems:
       print(f"latemask: {problem}", file=sys.stderr)
     print(f"the report lies in {os.path.join(args.out, 'report.md')}, with "

@@ -91,7 +91,7 @@ def _draw(content, x_name, panels, caption, has_notes=True):
             ("mean", "low", "high"), ys)}}, limit).values())
                for x, *ys in curves]
     for i, points in enumerate(thinned):
-      _draw_curve(ax, content, i, points)
+      draw_curve(ax, content, i, points)
     ax.set_ylabel(name)
     if is_loss:
       is_cut |= _limit_loss(ax, thinned)
@@ -111,7 +111,7 @@ def _limit(key, num_series):
       _CURVE_POINTS, max(_FEW_POINTS, _PANEL_POINTS // num_series))
 
 
-def _draw_curve(ax, content, i, points):
+def draw_curve(ax, content, i, points):
   """Draws the curve of series `i`, with a band where it has several seeds."""
   looks, num_series = content.look, len(content.series)
   is_named = num_series <= look_lib.MAX_NAMED

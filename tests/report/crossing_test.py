@@ -1,0 +1,90 @@
+"""Compute to the same loss: crossings by hand, and names of baselines."""
+
+import json
+import math
+
+import pytest
+
+from latemask import errors
+from latemask.report import content as content_lib
+from latemask.report import look as look_lib
+from latemask.report import page as page_lib
+from latemask.report import reading
+from latemask.tools import report
+from tests.report import made
+
+_KEY = "eval/rate_0.15/loss"
+
+
+def _run(path, losses, flops=7.0, speed=100.0, **keys):
+  """A run of eight steps with losses at 15 % masks at steps 0, 4 and 8."""
+  made.run(path, 8, **keys)
+  records = []
+  for step in range(9):
+    if step % 4 == 0:
+      records.append({"step": step, "eval/loss": 9.0, "eval/rows": 500.0,
+                      _KEY: losses[step // 4]})
+    if step:
+      records.append({"step": step, "loss": 5.0, "flops": step * flops,
+                      "tokens_per_sec": speed})
+  (path / "metrics.jsonl").write_text(
+      "".join(json.dumps(r) + "\n" for r in records))
+
+
+@pytest.fixture
+def runs(tmp_path):
+  _run(tmp_path / "old", [6.0, 4.0, 3.0], rate=0.15, layer=0)
+  # Between steps 4 and 8, halfway; at half the speed, for half the FLOPs.
+  _run(tmp_path / "new-0", [6.0, 4.0, 2.0], 3.5, 50.0)
+  _run(tmp_path / "new-1", [6.0, 4.0, 3.5], 3.5, 50.0, seed=1)
+  _run(tmp_path / "worse", [6.0, 5.0, 4.0], rate=0.9)
+  return tmp_path
+
+
+def _content(folder, name):
+  return content_lib.gather(reading.read([folder]), baseline=name)
+
+
+def test_by_hand(runs):
+  content = _content(runs, "old")
+  found = content.crossing
+  assert (found.key, found.loss, found.baseline.label) == (
+      _KEY, 3.0, found.baseline.label)
+  by_folder = {s.folders[0]: i for i, s in enumerate(content.series)}
+  new, old, worse = (by_folder[n] for n in ("new-0", "old", "worse"))
+  assert found.steps[new][0] == 6 and math.isnan(found.steps[new][1])
+  assert found.steps[old] == [8] and math.isnan(found.steps[worse][0])
+  mean = {what: shares[new][0] for what, shares in found.shares.items()}
+  assert mean == pytest.approx(
+      {"FLOPs": 6 * 3.5 / 56, "seconds": 6 * 2 / 8, "tokens": 6 / 8})
+  assert all(shares[old][0] == pytest.approx(1)
+             for shares in found.shares.values())
+
+
+def test_the_page(runs, tmp_path, monkeypatch):
+  monkeypatch.setattr("sys.argv", ["report", str(runs), "--out",
+                                   str(tmp_path / "page"), "--baseline",
+                                   str(runs / "old")])
+  report.main()
+  text = (tmp_path / "page/report.md").read_text()
+  rows = {row["runs that reach it"]: row
+          for row in made.table(text, "## Compute to the same loss")}
+  assert rows["1 of 2"]["share of the FLOPs"] == "0.375"
+  assert rows["1 of 2"]["at step"] == "6"
+  assert rows["1 of 1"]["series"].endswith("(the baseline)")
+  made.check_picture(tmp_path / "page", "crossing")
+
+
+@pytest.mark.parametrize("name, message", [
+    ("none", "none of these series: "), ("live", "has not come to its end")])
+def test_baselines_that_cannot_be(runs, name, message):
+  made.run(runs / "live", 12, upto=5, rate=0.2)
+  with pytest.raises(errors.InputError, match=message) as refused:
+    _content(runs, name)
+  assert "\n" not in str(refused.value)
+
+
+def test_without_one_there_is_no_such_picture(runs):
+  content = content_lib.gather(reading.read([runs]))
+  with look_lib.style():
+    assert "crossing" not in page_lib.draw(content)
