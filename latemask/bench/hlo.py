@@ -22,6 +22,8 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|"
     r"called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+# The channel of a collective that several computations share.
+_CHAINED = re.compile(r"channel_id=(\d+).*chain_id=")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 
 
@@ -50,16 +52,21 @@ def collectives(text):
   """Returns {kind: {"count": runs, "bytes": bytes of their results}}.
 
   Bytes are those of one device's result, and of a reduce-scatter's operand:
-  what is reduced or spread, whichever algorithm moves it.
+  what is reduced or spread, whichever algorithm moves it. One that goes on
+  through several computations (`chain_id`) counts once.
   """
   computations, entry = _parse(text)
   times = _times(computations, entry, True)
-  found = {}
+  found, begun = {}, set()
   for name, computation in computations.items():
     for shape, opcode, rest in computation.values():
       kind = opcode.removesuffix("-start")
       if kind not in COLLECTIVES or not times[name]:
         continue
+      if chained := _CHAINED.search(rest):
+        if chained[1] in begun:
+          continue
+        begun.add(chained[1])
       size = _size_bytes(shape)
       if opcode.endswith("-start") and kind != "all-reduce":
         # (operands, results, ...): the results are the larger or equal half.

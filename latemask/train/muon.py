@@ -112,6 +112,9 @@ def _orthogonal(updates):
 def _orthogonal_stack(matrices_SxRxC):
   """Returns the matrices' orthogonal parts, of root mean square `_RMS`."""
   count, _, long = matrices_SxRxC.shape
+  # Whole on every device, and then each takes its own: else the compiler splits
+  # the gradients by layers, from which the stack is put together.
+  matrices_SxRxC = mesh_lib.constrain(matrices_SxRxC, None)
   # What is added to give every device as many stays zero.
   padding = -count % mesh_lib.num_batch_shards()
   stack_SxRxC = mesh_lib.constrain(
@@ -120,6 +123,8 @@ def _orthogonal_stack(matrices_SxRxC):
   done_SxRxC, _ = _NEWTON_SCHULZ.update(
       stack_SxRxC, _NEWTON_SCHULZ.init(stack_SxRxC))
   done_SxRxC = mesh_lib.constrain(done_SxRxC, mesh_lib.BATCH_AXES)
+  # Gathered in one piece: leaves are cut out of it where they are needed.
+  done_SxRxC = mesh_lib.constrain(done_SxRxC, None)
   return done_SxRxC[:count] * (_RMS * math.sqrt(long))
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from configs import base
@@ -14,6 +15,7 @@ from latemask.bench import aot
 from latemask.bench import hlo
 from latemask.data.tokenizers import specials
 from latemask.model import flops
+from latemask.runtime import mesh as mesh_lib
 from latemask.train import step as step_lib
 
 ROWS = 32
@@ -112,6 +114,41 @@ def test_real_sizes_compile(size, changes, rows, temporaries_gib):
   assert found["hbm"]["total"] < found["hbm"]["capacity"]
   if temporaries_gib:
     assert found["hbm"]["temporaries"] < temporaries_gib * 2**30
+
+
+def _update_here(topology, rows):
+  """Compiles Muon's update at base size; returns (flops, whole, step, text)."""
+  config = base.get_config("base")
+  config.optimizer.name = "muon"
+  devices = aot.devices_of(topology)
+  config.train.batch_size = rows * len(devices)
+  program = step_lib.build(config, mesh=mesh_lib.make_mesh(config, devices))
+  state, shardings = program.state_shapes, program.state_shardings
+  with jax.set_mesh(program.mesh):
+    text = jax.jit(
+        program.optimizer.update, out_shardings=(
+            shardings.params, shardings.opt_state), donate_argnums=1).lower(
+                state.params, state.opt_state, state.params
+            ).compile().as_text()
+  return (hlo.matmul_flops(text), program.update_flops,
+          program.step_flops / len(devices), hlo.collectives(text))
+
+
+@pytest.mark.ci
+@pytest.mark.long
+@pytest.mark.parametrize("topology, most", [("v5e-8", 0.10), ("v5e-64", 0.03)])
+def test_muon_does_not_repeat_itself(topology, most):
+  """Each chip has its share; nothing moves but the two stacks, at the end."""
+  pytest.importorskip("libtpu")
+  with concurrent.futures.ProcessPoolExecutor(
+      1, multiprocessing.get_context("spawn")) as pool:
+    found, whole, step, collectives = pool.submit(
+        _update_here, topology, 64).result()
+  chips = int(topology.partition("-")[2])
+  assert whole / chips <= found < 1.5 * whole / chips
+  assert found < most * step
+  assert collectives.keys() == {"all-gather"}
+  assert collectives["all-gather"]["count"] == 2  # 768 x 768 and 768 x 2048.
 
 
 @pytest.mark.slow

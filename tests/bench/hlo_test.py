@@ -60,6 +60,16 @@ def test_collectives():
       "all-gather": {"count": 1, "bytes": 8 * 8 * 4}}
 
 
+def test_a_collective_that_goes_on_is_one():
+  text = TEXT.replace("all-gather-start(%v), dimensions={0}", (
+      "all-gather-start(%v), channel_id=1, dimensions={0}, "
+      'frontend_attributes={chain_id="0"}'))
+  again = next(line for line in text.splitlines() if "chain_id" in line)
+  assert hlo.collectives(text.replace(
+      again, again + "\n" + again.replace("%ag ", "%ag.2 "))) == (
+          hlo.collectives(TEXT))
+
+
 def test_shapes():
   assert ("bf16", (2, 3, 6, 5)) in hlo.shapes(TEXT)
   assert ("f32", (7, 9)) in hlo.shapes(TEXT)
