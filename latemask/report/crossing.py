@@ -18,6 +18,7 @@ from latemask.report import series as series_lib
 # What is spent: {name: function of a run and of steps}.
 SPENT = {
     "FLOPs": lambda run, steps: run.flops_at(steps),
+    "FLOPs with the optimizer's": lambda run, steps: run.all_flops_at(steps),
     "seconds": lambda run, steps: run.secs_at(steps),
     "tokens": lambda run, steps: np.asarray(steps) * run.step_tokens,
 }

@@ -26,7 +26,9 @@ class Run:
     evals: the same of its evaluations.
     final: {key: value} of the newest evaluation; empty without one.
     last_step: newest step on record.
-    flops: (steps, FLOPs of the first steps), two arrays; from (0, 0) on.
+    flops: (steps, FLOPs of the model in the first steps), two arrays; from
+      (0, 0) on.
+    all_flops: the same with those of the optimizer.
     tokens_per_sec, mfu: median over the lines; NaN where none tells.
     data_wait_fraction: mean over the lines.
     num_lines: lines that could be used.
@@ -42,6 +44,7 @@ class Run:
   final: dict
   last_step: int
   flops: tuple[np.ndarray, np.ndarray]
+  all_flops: tuple[np.ndarray, np.ndarray]
   tokens_per_sec: float
   mfu: float
   data_wait_fraction: float
@@ -51,13 +54,12 @@ class Run:
   nonfinite_step: int | None
 
   def flops_at(self, steps):
-    """Returns FLOPs of the first steps; NaN where no line tells."""
-    known, flops = self.flops
-    if len(known) < 2:
-      return np.full(np.shape(steps), np.nan)
-    beyond = (flops[-1] - flops[-2]) / (known[-1] - known[-2])
-    return np.interp(steps, known, flops) + beyond * np.maximum(
-        0, np.asarray(steps) - known[-1])
+    """Returns FLOPs of the model in the first steps; NaN if no line tells."""
+    return _at(steps, *self.flops)
+
+  def all_flops_at(self, steps):
+    """Returns these and the optimizer's; NaN where no line tells."""
+    return _at(steps, *self.all_flops)
 
   def secs_at(self, steps):
     """Returns seconds of training until steps, by the lines' tokens/s.
@@ -130,6 +132,15 @@ class Found:
   glues: list[Glue]
   columns: list[str]
   problems: list[str]
+
+
+def _at(steps, known, spent):
+  """Returns what was spent until steps, straight on from what is known."""
+  if len(known) < 2:
+    return np.full(np.shape(steps), np.nan)
+  beyond = (spent[-1] - spent[-2]) / (known[-1] - known[-2])
+  return np.interp(steps, known, spent) + beyond * np.maximum(
+      0, np.asarray(steps) - known[-1])
 
 
 def thin(columns, limit):

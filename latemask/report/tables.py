@@ -53,7 +53,8 @@ def runs(content):
   rates = comparison.common_rates(content.runs)
   final, number = comparison.final, look_lib.number
   rows = [("#", "folders", *(f"`{k}`" for k in content.naming), "state",
-           "tokens", "FLOPs", "masks % (of the row, of what can be)",
+           "tokens", "FLOPs", "with the optimizer's",
+           "masks % (of the row, of what can be)",
            "held-out loss",
            *(comparison.loss_name(k).removeprefix("held-out loss ")
              for k in rates),
@@ -66,6 +67,8 @@ def runs(content):
         "; ".join(dict.fromkeys(map(_state, s.runs))),
         number(max(r.last_step * r.step_tokens for r in s.runs), ".3g"),
         number(max((float(r.flops_at(r.last_step)) for r in s.runs)), ".3g"),
+        number(max((float(r.all_flops_at(r.last_step)) for r in s.runs)),
+               ".3g"),
         f"{100 * config['masking.rate']:g}, " + number(
             100 * s.scalar(final("eval/hidden_fraction"))[0], ".1f"),
         _cell(s, final("eval/loss"), ".4f"),

@@ -18,7 +18,7 @@ from latemask.report import runs as runs_lib
 
 # Of the lines about training; "loss" tells one from the others.
 _TRAIN_KEYS = ("step", "loss", "accuracy", "tokens_per_sec",
-               "data_wait_fraction", "mfu", "flops")
+               "data_wait_fraction", "mfu", "flops", "all_flops")
 # Keys of config.json without which neither tokens nor a place can be told.
 _NEEDED_KEYS = ("masking.rate", "model.insertion_layer", "model.layers",
                 "train.batch_size", "train.num_steps", "train.total_flops",
@@ -112,22 +112,26 @@ def _summarise(path, config, columns, evaluations, counts):
   evals = {key: np.array([e.get(key, math.nan) for e in evaluations])
            for key in eval_keys or ("step",)}
   bad = np.flatnonzero(~np.isfinite(train["loss"]))
-  known = np.flatnonzero(np.isfinite(train["flops"]) & (train["step"] > 0))
   steps = np.concatenate([train["step"], evals["step"]])
   return runs_lib.Run(
       path=path, config=config, train=runs_lib.thin(train, runs_lib.MAX_POINTS),
       evals=runs_lib.thin(evals, runs_lib.MAX_POINTS),
       final=evaluations[-1] if evaluations else {},
       last_step=int(steps.max()) if len(steps) else 0,
-      flops=tuple(runs_lib.thin({"step": np.append(
-          0, train["step"][known]), "flops": np.append(
-              0, train["flops"][known])}, runs_lib.MAX_POINTS).values()),
+      flops=_spent(train, "flops"), all_flops=_spent(train, "all_flops"),
       tokens_per_sec=_over(np.nanmedian, train["tokens_per_sec"]),
       mfu=_over(np.nanmedian, train["mfu"]),
       data_wait_fraction=_over(np.nanmean, train["data_wait_fraction"]),
       num_lines=counts["lines"], num_damaged=counts["damaged"],
       num_rollbacks=counts["rollbacks"],
       nonfinite_step=int(train["step"][bad[0]]) if len(bad) else None)
+
+
+def _spent(train, key):
+  """Returns (steps, what a key says was spent on the first steps)."""
+  known = np.isfinite(train[key]) & (train["step"] > 0)
+  columns = {name: np.append(0, train[name][known]) for name in ("step", key)}
+  return tuple(runs_lib.thin(columns, runs_lib.MAX_POINTS).values())
 
 
 def _over(function, values):

@@ -208,8 +208,9 @@ def _report(program, step, step_metrics, clock, writer):
   if is_due or clock.is_due():
     rates = clock.lap() if is_due else clock.rates()
     if is_due:
+      flops = program.flops_until(step)
       writer.write(step, scalars | rates | {
-          "flops": program.flops_until(step)})
+          "flops": flops, "all_flops": flops + step * program.update_flops})
     line = (f"step {step:,}/{num_steps:,}  loss {scalars['loss']:.3f}  "
             f"accuracy {scalars['accuracy']:.3f}")
     if rates:

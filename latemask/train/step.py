@@ -112,7 +112,7 @@ class Program:
         max(0, min(step - phase.first_step, phase.num_steps)) * flops_of_one
         for phase, flops_of_one in zip(self.phases, self._flops_of_phases))
 
-  @property
+  @functools.cached_property
   def update_flops(self):
     """FLOPs of the optimizer in matrix products, all devices together."""
     return optimizer_lib.OPTIMIZERS[self.config.optimizer.name].update_flops(

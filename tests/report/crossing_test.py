@@ -26,6 +26,7 @@ def _run(path, losses, flops=7.0, speed=100.0, **keys):
                       _KEY: losses[step // 4]})
     if step:
       records.append({"step": step, "loss": 5.0, "flops": step * flops,
+                      "all_flops": 2 * step * flops,
                       "tokens_per_sec": speed})
   (path / "metrics.jsonl").write_text(
       "".join(json.dumps(r) + "\n" for r in records))
@@ -56,7 +57,8 @@ def test_by_hand(runs):
   assert found.steps[old] == [8] and math.isnan(found.steps[worse][0])
   mean = {what: shares[new][0] for what, shares in found.shares.items()}
   assert mean == pytest.approx(
-      {"FLOPs": 6 * 3.5 / 56, "seconds": 6 * 2 / 8, "tokens": 6 / 8})
+      {"FLOPs": 6 * 3.5 / 56, "FLOPs with the optimizer's": 6 * 3.5 / 56,
+       "seconds": 6 * 2 / 8, "tokens": 6 / 8})
   assert all(shares[old][0] == pytest.approx(1)
              for shares in found.shares.values())
 
