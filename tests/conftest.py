@@ -13,7 +13,8 @@ import pathlib
 os.environ["JAX_PLATFORMS"] = "cpu"
 ONE_DEVICE = (os.environ.get("XLA_FLAGS", "")
               + " --xla_backend_optimization_level=0"
-              + " --xla_cpu_parallel_codegen_split_count=1")
+              + " --xla_cpu_parallel_codegen_split_count=1"
+              + " --xla_llvm_disable_expensive_passes=true")
 # 0.11 has no such flag: a tiny step compiles in 8 s there, in 2.5 s here.
 if metadata.version("jaxlib").startswith("0.10."):
   ONE_DEVICE += " --xla_cpu_use_fusion_emitters=false"
