@@ -131,8 +131,8 @@ def grid(series, of_run, lower_is_better=True, kinds=None):
   for s in series_lib.settled(series):
     config = s.runs[0].config
     mean, _, count = s.scalar(of_run)
-    if count:
-      cells.setdefault((config["masking.rate"],
+    if count and len(s.rates) == 1:  # Phases have no place in it.
+      cells.setdefault((s.rates[0],
                         config["model.insertion_layer"]), []).append(
                             (kinds[s.number], mean, count))
   rates = sorted({rate for rate, _ in cells})

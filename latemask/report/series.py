@@ -75,8 +75,14 @@ class Series:
   @property
   def is_vanilla(self):
     """Whether this is the baseline: 15 % masks, at the input."""
-    return (self.masks_at_input
-            and self.runs[0].config["masking.rate"] == VANILLA_RATE)
+    return self.masks_at_input and set(self.rates) == {VANILLA_RATE}
+
+  @property
+  def rates(self):
+    """Mask rates of training, phase by phase."""
+    config = self.runs[0].config
+    return [rate for rate, *_ in config.get("masking.phases") or (
+        [config["masking.rate"]],)]
 
 
 def group(runs, columns):

@@ -60,7 +60,6 @@ def runs(content):
              for k in rates),
            "held-out accuracy %", "tokens/s", "MFU %", "data wait %")]
   for s in content.series:
-    config = s.runs[0].config
     rows.append((
         str(s.number), s.members,
         *(series_lib.show(v) for v in s.values.values()),
@@ -69,7 +68,7 @@ def runs(content):
         number(max((float(r.flops_at(r.last_step)) for r in s.runs)), ".3g"),
         number(max((float(r.all_flops_at(r.last_step)) for r in s.runs)),
                ".3g"),
-        f"{100 * config['masking.rate']:g}, " + number(
+        " then ".join(f"{100 * rate:g}" for rate in s.rates) + ", " + number(
             100 * s.scalar(final("eval/hidden_fraction"))[0], ".1f"),
         _cell(s, final("eval/loss"), ".4f"),
         *(_cell(s, final(k), ".4f") for k in rates),

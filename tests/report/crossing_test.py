@@ -86,6 +86,19 @@ def test_baselines_that_cannot_be(runs, name, message):
   assert "\n" not in str(refused.value)
 
 
+def test_runs_with_phases_are_no_baseline_of_one_rate(tmp_path):
+  _run(tmp_path / "vanilla", [6.0, 4.0, 3.0], rate=0.15, layer=0)
+  _run(tmp_path / "phases", [6.0, 4.0, 3.0], rate=0.15, layer=0, **{
+      "masking.phases": ((0.5, 0.5), (0.15, 0.5))})
+  content, figures, text = made.drawn(tmp_path)
+  assert {s.folders[0]: s.is_vanilla for s in content.series} == {
+      "vanilla": True, "phases": False}
+  rows = {row["folders"]: row["masks % (of the row, of what can be)"]
+          for row in made.table(text, "## Runs")}
+  assert rows["phases"].startswith("50 then 15,")
+  assert rows["vanilla"].startswith("15,")
+
+
 def test_without_one_there_is_no_such_picture(runs):
   content = content_lib.gather(reading.read([runs]))
   with look_lib.style():
