@@ -102,7 +102,7 @@ PRETRAINING = {
     "data.eval_source": Key(_PATH, before=None),
 
     "masking.rate": Key(_SHARE),
-    "masking.phases": Key(domains.PHASES, before=()),
+    "masking.phases": Key(domains.PHASES, before=[]),  # As JSON has it.
     "masking.unit": Key(domains.choice("token", "word", "span")),
     "masking.word_starts": Key(
         domains.choice("spaces", "scripts"), before="spaces", kept=True),
