@@ -35,8 +35,10 @@ def lengthened(config, workdir):
   if not (workdir / "config.json").exists():
     return config, False
   begun = workdir_lib.read_config(workdir)
-  steps = config.train.num_steps, begun.train.num_steps
-  if not all(isinstance(n, int) for n in steps) or steps[0] <= steps[1]:
+  try:  # What is no number, or not there, is refused elsewhere.
+    if config.train.num_steps <= begun.train.num_steps:
+      return config, False
+  except (AttributeError, KeyError, TypeError):
     return config, False
   _check(begun, config, workdir)
   config = config.copy_and_resolve_references()

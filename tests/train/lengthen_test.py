@@ -22,7 +22,8 @@ def _write(config, workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, stop", [("constant", None), ("wsd", 7)])
+@pytest.mark.parametrize("kind, stop", [
+    pytest.param("constant", None, marks=pytest.mark.long), ("wsd", 7)])
 def test_as_if_begun_so(tiny_run, tmp_path, monkeypatch, kind, stop):
   """Bit for bit, and the same lines; wsd before its decay begins."""
   tiny_run.optimizer.schedule = kind
