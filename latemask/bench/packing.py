@@ -50,7 +50,8 @@ def _library(tokenizer, texts):
 def _encoder(tokenizer):
   """Returns the batch encoding of the library: texts -> lists of ids."""
   if not isinstance(tokenizer, huggingface.Tokenizer):
-    return tokenizer.processor.encode
+    # It takes all cores by itself.
+    return lambda texts: tokenizer.processor.encode(texts, num_threads=1)
   found = huggingface.built(tokenizer.described)
   return lambda texts: [row.ids for row in found.encode_batch(
       texts, add_special_tokens=False)]
