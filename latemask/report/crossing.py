@@ -13,14 +13,15 @@ import numpy as np
 
 from latemask import errors
 from latemask.report import comparison
+from latemask.report import runs as runs_lib
 from latemask.report import series as series_lib
 
 # What is spent: {name: function of a run and of steps}.
 SPENT = {
-    "FLOPs": lambda run, steps: run.flops_at(steps),
-    "FLOPs with the optimizer's": lambda run, steps: run.all_flops_at(steps),
-    "seconds": lambda run, steps: run.secs_at(steps),
-    "tokens": lambda run, steps: np.asarray(steps) * run.step_tokens,
+    "FLOPs": runs_lib.Run.flops_at,
+    "FLOPs with the optimizer's": runs_lib.Run.all_flops_at,
+    "seconds": runs_lib.Run.secs_at,
+    "tokens": runs_lib.Run.tokens_at,
 }
 
 
@@ -61,16 +62,18 @@ def find(series, name, key):
   # Its own runs end on either side of their mean.
   steps = [[float(run.last_step) if s is baseline else
             _first_step(run, key, loss) for run in s.runs] for s in series]
-  shares = {}
-  for what, spent in SPENT.items():
-    whole = baseline.scalar(lambda run, spent=spent: float(
-        spent(run, run.last_step)))[0]
-    shares[what] = []
-    for s, steps_of_runs in zip(series, steps):
-      by_path = dict(zip((run.path for run in s.runs), steps_of_runs))
-      shares[what].append(s.scalar(lambda run, spent=spent, by_path=by_path: (
-          float(spent(run, by_path[run.path])) / whole)))
-  return Crossing(key, baseline, loss, steps, shares)
+  by_path = {run.path: step for s, steps_of_runs in zip(series, steps)
+             for run, step in zip(s.runs, steps_of_runs)}
+  return Crossing(key, baseline, loss, steps, {
+      what: _shares(series, baseline, by_path, spent)
+      for what, spent in SPENT.items()})
+
+
+def _shares(series, baseline, by_path, spent):
+  """Returns one row of `Crossing.shares`; steps are by path of a run."""
+  whole, *_ = baseline.scalar(lambda run: float(spent(run, run.last_step)))
+  return [s.scalar(lambda run: float(spent(run, by_path[run.path])) / whole)
+          for s in series]
 
 
 def _named(series, name):

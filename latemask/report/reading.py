@@ -15,7 +15,7 @@ from latemask.report import workdirs
 from latemask.runtime import files as files_lib
 
 # Keys that a report reads, of runs of before there were these, too.
-_READ_KEYS = ("eval.masks",)
+_READ_KEYS = ("eval.masks", "masking.phases")
 # Where in a workdir no other workdir lies.
 _NOT_SEARCHED = ("checkpoints", "data", "plugins", "cells", "best", "export",
                  "test")

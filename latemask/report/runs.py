@@ -61,6 +61,10 @@ class Run:
     """Returns these and the optimizer's; NaN where no line tells."""
     return _at(steps, *self.all_flops)
 
+  def tokens_at(self, steps):
+    """Returns tokens of the first steps, masked or not."""
+    return np.asarray(steps) * self.step_tokens
+
   def secs_at(self, steps):
     """Returns seconds of training until steps, by the lines' tokens/s.
 

@@ -81,7 +81,7 @@ class Series:
   def rates(self):
     """Mask rates of training, phase by phase."""
     config = self.runs[0].config
-    return [rate for rate, *_ in config.get("masking.phases") or (
+    return [rate for rate, *_ in config["masking.phases"] or (
         [config["masking.rate"]],)]
 
 

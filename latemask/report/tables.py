@@ -90,15 +90,16 @@ def crossing(content):
         str(s.number), s.label + " (the baseline)" * (s is found.baseline),
         f"{len(steps)} of {len(s.runs)}",
         number(sum(steps) / len(steps) if steps else math.nan, ",.0f"),
-        *(number(mean, ".3f") + (f" ± {deviation:.3f}" if count > 1 else "")
-          for mean, deviation, count in (
-              of_series[i] for of_series in found.shares.values()))))
+        *(_mean(*of_series[i], ".3f") for of_series in found.shares.values())))
   return console.table(rows)
 
 
 def _cell(series, of_run, form, scale=1.0):
   """Returns mean and deviation over the runs of a series."""
-  mean, deviation, count = series.scalar(of_run)
+  return _mean(*series.scalar(of_run), form, scale)
+
+
+def _mean(mean, deviation, count, form, scale=1.0):
   return look_lib.number(scale * mean, form) + (
       f" ± {scale * deviation:{form}}" if count > 1 else "")
 

@@ -2,6 +2,7 @@
 
 from latemask.report import comparison
 from latemask.report import look as look_lib
+from latemask.report import runs as runs_lib
 from latemask.report.panels import curves
 
 
@@ -12,8 +13,8 @@ def loss(content):
     (figure, caption); None where no FLOPs are known.
   """
   found = content.crossing
-  drawn = [curves.curve(s, lambda run, steps: run.flops_at(steps), "evals",
-                        found.key) for s in content.series]
+  drawn = [curves.curve(s, runs_lib.Run.flops_at, "evals", found.key)
+           for s in content.series]
   if not any(len(x) for x, *_ in drawn):
     return None
   factor, label = look_lib.unit(

@@ -20,8 +20,8 @@ _FEW_MARKERS = 30
 
 # {name of x: function of a run and of steps}.
 _OVER = {"steps": lambda run, steps: steps,
-         "tokens": lambda run, steps: steps * run.step_tokens,
-         "training FLOPs": lambda run, steps: run.flops_at(steps)}
+         "tokens": runs_lib.Run.tokens_at,
+         "training FLOPs": runs_lib.Run.flops_at}
 # Panels: part of a run, key, factor, name of y, whether it is a loss.
 _LOSSES = (
     ("train", "loss", 1, "training loss\n(nats a target)", True),
