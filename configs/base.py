@@ -95,10 +95,10 @@ def get_config(size="base"):
   data.eval_source = text()
 
   config.masking = masking = ml_collections.ConfigDict()
-  # Share of the row's tokens that are selected, and of those that are held out
-  # (eval/loss), whatever phases say. Special tokens count, and are
-  # never selected: of those that can be, 50 % of a row of 128 means 50.8, 53.3
-  # and 61.5 % with 1, 4 and 12 documents in it.
+  # Share of the row's tokens that are selected; with phases, in held-out rows
+  # alone (eval/loss). Special tokens count, and are never selected: of those
+  # that can be, 50 % of a row of 128 means 50.8, 53.3 and 61.5 % with 1, 4 and
+  # 12 documents in it.
   masking.rate = 0.5
   # What is selected together: token, word or span.
   masking.unit = "token"

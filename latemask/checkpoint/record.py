@@ -64,11 +64,11 @@ def read(path, average=False):
         ocp.JsonCheckpointHandler()).restore(path / "run"), path)
     state = ocp.PyTreeCheckpointer()
     tree = state.metadata(path / "state").item_metadata.tree
-    # Without the optimizer's state, which is twice as large.
     if not tree.get(params_of):
       raise errors.InputError(
           f"{path} has no average of its parameters: it is of a run without "
           "train.average_share")
+    # Without the optimizer's state, which is twice as large.
     tree = {name: tree[name] for name in (params_of, "step")}
     found = state.restore(path / "state", args=ocp.args.PyTreeRestore(
         item=tree, partial_restore=True, restore_args=jax.tree.map(

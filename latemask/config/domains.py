@@ -111,16 +111,13 @@ def each(domain, least=0, distinct=False):
       f"{domain.says}{', none twice' * distinct}", has)
 
 
-def _is_phase(value):
-  return (isinstance(value, (tuple, list)) and len(value) in (2, 3)
-          and all(domain.has(x) for domain, x in zip(
-              (real("(0, 1)"), real("(0, 1]"), real("(0, 1)")), value)))
-
-
-PHASES = Domain(
-    "a tuple, each (rate, share) or (rate, share, predict_rate), float32 "
-    "numbers in (0, 1), a share in (0, 1]", lambda values: isinstance(
-        values, (tuple, list)) and all(map(_is_phase, values)))
+# Of a mask rate, a share of the steps and, if there is one, a predict_rate.
+_PHASE = real("(0, 1)"), real("(0, 1]"), real("(0, 1)")
+PHASES = each(Domain(
+    "(rate, share) or (rate, share, predict_rate), float32 numbers in (0, 1), "
+    "a share in (0, 1]", lambda value: isinstance(value, (tuple, list))
+    and len(value) in (2, 3)
+    and all(domain.has(x) for domain, x in zip(_PHASE, value))))
 # No system call takes a name with a null character.
 TEXT = Domain("a non-empty text", lambda value: isinstance(
     value, str) and value != "" and "\0" not in value)

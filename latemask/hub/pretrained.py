@@ -69,10 +69,10 @@ def load(path, add_mask=False, average=False):
     return _load_checkpoint(path / "checkpoints" / str(max(steps)), average)
   if (path / "run").is_dir() and (path / "state").is_dir():
     return _load_checkpoint(path, average)
-  if hub_folder.is_folder(path) and average:
-    raise errors.InputError(
-        f"{path} is a Hugging Face folder; only a run has an average")
   if hub_folder.is_folder(path):
+    if average:
+      raise errors.InputError(
+          f"{path} is a Hugging Face folder; only a run has an average")
     *found, about = hub_folder.load(path, add_mask)
     return Pretrained(str(path), *found, **about)
   raise errors.InputError(

@@ -45,12 +45,11 @@ def plans(config, vocabulary):
         f"masking.phases have shares that sum to {total:g}; it must be 1")
   found = []
   for rate, share, *predict_rate in rule.phases:
-    of_phase = config.copy_and_resolve_references()
+    of_phase = rule.copy_and_resolve_references()
     with of_phase.unlocked():
-      of_phase.masking.rate = rate
-      of_phase.masking.predict_rate = (*predict_rate, None)[0]
-    found.append((share, plan_lib.make_plan(
-        of_phase, vocabulary, called="masking.phases: the rate")))
+      of_phase.update(rate=rate, predict_rate=(*predict_rate, None)[0])
+    found.append((share, plan_lib.of_rule(
+        of_phase, config.data.length, vocabulary, "masking.phases: the rate")))
   return found
 
 

@@ -80,7 +80,7 @@ class Plan:
                 - counts_NxN[:, GONE]).max())
 
 
-def make_plan(config, vocabulary, rate=None, called=None):
+def make_plan(config, vocabulary, rate=None):
   """Builds the plan of `config.masking` for rows of `config.data.length`.
 
   Args:
@@ -89,19 +89,30 @@ def make_plan(config, vocabulary, rate=None, called=None):
       all selected tokens are then predicted, and unless `eval.masks` is
       seeded they are single ones and all become slots: a task that runs of
       any unit and noise share.
-    called: what a message calls the rate; None: by its key.
 
   Raises:
     InputError: shares that do not fit together, or rows that are too short.
   """
-  rule = _rule(config, rate)
-  length = config.data.length
-  key = called or ("masking.rate" if rate is None else "eval.rates:")
+  return of_rule(_rule(config, rate), config.data.length, vocabulary,
+                 "masking.rate" if rate is None else "eval.rates:")
+
+
+def of_rule(rule, length, vocabulary, called):
+  """Builds the plan of a rule.
+
+  Args:
+    rule: `config.masking`, or the like.
+    length: L.
+    called: what a message calls the rate.
+
+  Raises:
+    InputError: as `make_plan`.
+  """
   _check_shares(rule)
   selected_N = np.round(rule.rate * np.arange(length + 1)).astype(np.int32)
   if not 1 <= selected_N[-1] <= length - 2:
     raise errors.InputError(
-        f"{key} {rule.rate} hides {selected_N[-1]} of data.length {length} "
+        f"{called} {rule.rate} hides {selected_N[-1]} of data.length {length} "
         f"tokens; at least 1 must be hidden and 2 must stay")
   predicted_share = (
       1.0 if rule.predict_rate is None else rule.predict_rate / rule.rate)

@@ -170,8 +170,7 @@ class _Loop:
       self._clock.restart()
       self._signals.hold()  # From here on there is something to save.
     elif not is_first:
-      self._clock.stepped(self._program.flops_until(step + 1)
-                          - self._program.flops_until(step))
+      self._clock.stepped(self._program.flops_of_phases[number])
     self._read_pending()
     self.pending = step + 1, step_metrics
 

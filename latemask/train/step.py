@@ -99,10 +99,11 @@ class Program:
   @property
   def step_flops(self):
     """FLOPs of the model in a step of the first phase, all rows."""
-    return self._flops_of_phases[0]
+    return self.flops_of_phases[0]
 
   @functools.cached_property
-  def _flops_of_phases(self):
+  def flops_of_phases(self):
+    """FLOPs of the model in a step, all rows, phase by phase."""
     return [_step_flops(self.config, self.model, phase.plan)
             for phase in self.phases]
 
@@ -110,7 +111,7 @@ class Program:
     """Returns FLOPs of the model in the first steps; what budgets count."""
     return sum(
         max(0, min(step - phase.first_step, phase.num_steps)) * flops_of_one
-        for phase, flops_of_one in zip(self.phases, self._flops_of_phases))
+        for phase, flops_of_one in zip(self.phases, self.flops_of_phases))
 
   @functools.cached_property
   def update_flops(self):
