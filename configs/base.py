@@ -168,6 +168,13 @@ def get_config(size="base"):
   train.init_from = text()
   # Late layers that it does not have: copy (of its last ones) or fresh.
   train.init_late = "fresh"
+  # Standard deviation of fresh kernels: fan_in (0.554 / sqrt(inputs), which is
+  # BERT's 0.02 at 768 of them) or fixed (0.02 whatever their inputs are).
+  train.init_kernels = "fan_in"
+  # A factor on that.
+  train.init_scale = 1.0
+  # The mask vector: own, or embedding (the mask's row of the word embedding).
+  train.mask_vector = "own"
   # B, rows of the GLOBAL batch.
   train.batch_size = batch_size
   # Updates.

@@ -137,6 +137,11 @@ PRETRAINING = {
 
     "train.init_from": Key(_PATH),
     "train.init_late": Key(domains.choice("copy", "fresh"), before="fresh"),
+    "train.init_kernels": Key(
+        domains.choice("fan_in", "fixed"), before="fan_in"),
+    "train.init_scale": Key(_POSITIVE, before=1.0),
+    "train.mask_vector": Key(
+        domains.choice("own", "embedding"), before="own"),
     "train.batch_size": Key(domains.whole(1, _MOST_ROWS)),
     "train.num_steps": Key(domains.whole(1, domains.INT32)),
     "train.total_flops": Key(domains.optional(_POSITIVE)),

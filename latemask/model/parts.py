@@ -6,20 +6,26 @@ import jax.numpy as jnp
 import numpy as np
 
 
-# Initial values of what is added to states: embeddings, positions, the mask
-# vector. BERT's.
-VECTOR_INIT = nn.initializers.normal(0.02)
+# Standard deviation of what is added to states (embeddings, positions, the mask
+# vector), and of BERT's kernels.
+FIXED_STD = 0.02
+VECTOR_INIT = nn.initializers.normal(FIXED_STD)
 ZEROS = nn.initializers.zeros_init()
 
 
-def kernel_init(fan_in):
-  """Returns the initialiser of a kernel that sums over `fan_in` inputs.
+def kernel_std(fan_in):
+  """Returns the standard deviation of a kernel that sums over `fan_in` inputs.
 
-  Normal, of standard deviation 0.554 / sqrt(fan_in). 0.554 is 0.02 x sqrt(768):
-  BERT's 0.02 at the width that it was chosen for, so that each sum begins as
-  large at any other width as it does there.
+  0.554 / sqrt(fan_in). 0.554 is 0.02 x sqrt(768): BERT's 0.02 at the width that
+  it was chosen for, so that each sum begins as large at any other width as it
+  does there.
   """
-  return nn.initializers.normal(0.02 * (768 / fan_in) ** 0.5)
+  return FIXED_STD * (768 / fan_in) ** 0.5
+
+
+def kernel_init(fan_in):
+  """Returns the initialiser of a kernel that sums over `fan_in` inputs."""
+  return nn.initializers.normal(kernel_std(fan_in))
 
 
 def row(bias_D, dtype):

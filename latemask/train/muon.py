@@ -7,34 +7,22 @@ and weight decay are as good here. What is no matrix between states (embeddings,
 positions, norms, biases, the mask vector) is left to another optimizer.
 
 Our parameters are stacked and merged: a leaf holds the matrices of all layers,
-and q, k and v of all heads. `_RULES` says which axes are those of a matrix;
-each matrix is made orthogonal for itself. Those of one shape, of all leaves,
+and q, k and v of all heads. model/matrices.py says which axes are those of a
+matrix; each is made orthogonal for itself. Those of one shape, of all leaves,
 are one stack. It is split over the devices, or each of these would do all of
 the work again: at 64 rows a chip that is half as much as the step itself.
 """
 
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from latemask import errors
-from latemask.model import partition
+from latemask.model import matrices as matrices_lib
 from latemask.runtime import mesh as mesh_lib
 
-# First match wins. (Axes of what a matrix is multiplied with, axes of the
-# product); all others count matrices. None: not Muon's.
-_RULES = (
-    (r"attention/qkv_kernel$", ((1,), (3, 4))),
-    (r"attention/out_kernel$", ((1, 2), (3,))),
-    (r"mlp/in_kernel$", ((2,), (3,))),
-    (r"mlp/out_kernel$", ((1,), (2,))),
-    (r"head/kernel$", ((0,), (1,))),
-    (r"(bias|scale|mask_vector|second_text|embedding|positions)$", None),
-)
 # Of a polynomial that is steep at 0. Singular values end between 0.7 and 1.2,
 # which does no harm.
 _ITERATIONS = 5
@@ -55,7 +43,7 @@ def with_rest(momentum, rest):
   """
   def labels(params):
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: "rest" if _axes(path) is None else "muon", params)
+        lambda path, _: "muon" if matrices_lib.axes(path) else "rest", params)
 
   return optax.partition(
       {"muon": optax.chain(
@@ -72,7 +60,7 @@ def update_flops(params):
   """Returns FLOPs of an update in matrix products, all devices together."""
   flops = 0
   for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-    axes = _axes(path)
+    axes = matrices_lib.axes(path)
     if axes is not None:
       count, short, long = _stack_shape(leaf.shape, axes)
       # A = X X', A A, and (b A + c A A) X.
@@ -81,20 +69,11 @@ def update_flops(params):
   return flops
 
 
-def _axes(path):
-  name = partition.path_name(path)
-  for rule, axes in _RULES:
-    if re.search(rule, name):
-      return axes
-  raise errors.InputError(
-      f"optimizer.name is muon; no rule of it covers the parameter {name}")
-
-
 def _orthogonal(updates):
   leaves, tree = jax.tree_util.tree_flatten_with_path(updates)
   stacks = {}  # (short, long) -> [(index of the leaf, its matrices)].
   for index, (path, leaf) in enumerate(leaves):
-    matrices_SxRxC = _to_stack(leaf, _axes(path))
+    matrices_SxRxC = _to_stack(leaf, matrices_lib.axes(path))
     stacks.setdefault(matrices_SxRxC.shape[1:], []).append(
         (index, matrices_SxRxC))
   found = [None] * len(leaves)
@@ -103,8 +82,8 @@ def _orthogonal(updates):
     start = 0
     for index, matrices in parts:
       path, leaf = leaves[index]
-      found[index] = _from_stack(
-          done_SxRxC[start:start + len(matrices)], leaf.shape, _axes(path))
+      found[index] = _from_stack(done_SxRxC[start:start + len(matrices)],
+                                 leaf.shape, matrices_lib.axes(path))
       start += len(matrices)
   return jax.tree_util.tree_unflatten(tree, found)
 

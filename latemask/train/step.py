@@ -25,6 +25,8 @@ from latemask.model import tied_embedding
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import rng
 from latemask.train import average as average_lib
+from latemask.train import initial
+from latemask.train import mask_vector
 from latemask.train import optimizer as optimizer_lib
 from latemask.train import schedule as schedule_lib
 
@@ -222,7 +224,9 @@ class Program:
     ids_BxL = jnp.zeros((1, plan.length), jnp.int32)
     masked = selection.mask_batch(
         plan, self._key(_MASK), jnp.zeros(1, jnp.int32), ids_BxL)
-    params = self.model.init(self._key(_INIT), masked)["params"]
+    params = self._tied(initial.rescale(
+        self.model.init(self._key(_INIT), masked)["params"],
+        self.config.train.init_kernels, self.config.train.init_scale))
     return TrainState(
         jnp.zeros((), jnp.int32), params, self.optimizer.init(params),
         average_lib.begin(params) if self._average_steps else None)
@@ -252,15 +256,23 @@ class Program:
           accumulate, zeros,
           (jnp.arange(len(ids_AxBxL)), rows_AxB, ids_AxBxL))
 
-    grads = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1), grads)
+    grads = mask_vector.gradient(
+        self.config.train.mask_vector,
+        jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1), grads),
+        plan.vocabulary.specials.mask)
     updates, opt_state = self.optimizer.update(
         grads, state.opt_state, state.params)
     metrics = StepMetrics(sums, optax.tree.norm(grads),
                           self.schedule(state.step))
-    params, average = optax.apply_updates(state.params, updates), None
+    params = self._tied(optax.apply_updates(state.params, updates))
+    average = None
     if self._average_steps:
       average = average_lib.update(state.average, params, self._average_steps)
     return TrainState(state.step + 1, params, opt_state, average), metrics
+
+  def _tied(self, params):
+    return mask_vector.tied(self.config.train.mask_vector, params,
+                            self.plan.vocabulary.specials.mask)
 
   def _micro_batches(self, x_Bx):
     """[B, ...] -> [A, B / A, ...], each device keeping its own rows."""

@@ -21,6 +21,8 @@ from latemask.model import insertion
 from latemask.model import stack
 from latemask.runtime import rng
 from latemask.train import init_from
+from latemask.train import initial
+from latemask.train import mask_vector
 from latemask.train import optimizer
 from latemask.train import schedule
 
@@ -38,6 +40,8 @@ TABLES = {
     "model.dtype": architecture.DTYPES,
     "model.remat": stack.REMAT,
     "train.init_late": init_from._INIT_LATE,
+    "train.init_kernels": initial.KERNELS,
+    "train.mask_vector": mask_vector.MASK_VECTORS,
     "train.on_nonfinite": ("stop", "rollback"),  # An if.
     "train.dropout_rng": rng.KINDS,
     "optimizer.name": optimizer.OPTIMIZERS,

@@ -1,0 +1,47 @@
+"""The study: how much to mask, where, with what, at a depth that can tell.
+
+Seven sweeps (S1 to S6 and S8 of README.md), all changes of this config: an
+encoder of 12 layers of width 128, 4,096 pieces, rows of 128, batches of 32, no
+dropout, and 80 TFLOP for each run unless the file says otherwise.
+"""
+
+from configs import base
+
+ENCODER = 12
+TOTAL_FLOPS = 8e13
+
+# What runs differ in most: how much is masked, and where masks come in.
+_AT_INPUT = {"model.layers": ENCODER, "model.insertion_layer": 0}
+INPUT_15 = {"masking.rate": 0.15} | _AT_INPUT
+INPUT_30 = {"masking.rate": 0.3} | _AT_INPUT
+INPUT_50 = {"masking.rate": 0.5} | _AT_INPUT
+LATE_50 = {"masking.rate": 0.5, "model.layers": ENCODER + 2,
+           "model.insertion_layer": ENCODER}
+
+
+def get_config():
+  """Returns what all runs of the study share; 50 % masks behind 12 layers."""
+  config = base.get_config("small")
+  config.data.vocab_size = 4096
+  config.model.width, config.model.heads, config.model.mlp = 128, 4, 384
+  config.model.layers, config.model.insertion_layer = ENCODER + 2, ENCODER
+  config.model.dropout = config.model.attention_dropout = 0.0
+  config.model.dtype = "float32"
+  config.model.remat = None
+  config.train.batch_size = 32
+  config.train.total_flops = TOTAL_FLOPS
+  config.optimizer.learning_rate = 2e-3
+  config.eval.every_steps = 50
+  config.eval.batch_size = 256
+  config.checkpoint.every_steps = 1_000_000  # At the end.
+  config.checkpoint.keep = 1
+  config.metrics.every_steps = 50
+  return config
+
+
+def points(runs, seeds):
+  """Yields overrides, those of the same run for all seeds first."""
+  for seed in seeds:
+    for run in runs:
+      yield {"seed": seed} | run
+

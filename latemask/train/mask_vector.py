@@ -1,0 +1,34 @@
+"""What the mask vector is to the word embedding (train.mask_vector).
+
+`own` leaves it to itself, as late masks have it. `embedding` makes it the
+mask's row of the word embedding, as the input of ordinary masked language
+modelling has it: then its gradient is the row's, and after each update it is
+set to the row. So the model, evaluation and export need not know.
+"""
+
+# What happens to the gradient before, and to the parameters after an update.
+MASK_VECTORS = {
+    "own": (lambda grads, mask: grads, lambda params, mask: params),
+    "embedding": (
+        lambda grads, mask: grads | {
+            "embedding": grads["embedding"].at[mask].add(grads["mask_vector"]),
+            "mask_vector": 0 * grads["mask_vector"]},
+        lambda params, mask: params | {
+            "mask_vector": params["embedding"][mask]}),
+}
+
+
+def gradient(kind, grads, mask):
+  """Returns the gradient of the parameters that are free.
+
+  Args:
+    kind: a row of `MASK_VECTORS`.
+    grads: with respect to each parameter for itself, laid out as these.
+    mask: id of the mask.
+  """
+  return MASK_VECTORS[kind][0](grads, mask)
+
+
+def tied(kind, params, mask):
+  """Returns the parameters with the mask vector that follows from them."""
+  return MASK_VECTORS[kind][1](params, mask)
