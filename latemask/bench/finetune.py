@@ -58,10 +58,11 @@ class Peer:
   """RobertaForSequenceClassification or the like, trained by PyTorch."""
 
   def __init__(self, config, program, tokenizer):
-    """Takes the sizes and weights of a `step.Program`."""
+    """Takes the sizes and weights of a `step.Program`; a GPU where one is."""
     import torch
     import transformers
     self._torch, self._config = torch, config
+    self._device = "cuda" if torch.cuda.is_available() else "cpu"
     self._program, self._tokenizer = program, tokenizer
     self._stock = transformers.AutoModelForSequenceClassification
 
@@ -78,7 +79,8 @@ class Peer:
     with tempfile.TemporaryDirectory() as folder:
       hub_folder.export(self._program.model, params["encoder"], self._tokenizer,
                         f"{folder}/model", class_head=params["head"])
-      self._model = self._stock.from_pretrained(f"{folder}/model")
+      self._model = self._stock.from_pretrained(
+          f"{folder}/model").to(self._device)
     groups = {True: [], False: []}
     for name, parameter in self._model.named_parameters():
       is_held = types_as_here and name.endswith(_TYPES)
@@ -97,7 +99,7 @@ class Peer:
         data.train, rows, len(rows), data.lengths)
     logits_BxC = self._logits(*batch)
     functional = self._torch.nn.functional
-    labels_B = self._torch.tensor(labels_B)
+    labels_B = self._torch.tensor(labels_B, device=self._device)
     loss = (functional.mse_loss(logits_BxC[:, 0], labels_B.float())
             if data.task.num_outputs == 1
             else functional.cross_entropy(logits_BxC, labels_B.long()))
@@ -129,8 +131,9 @@ class Peer:
             "epochs": epochs}
 
   def _logits(self, ids_BxS, second_BxS):
-    ids, types = (self._torch.tensor(x, dtype=self._torch.long)
-                  for x in (ids_BxS, second_BxS))
+    ids, types = (
+        self._torch.tensor(x, dtype=self._torch.long, device=self._device)
+        for x in (ids_BxS, second_BxS))
     pad = self._tokenizer.specials.pad
     has_types = getattr(self._model.config, "type_vocab_size", 1) > 1
     return self._model(input_ids=ids, attention_mask=ids != pad, **(
@@ -143,7 +146,7 @@ class Peer:
       for rows in batches.in_order(
           np.arange(len(encoded)), encoded.lengths_R, 64):
         found = self._logits(*batches.pad(
-            encoded, rows, len(rows), lengths)).numpy()
+            encoded, rows, len(rows), lengths)).cpu().numpy()
         for row, logits_C in zip(rows, found):
           logits_RxC[row] = logits_C
     return np.stack(logits_RxC)

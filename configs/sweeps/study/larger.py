@@ -11,7 +11,6 @@ def get_config():
   config = study.get_config()
   config.model.width, config.model.heads, config.model.mlp = 512, 8, 1408
   config.model.dtype = "bfloat16"
-  config.model.unroll = 14
   config.train.batch_size = 64
   config.train.total_flops = 50 * study.TOTAL_FLOPS
   config.optimizer.learning_rate = 1e-3

@@ -1,6 +1,6 @@
 """S3: what in late masks matters.
 
-One, two and four late layers; and a slot that is the mask"s row of the word
+One, two and four late layers; and a slot that is the mask's row of the word
 embedding instead of a vector of its own.
 """
 
