@@ -34,7 +34,8 @@ from latemask import errors
 from latemask.runtime import console
 from latemask.runtime import signals
 
-_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
+_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu",
+          "devices")
 _NUM_STEPS, _SAVE_EVERY = 40, 5
 # A start that takes longer hangs.
 _HANG_SECS = 300

@@ -25,6 +25,13 @@ SPENT = {
 }
 
 
+# What else is told, as it is.
+USED = {
+    "device-hours": runs_lib.Run.device_hours_at,
+    "kWh (estimate)": runs_lib.Run.kwh_at,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Crossing:
   """Series against a baseline.
@@ -36,6 +43,7 @@ class Crossing:
     steps: one list a series: the step of each run, NaN where it never is.
     shares: {a name of `SPENT`: [(mean, deviation, number of runs), one a
       series]}.
+    used: the same of `USED`, not as shares.
   """
 
   key: str
@@ -43,6 +51,7 @@ class Crossing:
   loss: float
   steps: list
   shares: dict
+  used: dict
 
 
 def find(series, name, key):
@@ -65,14 +74,16 @@ def find(series, name, key):
   by_path = {run.path: step for s, steps_of_runs in zip(series, steps)
              for run, step in zip(s.runs, steps_of_runs)}
   return Crossing(key, baseline, loss, steps, {
-      what: _shares(series, baseline, by_path, spent)
-      for what, spent in SPENT.items()})
+      what: _used(series, by_path, spent, baseline.scalar(
+          lambda run, spent=spent: float(spent(run, run.last_step)))[0])
+      for what, spent in SPENT.items()}, {
+      what: _used(series, by_path, used) for what, used in USED.items()})
 
 
-def _shares(series, baseline, by_path, spent):
-  """Returns one row of `Crossing.shares`; steps are by path of a run."""
-  whole, *_ = baseline.scalar(lambda run: float(spent(run, run.last_step)))
-  return [s.scalar(lambda run: float(spent(run, by_path[run.path])) / whole)
+def _used(series, by_path, used, whole=1.0):
+  """Returns a (mean, deviation, number) a series; steps are by path of a run.
+  """
+  return [s.scalar(lambda run: float(used(run, by_path[run.path])) / whole)
           for s in series]
 
 

@@ -9,6 +9,7 @@ was swept, with a colour bar, and dashed by a second one of few values.
 import dataclasses
 import io
 import math
+import textwrap
 
 import matplotlib
 from matplotlib import cm
@@ -135,6 +136,11 @@ def cut(label, size=52):
   if bracket:
     return f"{_shorten(folders, size)}\n{_shorten('(' + keys, size)}"
   return _shorten(label, size)
+
+
+def wrap(label, size=60):
+  """Returns a label as lines that fit the width of a picture, cut nowhere."""
+  return "\n".join(textwrap.wrap(label, size, subsequent_indent="  "))
 
 
 def _shorten(text, size):

@@ -104,7 +104,9 @@ def _about_crossing(found):
       f"first comes down to {found.loss:.4f}, at which {found.baseline.label} "
       "ends, by that baseline's whole: mean ± sample deviation over its runs, "
       "by a straight line between evaluations. Seconds are of training alone, "
-      "by the lines' tokens/s, and compare where the machine was the same.\n")
+      "by the lines' tokens/s, and compare where the machine was the same. "
+      "Device-hours are these times the devices; the energy takes each of them "
+      "to draw what its data sheet says at most.\n")
 
 
 def _about_runs(content):

@@ -31,6 +31,7 @@ class Run:
     all_flops: the same with those of the optimizer.
     tokens_per_sec, mfu: median over the lines; NaN where none tells.
     data_wait_fraction: mean over the lines.
+    devices, watts: median over the lines; NaN where none tells.
     num_lines: lines that could be used.
     num_damaged: lines that could not.
     num_rollbacks: of them so far.
@@ -48,6 +49,8 @@ class Run:
   tokens_per_sec: float
   mfu: float
   data_wait_fraction: float
+  devices: float
+  watts: float
   num_lines: int
   num_damaged: int
   num_rollbacks: int
@@ -64,6 +67,14 @@ class Run:
   def tokens_at(self, steps):
     """Returns tokens of the first steps, masked or not."""
     return np.asarray(steps) * self.step_tokens
+
+  def device_hours_at(self, steps):
+    """Returns hours of training until steps, times devices."""
+    return self.secs_at(steps) * self.devices / 3600
+
+  def kwh_at(self, steps):
+    """Returns kWh until steps if all devices draw what they can at most."""
+    return self.secs_at(steps) * self.watts / 3.6e6
 
   def secs_at(self, steps):
     """Returns seconds of training until steps, by the lines' tokens/s.

@@ -205,6 +205,8 @@ def _in_short(names, count):
 def short(key):
   """Returns a config key as words: its last part, with spaces."""
   group_name, _, last = key.rpartition(".")
+  if last == "name":
+    return group_name
   # These say nothing without their group.
   if last in ("rate", "schedule", "length", "unit", "source"):
     last = {"masking": "mask"}.get(group_name, group_name) + " " + last

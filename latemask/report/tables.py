@@ -83,14 +83,15 @@ def crossing(content):
   """Returns a table of what it takes to reach the end of a baseline."""
   found, number = content.crossing, look_lib.number
   rows = [("#", "series", "runs that reach it", "at step",
-           *(f"share of the {what}" for what in found.shares))]
+           *(f"share of the {what}" for what in found.shares), *found.used)]
   for i, s in enumerate(content.series):
     steps = [step for step in found.steps[i] if math.isfinite(step)]
     rows.append((
         str(s.number), s.label + " (the baseline)" * (s is found.baseline),
         f"{len(steps)} of {len(s.runs)}",
         number(sum(steps) / len(steps) if steps else math.nan, ",.0f"),
-        *(_mean(*of_series[i], ".3f") for of_series in found.shares.values())))
+        *(_mean(*of_series[i], ".3f") for of_series in found.shares.values()),
+        *(_mean(*of_series[i], ".3g") for of_series in found.used.values())))
   return console.table(rows)
 
 

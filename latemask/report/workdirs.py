@@ -18,7 +18,8 @@ from latemask.report import runs as runs_lib
 
 # Of the lines about training; "loss" tells one from the others.
 _TRAIN_KEYS = ("step", "loss", "accuracy", "tokens_per_sec",
-               "data_wait_fraction", "mfu", "flops", "all_flops")
+               "data_wait_fraction", "mfu", "flops", "all_flops", "devices",
+               "watts")
 # Keys of config.json without which neither tokens nor a place can be told.
 _NEEDED_KEYS = ("masking.rate", "model.insertion_layer", "model.layers",
                 "train.batch_size", "train.num_steps", "train.total_flops",
@@ -122,6 +123,8 @@ def _summarise(path, config, columns, evaluations, counts):
       tokens_per_sec=_over(np.nanmedian, train["tokens_per_sec"]),
       mfu=_over(np.nanmedian, train["mfu"]),
       data_wait_fraction=_over(np.nanmean, train["data_wait_fraction"]),
+      devices=_over(np.nanmedian, train["devices"]),
+      watts=_over(np.nanmedian, train["watts"]),
       num_lines=counts["lines"], num_damaged=counts["damaged"],
       num_rollbacks=counts["rollbacks"],
       nonfinite_step=int(train["step"][bad[0]]) if len(bad) else None)

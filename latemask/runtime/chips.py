@@ -37,8 +37,23 @@ PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
 }
 
+# What a device draws at most; data sheets, and of TPU v4 what was measured
+# (Jouppi et al., arXiv 2304.01433). Of other TPUs nothing is published.
+WATTS = {
+    "TPU v4": 192,
+    "NVIDIA A100-SXM4-80GB": 400,
+    "NVIDIA H100 80GB HBM3": 700,
+    "NVIDIA H200": 700,
+}
+
 
 def peak_flops():
   """Returns the FLOP/s of all devices; None where the chip is not known."""
   peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
   return peak and peak * jax.device_count()
+
+
+def watts():
+  """Returns what all devices draw at most; None where it is not known."""
+  one = WATTS.get(jax.devices()[0].device_kind)
+  return one and one * jax.device_count()

@@ -78,7 +78,7 @@ class _Loop:
     self._num_steps = self._config.train.num_steps
     self._clock = metrics.Clock(
         self._config.train.batch_size * self._config.data.length,
-        chips.peak_flops())
+        chips.peak_flops(), _machine())
     self.state = progress.state
     self.pending, self.evaluation = None, (None, None)
     self.saved = None if checkpoints.latest_step is None else self._start
@@ -185,6 +185,12 @@ class _Loop:
     if self.pending:
       _report(self._program, *self.pending, self._clock, self._writer)
     self.pending = None
+
+
+def _machine():
+  """Returns {name: number}, by which a report tells what a run has used."""
+  watts = chips.watts()
+  return {"devices": jax.device_count()} | ({"watts": watts} if watts else {})
 
 
 def _report(program, step, step_metrics, clock, writer):

@@ -136,15 +136,17 @@ class Clock:
   A pause (evaluation, saving) is taken out of the account.
   """
 
-  def __init__(self, step_tokens, peak_flops):
+  def __init__(self, step_tokens, peak_flops, machine=None):
     """Starts the clock.
 
     Args:
       step_tokens: tokens of a step, masked or not.
       peak_flops: FLOP/s that all devices could do; None where unknown.
+      machine: {name: number}, what each lap tells of it.
     """
     self._step_tokens = step_tokens
     self._peak_flops = peak_flops
+    self._machine = machine or {}
     self._is_first = True
     self.restart()
 
@@ -199,7 +201,7 @@ class Clock:
     steps = self._steps
     rates = {"tokens_per_sec": steps * self._step_tokens / secs,
              "step_ms": 1000 * secs / steps,
-             "data_wait_fraction": self._wait_secs / secs}
+             "data_wait_fraction": self._wait_secs / secs} | self._machine
     if self._peak_flops:
       rates["mfu"] = self._flops / secs / self._peak_flops
     return rates

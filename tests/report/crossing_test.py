@@ -27,7 +27,7 @@ def _run(path, losses, flops=7.0, speed=100.0, **keys):
     if step:
       records.append({"step": step, "loss": 5.0, "flops": step * flops,
                       "all_flops": 2 * step * flops,
-                      "tokens_per_sec": speed})
+                      "tokens_per_sec": speed, "devices": 4, "watts": 1800})
   (path / "metrics.jsonl").write_text(
       "".join(json.dumps(r) + "\n" for r in records))
 
@@ -59,6 +59,10 @@ def test_by_hand(runs):
   assert mean == pytest.approx(
       {"FLOPs": 6 * 3.5 / 56, "FLOPs with the optimizer's": 6 * 3.5 / 56,
        "seconds": 6 * 2 / 8, "tokens": 6 / 8})
+  used = {what: values[new][0] for what, values in found.used.items()}
+  secs = 6 * content.series[new].runs[0].step_tokens / 50
+  assert used == pytest.approx({"device-hours": 4 * secs / 3600,
+                                "kWh (estimate)": 1.8 * secs / 3600})
   assert all(shares[old][0] == pytest.approx(1)
              for shares in found.shares.values())
 

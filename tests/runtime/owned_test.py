@@ -24,7 +24,8 @@ from tests import conftest
 from tests.runtime import distributed_test
 
 _FAR = '{"token": "other", "host": "far"}'
-_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
+_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu",
+          "devices")
 
 
 def _start(workdir, config):

@@ -30,7 +30,8 @@ from tests import conftest
 pytestmark = pytest.mark.usefixtures("few_devices")
 
 # What times and speeds differ in.
-_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu")
+_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu",
+          "devices")
 
 
 def _lines(workdir):
@@ -429,7 +430,7 @@ def test_the_first_line_comes_soon(monkeypatch):
 def test_clock_takes_pauses_out(monkeypatch):
   now = [0.0]
   monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
-  clock = metrics.Clock(100, 1e10)
+  clock = metrics.Clock(100, 1e10, {"devices": 8})
   for _ in range(5):
     with clock.wait():
       now[0] += 0.2
@@ -438,6 +439,6 @@ def test_clock_takes_pauses_out(monkeypatch):
     now[0] += 1.8
     clock.stepped(1e9)
   expected = {"tokens_per_sec": 50, "step_ms": 2000,
-              "data_wait_fraction": 0.1, "mfu": 0.05}
+              "data_wait_fraction": 0.1, "mfu": 0.05, "devices": 8}
   rates = clock.lap()
   assert rates == pytest.approx(expected)

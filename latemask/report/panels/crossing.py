@@ -1,5 +1,10 @@
 """Curves over FLOPs, the end of a baseline, and where each comes down to it."""
 
+import dataclasses
+import math
+
+from matplotlib import lines
+
 from latemask.report import comparison
 from latemask.report import look as look_lib
 from latemask.report import runs as runs_lib
@@ -9,10 +14,16 @@ from latemask.report.panels import curves
 def loss(content):
   """Draws held-out losses against FLOPs, and the crossings.
 
+  Of many series the baseline and those that come down to its end first.
+
   Returns:
     (figure, caption); None where no FLOPs are known.
   """
-  found = content.crossing
+  found, chosen = content.crossing, _first(content)
+  shares = [found.shares["FLOPs"][i] for i in chosen]
+  content = dataclasses.replace(
+      content, series=[content.series[i] for i in chosen],
+      look=_look([content.series[i] for i in chosen], shares, found.baseline))
   drawn = [curves.curve(s, runs_lib.Run.flops_at, "evals", found.key)
            for s in content.series]
   if not any(len(x) for x, *_ in drawn):
@@ -24,15 +35,11 @@ def loss(content):
     curves.draw_curve(ax, content, i, (x * factor, *ys))
   ax.axhline(found.loss, color="0.2", linestyle=":", linewidth=0.9)
   whole = found.baseline.scalar(comparison.spent_flops)[0]
-  for i, (share, _, count) in enumerate(found.shares["FLOPs"]):
-    if not count or content.series[i] is found.baseline:
-      continue
-    ax.plot([share * whole * factor], [found.loss], marker="v", markersize=6,
-            color=content.look.colors[i], markeredgecolor="black",
-            markeredgewidth=0.6, zorder=4)
-    ax.annotate(f"{share:.2f}", (share * whole * factor, found.loss),
-                textcoords="offset points", xytext=(-4, -10), ha="right",
-                fontsize=7)
+  for i, (share, _, count) in enumerate(shares):
+    if count and content.series[i] is not found.baseline:
+      ax.plot([share * whole * factor], [found.loss], marker="v", markersize=6,
+              color=content.look.colors[i], markeredgecolor="black",
+              markeredgewidth=0.6, zorder=4)
   ends = [y[-1] for _, y, *_ in drawn if len(y)]
   span = max(max(ends) - min(ends), 0.05 * found.loss)
   ax.set_ylim(min(ends) - 0.15 * span, max(ends) + 2.5 * span)
@@ -43,6 +50,36 @@ def loss(content):
   return fig, (
       f"What it takes to reach the end of {found.baseline.label}: {name} "
       "against FLOPs. Dotted: the loss at which that baseline ends "
-      f"({found.loss:.3f}). A triangle: where a series first comes down to it, "
-      "with the share of the baseline's FLOPs." + comparison.caution(
-          content.series, found.key))
+      f"({found.loss:.3f}). A triangle: where a series first comes down to it; "
+      "the share of the baseline's FLOPs stands before its name."
+      + comparison.caution(content.series, found.key))
+
+
+def _first(content):
+  """Returns the indices of the series to draw, the baseline's first."""
+  def rank(i):
+    share, _, count = content.crossing.shares["FLOPs"][i]
+    return (content.series[i] is not content.crossing.baseline,
+            share if count else math.inf)
+
+  order = sorted(range(len(content.series)), key=rank)
+  return order[:look_lib.MAX_NAMED]
+
+
+def _look(series, shares, baseline):
+  """Returns the `Look` of series under names that tell the share of each."""
+  def named(s, share, deviation, count):
+    if s is baseline:
+      return f"1: {s.label}"
+    if not count:
+      return f"never: {s.label}"
+    spread = f" ± {deviation:.2f}" * (count > 1)
+    return f"{share:.2f}{spread}: {s.label}"
+
+  colors, dashes = look_lib.COLORS, look_lib.DASHES
+  return look_lib.Look(
+      list(colors[:len(series)]), [dashes[i % 4] for i in range(len(series))],
+      list(look_lib.MARKERS[:len(series)]), [
+          (lines.Line2D([], [], color=colors[i], linestyle=dashes[i % 4]),
+           look_lib.wrap(named(s, *share)))
+          for i, (s, share) in enumerate(zip(series, shares))], None)
