@@ -11,6 +11,7 @@ from configs import base
 from configs import demo
 from configs import modern
 from configs import paper
+from configs import speedrun
 from latemask.config import keys
 from latemask.config import spec
 from latemask.data.tokenizers import specials
@@ -22,7 +23,7 @@ from latemask.train import step as step_lib
 from tests import conftest
 
 ROOT = conftest.ROOT
-SIZED = ("base", "paper", "cross", "modern", "lean", "vanilla")
+SIZED = ("base", "paper", "cross", "modern", "lean", "vanilla", "fast")
 # Each with all its keys; the others are base plus a delta. glue has keys of
 # its own, and finetune_test.py runs it.
 WHOLE = {"base": "## Every key", "glue": "## Keys of fine-tuning"}
@@ -34,7 +35,8 @@ def _config(name, size):
 
 
 ALL = [(n, s) for n in SIZED for s in base.SIZES] + [
-    (n, None) for n in ("demo", "laptop")]
+    (n, None) for n in ("demo", "laptop")] + [
+    ("speedrun", track) for track in speedrun.TRACKS]
 
 
 def test_every_file_is_listed():

@@ -23,7 +23,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent  # No conftest: it imports JAX.
 PAGES = (
     "README.md", "colabs/README.md", "configs/README.md",
-    "configs/sweeps/README.md", "launch/README.md", "latemask/README.md",
+    "configs/sweeps/README.md", "configs/sweeps/study/README.md",
+    "launch/README.md", "latemask/README.md",
     "latemask/bench/README.md", "latemask/data/README.md",
     "latemask/finetune/README.md", "latemask/hub/README.md",
     "latemask/report/README.md", "latemask/runtime/README.md")

@@ -138,7 +138,7 @@ def cut(label, size=52):
   return _shorten(label, size)
 
 
-def wrap(label, size=60):
+def wrap(label, size=54):
   """Returns a label as lines that fit the width of a picture, cut nowhere."""
   return "\n".join(textwrap.wrap(label, size, subsequent_indent="  "))
 

@@ -33,7 +33,9 @@ def read(directories):
       raise errors.InputError(f"{directory} is no folder")
     paths += _search(directory)
     try:
-      columns += _columns(directory / "sweep.json")
+      # A run of a sweep may be named by itself.
+      for folder in (directory, directory.parent):
+        columns += _columns(folder / "sweep.json")
     except workdirs.Damaged as error:
       problems.append(str(error))
   paths = list({os.path.realpath(path): path for path in paths}.values())

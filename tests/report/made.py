@@ -33,7 +33,7 @@ def run(path, num_lines=12, upto=None, rate=0.5, layer=12, seed=0,
     if step % 4 == 0:
       loss = 2 + rng.random()
       records.append({"step": step, "eval/loss": loss, "eval/accuracy": 0.25,
-                      "eval/rate_0.15/loss": loss / 2})
+                      "eval/rate_0.15/loss": loss / 2, "eval/rows": 100})
     if step:
       records.append({
           "step": step, "loss": 2 + rng.random(), "accuracy": rng.random(),
