@@ -32,7 +32,10 @@ def get_config():
   config.model.unroll = 5  # Faster on CPU, and few layers to compile.
   config.model.loss_chunk = 32
   config.train.batch_size = 32
-  config.train.num_steps = 1200
-  config.eval.every_steps = 400
-  config.checkpoint.every_steps = 400
+  config.train.num_steps = 500
+  # In the same seconds AdamW, at 2e-3, ends 0.2 nats higher.
+  config.optimizer.name = "muon"
+  config.optimizer.learning_rate = 8e-3
+  config.eval.every_steps = 250
+  config.checkpoint.every_steps = 250
   return config

@@ -3,8 +3,8 @@
   bash launch/local.sh python -m latemask.main --config configs/laptop.py \
       --workdir runs/mine --config.data.source='text:/path/to/*.txt'
 
-The layers of configs/demo.py, half as wide again, rows twice as long, ten
-times the steps. configs/README.md says how many steps suit how much text, and
+The layers of configs/demo.py, half as wide again, rows twice as long, many
+times the steps, AdamW. configs/README.md says how many steps suit how much text, and
 how many minutes they take.
 """
 
@@ -22,6 +22,7 @@ def get_config():
   config.model.mlp = 768
   config.train.batch_size = 16
   config.train.num_steps = 12_000
+  config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 1.5e-3
   config.eval.every_steps = 1000
   config.eval.max_rows = 2048

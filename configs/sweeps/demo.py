@@ -21,6 +21,7 @@ def get_config():
   config.model.unroll = 4
   config.model.insertion_layer = 3
   config.train.total_flops = 1.2e12
+  config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 2e-3
   config.eval.every_steps = 100
   config.checkpoint.every_steps = 10_000
