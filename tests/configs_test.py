@@ -114,7 +114,7 @@ def test_warm_up_is_that_of_6_percent():
                       ("large", 1380)):
     assert schedule.warmup_steps(base.get_config(size)) == steps
   config = demo.get_config()
-  assert schedule.warmup_steps(config) == 72
+  assert schedule.warmup_steps(config) == 30
   config.train.num_steps = 20
   assert schedule.warmup_steps(config) == 1
   step_lib.build(config)

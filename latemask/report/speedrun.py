@@ -62,8 +62,8 @@ def entry(runs, track, hardware, commit):
           key in keys.PRETRAINING and keys.PRETRAINING[key].free):
         raise errors.InputError(
             f"{run.path}: {key} is {run.config.get(key)!r}, and "
-            f"{first.get(key)!r} in {runs[0].path}; the runs of an entry differ "
-            "in their seed alone")
+            f"{first.get(key)!r} in {runs[0].path}; the runs of an entry "
+            "differ in their seed alone")
     if run.config["seed"] in seeds:
       raise errors.InputError(
           f"{run.path}: another run has seed {run.config['seed']}, too")
