@@ -18,7 +18,7 @@ from configs import fast
 # packed rows and their tokenizer, as latemask.tools.speedrun prints it; None
 # where nobody has told it yet. num_rows: held-out rows.
 TRACKS = {
-    "mini": {"target": 4.4, "rows": None, "num_rows": None,
+    "mini": {"target": 4.4, "rows": "25b886bb", "num_rows": 113,
              "text": "builtin of CPython 3.11.7"},
     "wikitext": {"target": 2.8, "rows": None, "num_rows": None, "text": (
         "wikitext-103-raw-v1.zip, SHA-256 91c00ae287f0d699e18605c84afc9e45"

@@ -68,6 +68,10 @@ def entry(runs, track, hardware, commit):
       raise errors.InputError(
           f"{run.path}: another run has seed {run.config['seed']}, too")
     seeds.add(run.config["seed"])
+  if seeds != set(range(1, len(runs) + 1)):
+    raise errors.InputError(
+        f"the seeds are {', '.join(map(str, sorted(seeds)))}; those of an "
+        "entry are 1, 2, 3 and so on")
   losses = np.array([run.final[LOSS] for run in runs])
   if losses.mean() > track.target:
     raise errors.InputError(

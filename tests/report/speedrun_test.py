@@ -1,11 +1,14 @@
 """An entry of a speedrun: its line, and every rule that it can break."""
 
 import json
+import sys
 
-from configs import base
 import pytest
 
+from configs import base
+from configs import speedrun as tracks
 from latemask.config import spec
+from latemask.data import prepare as prepare_lib
 from latemask import errors
 from latemask.report import reading
 from latemask.report import speedrun
@@ -54,6 +57,8 @@ def test_its_line(runs):
     (lambda runs: _entry(runs, rows="zz"), "those of the track a, some text"),
     (lambda runs: _entry(runs, num_rows=7), "with 7$"),
     (lambda runs: (_run(runs / "4", 3), _entry(runs)), "another run has seed"),
+    (lambda runs: (_run(runs / "4", 9), _entry(runs)),
+     "the seeds are 1, 2, 3, 9; those of an entry are 1, 2, 3"),
     (lambda runs: (_run(runs / "4", 4, layer=6), _entry(runs)),
      "4: model.insertion_layer is 6, and 12"),
     (lambda runs: (_run(runs / "4", 4, packed="z"), _entry(runs)),
@@ -71,6 +76,21 @@ def test_rules(runs, change, message):
   with pytest.raises(errors.InputError, match=message) as refused:
     change(runs)
   assert "\n" not in str(refused.value)
+
+
+@pytest.mark.slow
+def test_the_rows_of_the_mini_track(tmp_path, monkeypatch):
+  """Those of one CPython; of another one they are refused."""
+  monkeypatch.chdir(conftest.ROOT)
+  config = spec.load("configs/speedrun.py:mini")
+  prepare_lib.prepare(config, tmp_path / "run" / "data")
+  (tmp_path / "run" / "config.json").write_text(
+      json.dumps(config.to_dict()))
+  (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 1}')
+  run, = reading.read([tmp_path]).runs
+  is_the_track_s = sys.version.split()[0] == "3.11.7"
+  assert (run.config["data.rows"] == tracks.TRACKS["mini"]["rows"]) == (
+      is_the_track_s)
 
 
 @pytest.mark.parametrize("track, message", [
