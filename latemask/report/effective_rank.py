@@ -188,18 +188,13 @@ def _triangle(*matrices):
   return np.linalg.qr(np.concatenate(matrices).astype(np.float64), mode="r")
 
 
-def hidden_states(config, params, masked):
-  """Runs the model itself, and returns what its layers hand on.
+def layer_outputs(call):
+  """Runs a model in which layers are neither looped nor rematerialised.
 
   Returns:
-    (kept [B, K, D] after layers 0..N, slots [B, Q, D] after layers
-    insertion_layer..N); of a cross decoder kept after 0..insertion_layer, and
-    no slots.
+    (states that the embedding's norm hands on, one a call of it; those that
+    layers hand on, one a layer).
   """
-  # Out of a loop or a rematerialised region no layer's output can be taken.
-  config = dataclasses.replace(
-      config, unroll=config.layers, remat=None, insertion="append",
-      dtype="float32")
   embedded, handed_on = [], []
 
   def watch(call, args, kwargs, context):
@@ -212,18 +207,35 @@ def hidden_states(config, params, masked):
         embedded.append(out)
     return out
 
+  with nn.intercept_methods(watch):
+    call()
+  return embedded, handed_on
+
+
+def hidden_states(config, params, masked):
+  """Runs the model itself, and returns what its layers hand on.
+
+  Returns:
+    (kept [B, K, D] after layers 0..N, slots [B, Q, D] after layers
+    insertion_layer..N); of a cross decoder kept after 0..insertion_layer, and
+    no slots.
+  """
+  # Out of a loop or a rematerialised region no layer's output can be taken.
+  config = dataclasses.replace(
+      config, unroll=config.layers, remat=None, insertion="append",
+      dtype="float32")
   # As if every kept token were a target, too: the last layer computes targets
   # alone.
   batch, num_kept = masked.kept_ids_BxK.shape
   masked = masked.replace(corrupted_BxC=jnp.broadcast_to(
       jnp.arange(num_kept), (batch, num_kept)))
   first = config.insertion_layer
-  with nn.intercept_methods(watch):
-    model = encoder.LateMaskModel(config)
-    if config.decoder == "cross":
-      model.apply({"params": params}, masked, method="encode")
-      return [embedded[0], *handed_on[:first]], []
-    model.apply({"params": params}, masked)
+  method = "encode" if config.decoder == "cross" else None
+  embedded, handed_on = layer_outputs(
+      lambda: encoder.LateMaskModel(config).apply(
+          {"params": params}, masked, method=method))
+  if method:
+    return [embedded[0], *handed_on[:first]], []
   kept, slots = embedded
   # The last layer's output stands in the order of targets: slots, then kept.
   num_slots = slots.shape[1]
