@@ -135,7 +135,8 @@ def cut(label, size=52):
   folders, bracket, keys = label.partition(" (")
   if bracket:
     return f"{_shorten(folders, size)}\n{_shorten('(' + keys, size)}"
-  return _shorten(label, size)
+  lines_of = wrap(label)
+  return lines_of if lines_of.count("\n") == 1 else _shorten(label, size)
 
 
 def wrap(label, size=54):
