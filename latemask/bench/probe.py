@@ -31,6 +31,7 @@ from latemask.finetune import cell as cell_lib
 from latemask.finetune import run as finetune_run
 from latemask.finetune.tasks import glue
 from latemask.model import cut
+from latemask.model import products
 from latemask.report import effective_rank
 from latemask.runtime import console
 
@@ -57,7 +58,7 @@ def means(config, encoder, specials, encoded, lengths):
         config, encoder, ids_BxS, specials, second_BxS=second_BxS))
     is_text_BxS = (ids_BxS != specials.pad).astype(jnp.float32)
     states_NxBxSxD = jnp.stack([embedded[0], *handed_on])
-    return jnp.einsum("nbsd,bs->bnd", states_NxBxSxD, is_text_BxS) / (
+    return products.einsum("nbsd,bs->bnd", states_NxBxSxD, is_text_BxS) / (
         is_text_BxS.sum(1)[:, None, None])
 
   found = np.zeros((len(encoded), config.layers + 1, config.width), np.float32)
