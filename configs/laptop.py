@@ -4,8 +4,8 @@
       --workdir runs/mine --config.data.source='text:/path/to/*.txt'
 
 The layers of configs/demo.py, half as wide again, rows twice as long, many
-times the steps, AdamW. configs/README.md says how many steps suit how much text, and
-how many minutes they take.
+times the steps, AdamW. configs/README.md says how many steps suit how much
+text, and how many minutes they take.
 """
 
 from configs import demo

@@ -49,13 +49,11 @@ def means(config, encoder, specials, encoded, lengths):
   Returns:
     float32 [rows, layers + 1, D].
   """
-  config = dataclasses.replace(
-      config, unroll=config.layers, remat=None, dtype="float32")
-
   @jax.jit
   def of_batch(encoder, ids_BxS, second_BxS):
-    embedded, handed_on = effective_rank.layer_outputs(lambda: cut.encode(
-        config, encoder, ids_BxS, specials, second_BxS=second_BxS))
+    embedded, handed_on = effective_rank.layer_outputs(
+        config, lambda flat: cut.encode(
+            flat, encoder, ids_BxS, specials, second_BxS=second_BxS))
     is_text_BxS = (ids_BxS != specials.pad).astype(jnp.float32)
     states_NxBxSxD = jnp.stack([embedded[0], *handed_on])
     return products.einsum("nbsd,bs->bnd", states_NxBxSxD, is_text_BxS) / (

@@ -33,9 +33,8 @@ from latemask.checkpoint import record as record_lib
 from latemask import errors
 from latemask.runtime import console
 from latemask.runtime import signals
+from latemask.train import metrics
 
-_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu",
-          "devices")
 _NUM_STEPS, _SAVE_EVERY = 40, 5
 # A start that takes longer hangs.
 _HANG_SECS = 300
@@ -293,8 +292,9 @@ class Run:
     for line in self.rows.read_text().splitlines():
       place, digest = line.split()
       rows[place] = rows.get(place, set()) | {digest}
-    return (run["digests"], [{k: v for k, v in line.items()
-                              if k not in _TIMES} for line in lines], rows)
+    same = [{k: v for k, v in line.items() if k not in metrics.TIMES}
+            for line in lines]
+    return run["digests"], same, rows
 
 
 if __name__ == "__main__":

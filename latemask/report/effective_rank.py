@@ -188,8 +188,13 @@ def _triangle(*matrices):
   return np.linalg.qr(np.concatenate(matrices).astype(np.float64), mode="r")
 
 
-def layer_outputs(call):
-  """Runs a model in which layers are neither looped nor rematerialised.
+def layer_outputs(config, call):
+  """Runs a model, and returns what its layers hand on, in float32.
+
+  Args:
+    config: the `ModelConfig`.
+    call: runs the model with the config that it is given, which loops over no
+      layer and recomputes none: out of these no output can be taken.
 
   Returns:
     (states that the embedding's norm hands on, one a call of it; those that
@@ -208,7 +213,8 @@ def layer_outputs(call):
     return out
 
   with nn.intercept_methods(watch):
-    call()
+    call(dataclasses.replace(
+        config, unroll=config.layers, remat=None, dtype="float32"))
   return embedded, handed_on
 
 
@@ -220,10 +226,7 @@ def hidden_states(config, params, masked):
     insertion_layer..N); of a cross decoder kept after 0..insertion_layer, and
     no slots.
   """
-  # Out of a loop or a rematerialised region no layer's output can be taken.
-  config = dataclasses.replace(
-      config, unroll=config.layers, remat=None, insertion="append",
-      dtype="float32")
+  config = dataclasses.replace(config, insertion="append")
   # As if every kept token were a target, too: the last layer computes targets
   # alone.
   batch, num_kept = masked.kept_ids_BxK.shape
@@ -232,7 +235,7 @@ def hidden_states(config, params, masked):
   first = config.insertion_layer
   method = "encode" if config.decoder == "cross" else None
   embedded, handed_on = layer_outputs(
-      lambda: encoder.LateMaskModel(config).apply(
+      config, lambda flat: encoder.LateMaskModel(flat).apply(
           {"params": params}, masked, method=method))
   if method:
     return [embedded[0], *handed_on[:first]], []

@@ -74,12 +74,7 @@ def pick(looks, indices):
 def look(series):
   """Returns the `Look` of some series."""
   if len(series) <= MAX_NAMED:
-    dashes = [DASHES[i % 4] for i in range(len(series))]
-    handles = [(lines.Line2D(
-        [], [], color=COLORS[i], linestyle=dashes[i]), cut(s.label))
-               for i, s in enumerate(series)]
-    return Look(list(COLORS[:len(series)]), dashes,
-                list(MARKERS[:len(series)]), handles, None)
+    return named([cut(s.label) for s in series])
   levels = series_lib.numbers(series)
   count = {key: len(set(values)) for key, values in levels.items()}
   if levels:
@@ -102,6 +97,15 @@ def look(series):
       break
   markers = [MARKERS[DASHES.index(d)] for d in dashes]
   return Look([shade(v) for v in values], dashes, markers, handles, bar)
+
+
+def named(names):
+  """Returns the `Look` of up to `MAX_NAMED` series by their names."""
+  count = len(names)
+  dashes = [DASHES[i % 4] for i in range(count)]
+  return Look(list(COLORS[:count]), dashes, list(MARKERS[:count]), [
+      (lines.Line2D([], [], color=color, linestyle=dash), name)
+      for color, dash, name in zip(COLORS, dashes, names)], None)
 
 
 def _bar(values, name):

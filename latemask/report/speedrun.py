@@ -51,12 +51,14 @@ def entry(runs, track, hardware, commit):
     raise errors.InputError(
         f"an entry is {NUM_RUNS} runs or more, each of a seed of its own; "
         f"here {'is' if len(runs) == 1 else 'are'} {len(runs)}")
+  for run in runs:
+    _check(run, track)
   first = runs[0].config
-  rows = track.rows or first.get("data.rows")
-  num_rows = track.num_rows or runs[0].final.get("eval/rows")
+  rows = track.rows or first["data.rows"]
+  num_rows = track.num_rows or runs[0].final["eval/rows"]
   seeds = set()
   for run in runs:
-    _check(run, track, rows, num_rows)
+    _check_rows(run, track, rows, num_rows)
     for key in first.keys() | run.config.keys():
       if first.get(key) != run.config.get(key) and key != "seed" and not (
           key in keys.PRETRAINING and keys.PRETRAINING[key].free):
@@ -81,7 +83,7 @@ def entry(runs, track, hardware, commit):
   return _line(runs, losses, rows, hardware, commit)
 
 
-def _check(run, track, rows, num_rows):
+def _check(run, track):
   """Checks a run by itself."""
   if not run.is_finished or LOSS not in run.final:
     raise errors.InputError(
@@ -92,14 +94,18 @@ def _check(run, track, rows, num_rows):
       raise errors.InputError(
           f"{run.path}: {key} is {run.config.get(key)!r}; the track "
           f"{track.name} has {value!r}")
-  found = run.config.get("data.rows")
-  if found is None:
+  if "data.rows" not in run.config:
     raise errors.InputError(
         f"{run.path}: its rows do not lie where its config says, so nothing "
         "tells that they are those of the track")
-  if found != rows or run.final.get("eval/rows") != num_rows:
+
+
+def _check_rows(run, track, rows, num_rows):
+  """Checks that its rows are those of the track."""
+  found, num_found = run.config["data.rows"], run.final["eval/rows"]
+  if (found, num_found) != (rows, num_rows):
     raise errors.InputError(
-        f"{run.path}: its rows are {found} with {run.final.get('eval/rows'):g} "
+        f"{run.path}: its rows are {found} with {num_found:g} "
         f"held out; those of the track {track.name}, {track.text}, are {rows} "
         f"with {num_rows:g}")
 

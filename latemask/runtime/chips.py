@@ -49,11 +49,15 @@ WATTS = {
 
 def peak_flops():
   """Returns the FLOP/s of all devices; None where the chip is not known."""
-  peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-  return peak and peak * jax.device_count()
+  return _of_all(PEAK_FLOPS)
 
 
 def watts():
   """Returns what all devices draw at most; None where it is not known."""
-  one = WATTS.get(jax.devices()[0].device_kind)
+  return _of_all(WATTS)
+
+
+def _of_all(table):
+  """Returns what a table has of a device, times the devices, or None."""
+  one = table.get(jax.devices()[0].device_kind)
   return one and one * jax.device_count()

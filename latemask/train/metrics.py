@@ -20,6 +20,11 @@ from jax.experimental import multihost_utils
 from latemask import errors
 from latemask.runtime import files
 
+# Keys of a line that tell how fast and on what; a run that was broken off and
+# gone on with, or is trained once more, has others.
+TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu", "devices",
+         "watts")
+
 
 class Profiler:
   """Traces the window of `metrics.profile_step`; closes it in any case."""

@@ -19,13 +19,12 @@ from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.runtime import claims
+from latemask.train import metrics
 from latemask.train import run as run_lib
 from tests import conftest
 from tests.runtime import distributed_test
 
 _FAR = '{"token": "other", "host": "far"}'
-_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu",
-          "devices")
 
 
 def _start(workdir, config):
@@ -49,7 +48,7 @@ def _result(workdir):
   records = [json.loads(line) for line in
              (workdir / "metrics.jsonl").read_text().splitlines()]
   return run["digests"], [
-      {k: v for k, v in record.items() if k not in _TIMES}
+      {k: v for k, v in record.items() if k not in metrics.TIMES}
       for record in records]
 
 

@@ -29,15 +29,11 @@ from tests import conftest
 
 pytestmark = pytest.mark.usefixtures("few_devices")
 
-# What times and speeds differ in.
-_TIMES = ("tokens_per_sec", "step_ms", "data_wait_fraction", "mfu",
-          "devices")
-
 
 def _lines(workdir):
   records = [json.loads(line) for line in
              (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-  return [{k: v for k, v in r.items() if k not in _TIMES} for r in records]
+  return [{k: v for k, v in r.items() if k not in metrics.TIMES} for r in records]
 
 
 def _files(directory):
@@ -201,7 +197,7 @@ def test_files_of_a_run(tiny_run, tmp_path, capsys):
   assert [r["step"] for r in trained] == list(range(1, 13))
   assert {"accuracy", "grad_norm", "learning_rate", "flops",
           "learning_rate"} <= set(trained[0])
-  assert set(_TIMES[:3]) <= set(trained[4])
+  assert set(metrics.TIMES[:3]) <= set(trained[4])
   assert all(0 <= r["data_wait_fraction"] <= 1
              for r in trained if "data_wait_fraction" in r)
   evaluated = [r for r in lines if "eval/loss" in r]

@@ -10,13 +10,16 @@ from configs import base
 ENCODER = 12
 TOTAL_FLOPS = 8e13
 
-# What runs differ in most: how much is masked, and where masks come in.
-_AT_INPUT = {"model.layers": ENCODER, "model.insertion_layer": 0}
-INPUT_15 = {"masking.rate": 0.15} | _AT_INPUT
-INPUT_30 = {"masking.rate": 0.3} | _AT_INPUT
-INPUT_50 = {"masking.rate": 0.5} | _AT_INPUT
-LATE_50 = {"masking.rate": 0.5, "model.layers": ENCODER + 2,
-           "model.insertion_layer": ENCODER}
+
+def place(rate, layers, insertion_layer):
+  """Returns what runs differ in most: how much is masked, and where."""
+  return {"masking.rate": rate, "model.layers": layers,
+          "model.insertion_layer": insertion_layer}
+
+
+INPUT_15, INPUT_30, INPUT_50 = (
+    place(rate, ENCODER, 0) for rate in (0.15, 0.3, 0.5))
+LATE_50 = place(0.5, ENCODER + 2, ENCODER)
 
 
 def get_config():
@@ -40,8 +43,7 @@ def get_config():
 
 
 def points(runs, seeds):
-  """Yields overrides, those of the same run for all seeds first."""
+  """Yields overrides: all runs with the first seed, then with the next."""
   for seed in seeds:
     for run in runs:
       yield {"seed": seed} | run
-

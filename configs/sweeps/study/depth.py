@@ -1,5 +1,4 @@
-"""S6: encoders of 4, 8 and 16 layers. When are two late layers cheap enough?
-"""
+"""S6: encoders of 4, 8 and 16 layers. When are two late layers cheap enough?"""
 
 from configs.sweeps import study
 
@@ -10,13 +9,10 @@ get_config = study.get_config
 def sweep(config):
   """Yields the overrides of each point."""
   del config
-  runs = []
-  for layers in (4, 16, 8):
-    at_input = {"model.layers": layers, "model.insertion_layer": 0}
-    runs += [at_input | {"masking.rate": 0.15}, at_input | {"masking.rate": 0.5},
-             {"masking.rate": 0.5, "model.layers": layers + 2,
-              "model.insertion_layer": layers}]
-  yield from study.points(runs, seeds=(1,))
+  for n in (4, 16, 8):
+    yield from study.points([
+        study.place(0.15, n, 0), study.place(0.5, n, 0),
+        study.place(0.5, n + 2, n)], seeds=(1,))
 
 
 def columns():

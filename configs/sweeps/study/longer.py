@@ -1,5 +1,4 @@
-"""S5: twice the compute. Does the gap stay, shrink or turn?
-"""
+"""S5: twice the compute. Does the gap stay, shrink or turn?"""
 
 from configs.sweeps import study
 

@@ -10,8 +10,7 @@ from configs.sweeps import study
 
 get_config = study.get_config
 _LATE_RATES = [study.LATE_50 | {"masking.rate": rate} for rate in (0.3, 0.7)]
-_WITHIN = [{"masking.rate": 0.5, "model.layers": study.ENCODER,
-            "model.insertion_layer": layer} for layer in (6, 9)]
+_WITHIN = [study.place(0.5, study.ENCODER, layer) for layer in (6, 9)]
 
 
 def sweep(config):

@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-from matplotlib import lines
-
 from latemask.report import comparison
 from latemask.report import look as look_lib
 from latemask.report import runs as runs_lib
@@ -21,9 +19,10 @@ def loss(content):
   """
   found, chosen = content.crossing, _first(content)
   shares = [found.shares["FLOPs"][i] for i in chosen]
-  content = dataclasses.replace(
-      content, series=[content.series[i] for i in chosen],
-      look=_look([content.series[i] for i in chosen], shares, found.baseline))
+  series = [content.series[i] for i in chosen]
+  content = dataclasses.replace(content, series=series, look=look_lib.named([
+      look_lib.wrap(_name(s, *share, found.baseline))
+      for s, share in zip(series, shares)]))
   drawn = [curves.curve(s, runs_lib.Run.flops_at, "evals", found.key)
            for s in content.series]
   if not any(len(x) for x, *_ in drawn):
@@ -66,20 +65,11 @@ def _first(content):
   return order[:look_lib.MAX_NAMED]
 
 
-def _look(series, shares, baseline):
-  """Returns the `Look` of series under names that tell the share of each."""
-  def named(s, share, deviation, count):
-    if s is baseline:
-      return f"1: {s.label}"
-    if not count:
-      return f"never: {s.label}"
-    spread = f" ± {deviation:.2f}" * (count > 1)
-    return f"{share:.2f}{spread}: {s.label}"
-
-  colors, dashes = look_lib.COLORS, look_lib.DASHES
-  return look_lib.Look(
-      list(colors[:len(series)]), [dashes[i % 4] for i in range(len(series))],
-      list(look_lib.MARKERS[:len(series)]), [
-          (lines.Line2D([], [], color=colors[i], linestyle=dashes[i % 4]),
-           look_lib.wrap(named(s, *share)))
-          for i, (s, share) in enumerate(zip(series, shares))], None)
+def _name(series, share, deviation, count, baseline):
+  """Returns a name that begins with the share."""
+  if series is baseline:
+    return f"1: {series.label}"
+  if not count:
+    return f"never: {series.label}"
+  spread = f" ± {deviation:.2f}" * (count > 1)
+  return f"{share:.2f}{spread}: {series.label}"
