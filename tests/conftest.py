@@ -6,6 +6,7 @@ from importlib import metadata
 import io
 import os
 import pathlib
+import queue
 
 # Before jax. The tests compile much and run little: what makes code fast to run
 # is off, which halves their time. XLA ends a process over a flag that it does
@@ -142,6 +143,27 @@ def tiny_config(source="builtin"):
 def tiny():
   """The config of `tiny_config`, free to change."""
   return tiny_config()
+
+
+@pytest.fixture
+def heard(monkeypatch):
+  """Returns a function that waits until a module prints a text.
+
+  pytest empties what it has captured in two steps: a line that another thread
+  prints between them is lost, and whoever polls for it waits for ever.
+  """
+  def listen(module):
+    lines = queue.Queue()
+    def tell(*values, **options):
+      print(*values, **options)
+      lines.put(" ".join(map(str, values)))
+    monkeypatch.setattr(module, "print", tell, raising=False)
+    def wait(text):
+      while text not in (line := lines.get(timeout=60)):
+        pass
+      return line
+    return wait
+  return listen
 
 
 @pytest.fixture(scope="session")

@@ -190,8 +190,9 @@ def test_all_processes_of_a_run_are_refused(tmp_path):
 
 
 def test_rows_that_another_packs_are_waited_for(
-    corpus, tmp_path, monkeypatch, capsys):
+    corpus, tmp_path, monkeypatch, heard):
   monkeypatch.setattr(claims, "LOOK_SECS", 0.02)
+  wait = heard(claims)
   config = conftest.tiny_config(f"text:{corpus}/*.txt")
   begun, go_on, found = threading.Event(), threading.Event(), []
   def pack_slowly(job):
@@ -206,9 +207,7 @@ def test_rows_that_another_packs_are_waited_for(
   threads[0].start()
   assert begun.wait(60)
   threads[1].start()
-  told = ""
-  while "waiting for its end" not in told:
-    told += capsys.readouterr().out
+  told = wait("waiting for its end")
   go_on.set()
   for thread in threads:
     thread.join()

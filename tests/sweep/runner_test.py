@@ -329,17 +329,16 @@ def test_held_by_another_is_no_failure(
   assert _starts(out) == {"seed=1": 1, "seed=2": 1, "seed=8": 2}
 
 
-def test_lost_claim_ends_the_run(write, tmp_path, monkeypatch, capsys, stub):
+def test_lost_claim_ends_the_run(write, tmp_path, monkeypatch, heard, stub):
   """Another machine took over while this one slept."""
-  out = tmp_path / "out"
+  out, wait = tmp_path / "out", heard(runner)
   monkeypatch.setattr(claims, "BEAT_SECS", 0.05)
   def steal():
     while not (out / "seed=9" / "ready").exists():
       time.sleep(0.01)
     (out / "seed=9.claim").write_text(json.dumps({
         "token": uuid.uuid4().hex, "host": "far"}))
-    while "took it over" not in capsys.readouterr().out:
-      time.sleep(0.01)
+    wait("took it over")
     os.kill(os.getpid(), signal.SIGTERM)
   thread = threading.Thread(target=steal)
   thread.start()
