@@ -36,10 +36,14 @@ from latemask.config import spec
 from latemask import errors
 from latemask.finetune import batches
 from latemask.finetune import cell as cell_lib
+from latemask.finetune import data as data_lib
 from latemask.finetune import grid as grid_lib
 from latemask.finetune import run as finetune_run
+from latemask.finetune import step as finetune_step
 from latemask.finetune.tasks import glue
+from latemask.finetune.tasks import kinds
 from latemask.hub import folder as hub_folder
+from latemask.hub import weights as hf_weights
 from latemask.runtime import console
 
 
@@ -54,8 +58,26 @@ def _hold_first_row(grad):
   return grad
 
 
+# Kind of a task -> the loss of the stock class: (torch's functions, logits,
+# targets) -> mean.
+_LOSSES = {
+    "classes": lambda F, logits, targets: F.cross_entropy(
+        logits, targets.long()),
+    "multilabel": lambda F, logits, targets:
+        F.binary_cross_entropy_with_logits(logits, targets),
+    "number": lambda F, logits, targets: F.mse_loss(
+        logits[:, 0], targets.float()),
+    "tokens": lambda F, logits, targets: F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten().long(),
+        ignore_index=kinds.NO_TARGET),
+    "span": lambda F, logits, targets: sum(
+        F.cross_entropy(logits[..., i], targets[:, i].long())
+        for i in range(2)) / 2,
+}
+
+
 class Peer:
-  """RobertaForSequenceClassification or the like, trained by PyTorch."""
+  """The stock class of a task, trained by PyTorch."""
 
   def __init__(self, config, program, tokenizer):
     """Takes the sizes and weights of a `step.Program`; a GPU where one is."""
@@ -64,7 +86,9 @@ class Peer:
     self._torch, self._config = torch, config
     self._device = "cuda" if torch.cuda.is_available() else "cpu"
     self._program, self._tokenizer = program, tokenizer
-    self._stock = transformers.AutoModelForSequenceClassification
+    self._head = kinds.KINDS[program.kind].head
+    self._stock = getattr(
+        transformers, "AutoModel" + hf_weights.HEADS[self._head][0])
 
   def begin(self, cell, types_as_here=False):
     """Takes the weights that a cell begins with.
@@ -78,7 +102,8 @@ class Peer:
         np.uint32(cell.seed)).params)
     with tempfile.TemporaryDirectory() as folder:
       hub_folder.export(self._program.model, params["encoder"], self._tokenizer,
-                        f"{folder}/model", class_head=params["head"])
+                        f"{folder}/model", class_head=params["head"],
+                        head=self._head)
       self._model = self._stock.from_pretrained(
           f"{folder}/model").to(self._device)
     groups = {True: [], False: []}
@@ -95,14 +120,11 @@ class Peer:
   def step(self, data, rows, rate):
     """Trains on rows; returns their mean loss, a tensor."""
     self._model.train()
-    batch, labels_B, _ = batches.collate(
+    batch, targets, _ = batches.collate(
         data.train, rows, len(rows), data.lengths)
-    logits_BxC = self._logits(*batch)
-    functional = self._torch.nn.functional
-    labels_B = self._torch.tensor(labels_B, device=self._device)
-    loss = (functional.mse_loss(logits_BxC[:, 0], labels_B.float())
-            if data.task.num_outputs == 1
-            else functional.cross_entropy(logits_BxC, labels_B.long()))
+    loss = _LOSSES[data.task.kind](
+        self._torch.nn.functional, self._logits(*batch),
+        self._torch.tensor(targets, device=self._device))
     loss.backward()
     for group in self._optimizer.param_groups:
       group["lr"] = float(rate)
@@ -117,14 +139,15 @@ class Peer:
     epochs = []
     for epoch in range(data.num_epochs):
       start_secs = time.monotonic()
-      for rows in batches.shuffled(data.train.lengths_R, cell.batch_size,
+      for rows in batches.shuffled(data.train.lengths_W, cell.batch_size,
                                    cell.seed, epoch):
         self.step(data, rows, next(rates))
       train_secs = time.monotonic() - start_secs
       found = {}
       for part, encoded in data.dev.items():
-        found |= glue.score(data.name, part, encoded.labels_R,
-                            self._predict(encoded, data.lengths))
+        found |= kinds.score(
+            data.task, part, encoded.rows.labels, kinds.answers(
+                data.task, encoded, self._predict(encoded, data.lengths)))
       epochs.append({"score": statistics.mean(found.values()),
                      "train_secs": train_secs})
     return {"score": float(np.max([e["score"] for e in epochs])),
@@ -136,20 +159,23 @@ class Peer:
         for x in (ids_BxS, second_BxS))
     pad = self._tokenizer.specials.pad
     has_types = getattr(self._model.config, "type_vocab_size", 1) > 1
-    return self._model(input_ids=ids, attention_mask=ids != pad, **(
-        {"token_type_ids": types} if has_types else {})).logits
+    found = self._model(input_ids=ids, attention_mask=ids != pad, **(
+        {"token_type_ids": types} if has_types else {}))
+    return (found.logits if "logits" in found else self._torch.stack(
+        [found.start_logits, found.end_logits], -1))
 
   def _predict(self, encoded, lengths):
     self._model.eval()
-    logits_RxC = [None] * len(encoded)
+    logits = [None] * len(encoded)
     with self._torch.no_grad():
       for rows in batches.in_order(
-          np.arange(len(encoded)), encoded.lengths_R, 64):
+          np.arange(len(encoded)), encoded.lengths_W, 64):
         found = self._logits(*batches.pad(
             encoded, rows, len(rows), lengths)).cpu().numpy()
-        for row, logits_C in zip(rows, found):
-          logits_RxC[row] = logits_C
-    return np.stack(logits_RxC)
+        for row, one in zip(rows, found):
+          logits[row] = one[:None if self._head == "text"
+                            else encoded.lengths_W[row]]
+    return np.stack(logits) if self._head == "text" else logits
 
 
 def first_losses(config, program, tokenizer, data, cell, num_steps):
@@ -167,7 +193,7 @@ def first_losses(config, program, tokenizer, data, cell, num_steps):
         f"--losses is {num_steps}; the training of {data.name} has "
         f"{len(rates)} steps")
   rows_of_step = itertools.chain.from_iterable(
-      batches.shuffled(data.train.lengths_R, cell.batch_size, cell.seed, epoch)
+      batches.shuffled(data.train.lengths_W, cell.batch_size, cell.seed, epoch)
       for epoch in range(data.num_epochs))
   peer, seed = Peer(config, program, tokenizer), np.uint32(cell.seed)
   peer.begin(cell, types_as_here=True)
@@ -203,26 +229,32 @@ def _report(task, rate, name, results, num_rows):
           "rows_per_sec": num_rows / statistics.median(secs)}
 
 
+def _configs(args):
+  """Yields the config of each task."""
+  specs = [f"configs/glue.py,task={task}" for task in args.task or ()]
+  for found in map(spec.load, [*specs, *(args.config or ())]):
+    found.unlock()
+    if args.data_dir:
+      found.data_dir = args.data_dir
+    found.init_from, found.from_scratch = args.init_from, args.from_scratch
+    found.dropout = 0.0 if args.losses is not None else args.dropout
+    found.max_length = args.max_length
+    found.grid.learning_rates = tuple(args.learning_rate or [5e-5])
+    found.grid.batch_sizes = (args.batch_size,)
+    found.grid.seeds = tuple(range(args.seeds))
+    found.grid.num_epochs = args.num_epochs
+    yield found
+
+
 def _run(args):
-  config = spec.load("configs/glue.py")
-  config.unlock()
-  config.init_from, config.data_dir = args.init_from, args.data_dir
-  config.from_scratch = args.from_scratch
-  config.dropout = 0.0 if args.losses is not None else args.dropout
-  config.max_length = args.max_length
-  rates = args.learning_rate or [5e-5]
-  config.grid.learning_rates = tuple(rates)
-  config.grid.batch_sizes = (args.batch_size,)
-  config.grid.seeds = tuple(range(args.seeds))
-  config.grid.num_epochs = args.num_epochs
-  for task in args.task:
-    config.task = task
+  for config in _configs(args):
+    rates = config.grid.learning_rates
     finetune_run.check(config)
     model, params, tokenizer, trained_length = finetune_run.load(config)
-    data, = cell_lib.read(config, params, tokenizer, trained_length)
-    program = cell_lib.make_program(
+    data, = data_lib.read(config, params, tokenizer, trained_length)
+    program = finetune_step.make_program(
         config, model, jax.device_put(params), tokenizer.specials,
-        data.task.num_outputs)
+        *data.program)
     if args.losses is not None:
       for rate in rates:
         _compare_losses(config, program, tokenizer, data, grid_lib.Cell(
@@ -236,7 +268,7 @@ def _run(args):
       contenders["hf"] = lambda cell: Peer(
           config, program, tokenizer).train(data, cell)
     for rate in rates:
-      _compare(task, contenders, rate, args, len(data.train))
+      _compare(data.name, contenders, rate, args, len(data.train))
 
 
 def _compare(task, contenders, rate, args, num_rows):
@@ -270,8 +302,11 @@ def _parser():
   parser.add_argument("--init_from", required=True,
                       help="run, checkpoint or Hugging Face folder")
   parser.add_argument("--data_dir", help="official TSV files; default: TFDS")
-  parser.add_argument("--task", action="append", required=True,
-                      choices=tuple(glue.TASKS))
+  which = parser.add_mutually_exclusive_group(required=True)
+  which.add_argument("--task", action="append", choices=tuple(glue.TASKS),
+                     help="of GLUE; may be given several times")
+  which.add_argument("--config", action="append", metavar="SPEC",
+                     help="own files: configs/finetune.py,data.train=...")
   parser.add_argument("--from_scratch", action="store_true",
                       help="fresh weights of the same sizes")
   parser.add_argument("--seeds", type=int, default=5)

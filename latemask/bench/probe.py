@@ -27,9 +27,10 @@ import tqdm
 from latemask.config import spec
 from latemask import errors
 from latemask.finetune import batches
-from latemask.finetune import cell as cell_lib
+from latemask.finetune import data as data_lib
 from latemask.finetune import run as finetune_run
 from latemask.finetune.tasks import glue
+from latemask.finetune.tasks import kinds
 from latemask.model import cut
 from latemask.model import products
 from latemask.report import effective_rank
@@ -61,7 +62,7 @@ def means(config, encoder, specials, encoded, lengths):
 
   found = np.zeros((len(encoded), config.layers + 1, config.width), np.float32)
   order = batches.in_order(
-      np.arange(len(encoded)), encoded.lengths_R, _BATCH_SIZE)
+      np.arange(len(encoded)), encoded.lengths_W, _BATCH_SIZE)
   for rows in tqdm.tqdm(order, "encoding", leave=False, file=sys.stderr):
     padded = batches.pad(encoded, rows, _BATCH_SIZE, lengths)
     found[rows] = of_batch(encoder, *padded)[:len(rows)]
@@ -85,8 +86,8 @@ def _scores(init_from, args):
   config.max_length, config.task = args.max_length, args.task
   finetune_run.check(config)
   model, params, tokenizer, trained_length = finetune_run.load(config)
-  data, = cell_lib.read(config, params, tokenizer, trained_length)
-  if data.task.num_outputs == 1:
+  data, = data_lib.read(config, params, tokenizer, trained_length)
+  if data.task.kind != "classes":
     raise errors.InputError(
         f"--task {args.task} asks for a number; a probe reads classes")
   train = _first(data.train, args.max_rows)
@@ -96,13 +97,14 @@ def _scores(init_from, args):
             data.lengths) for encoded in (train, dev))
 
   def score(logits_RxC):
-    return next(iter(glue.score(
-        args.task, part, dev.labels_R, logits_RxC).values()))
+    found_R = kinds.answers(data.task, dev, logits_RxC)
+    return next(iter(kinds.score(
+        data.task, part, dev.rows.labels, found_R).values()))
 
   layers = tqdm.trange(of_train.shape[1], desc="layers", leave=False,
                        file=sys.stderr)
-  counts = np.bincount(train.labels_R, minlength=data.task.num_outputs)
-  return [score(probe(of_train[:, layer], train.labels_R, of_dev[:, layer]))
+  counts = np.bincount(train.targets, minlength=len(data.task.labels))
+  return [score(probe(of_train[:, layer], train.targets, of_dev[:, layer]))
           for layer in layers], score(np.tile(counts, (len(dev), 1)))
 
 
@@ -110,7 +112,7 @@ def _first(encoded, most):
   """Returns the first rows of a split."""
   return dataclasses.replace(
       encoded, ids=encoded.ids[:most], types=encoded.types[:most],
-      lengths_R=encoded.lengths_R[:most], labels_R=encoded.labels_R[:most])
+      lengths_W=encoded.lengths_W[:most], targets=encoded.targets[:most])
 
 
 def _parser():

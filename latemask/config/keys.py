@@ -185,14 +185,10 @@ PRETRAINING = {
     "mesh.tensor": Key(_DEVICES, free=True),
 }
 
-FINETUNING = {
-    "task": Key(domains.choice(
-        "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "all"),
-                free=True),
+# Of fine-tuning, whatever the task.
+_FINETUNING = {
     "init_from": Key(_PATH, place=True),
     "from_scratch": Key(domains.YES_NO),
-    "data_dir": Key(_PATH, free=True, place=True),
-    "tfds_dir": Key(_PATH, free=True, place=True),
     "keep_layers": Key(domains.optional(domains.whole(1, _MOST_LAYERS))),
     # <s>, </s> and two texts of two tokens.
     "max_length": Key(domains.optional(domains.whole(6, MOST_TOKENS))),
@@ -214,6 +210,33 @@ FINETUNING = {
     **_ADAMW,
 }
 
+# configs/glue.py.
+GLUE = {
+    "task": Key(domains.choice(
+        "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli",
+        "all"), free=True),
+    "data_dir": Key(_PATH, free=True, place=True),
+    "tfds_dir": Key(_PATH, free=True, place=True),
+    **_FINETUNING,
+}
+
+# configs/finetune.py.
+OWN = {
+    "task.kind": Key(domains.choice(
+        "classes", "multilabel", "number", "tokens", "span")),
+    "task.class_weights": Key(domains.choice("none", "balanced")),
+    # Rows are known by what they hold: a finished cell must agree.
+    "data.train": Key(_PATH, free=True, place=True),
+    "data.dev": Key(_PATH, free=True, place=True),
+    "data.test": Key(_PATH, free=True, place=True),
+    "data.text": Key(domains.each(domains.TEXT, least=1, distinct=True)),
+    "data.label": Key(domains.TEXT),
+    "data.labels": Key(domains.each(domains.TEXT, distinct=True)),
+    "data.label_separator": Key(domains.TEXT),
+    "data.stride": Key(domains.optional(domains.whole(0, MOST_TOKENS))),
+    **_FINETUNING,
+}
+
 
 # Key -> the value by which it does what was done before it was there.
 BEFORE = {key: row.before for key, row in PRETRAINING.items()
@@ -222,7 +245,9 @@ BEFORE = {key: row.before for key, row in PRETRAINING.items()
 
 def table(config):
   """Returns the table of a config's kind: one with a task fine-tunes."""
-  return FINETUNING if "task" in config else PRETRAINING
+  if "task" not in config:
+    return PRETRAINING
+  return OWN if hasattr(config["task"], "items") else GLUE
 
 
 def names(rows, column):

@@ -5,7 +5,6 @@ step.py is the step that a cell is trained with.
 """
 
 import dataclasses
-import hashlib
 import statistics
 import time
 
@@ -13,48 +12,11 @@ import jax
 import numpy as np
 import tqdm
 
-from latemask import errors
 from latemask.finetune import batches as batches_lib
 from latemask.finetune import step as finetune_step
-from latemask.finetune.tasks import glue
-from latemask.hub import pretrained
+from latemask.finetune.tasks import kinds
 from latemask.runtime import console
 from latemask.runtime import distributed
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Data:
-  """A task ready to train on.
-
-  Fields:
-    name: a key of `glue.TASKS`.
-    train: `batches.Encoded`.
-    dev, test: by the task's part.
-    num_epochs: of a cell.
-    lengths: what rows are padded to.
-    digest: of weights, tokenizer, rows and how kernels begin; a finished cell
-      must agree.
-  """
-
-  name: str
-  train: batches_lib.Encoded
-  dev: dict
-  test: dict
-  num_epochs: int
-  lengths: list[int]
-  digest: str
-
-  @property
-  def task(self):
-    """The row of `glue.TASKS`."""
-    return glue.TASKS[self.name]
-
-  @property
-  def about(self):
-    """Rows and labels, in words."""
-    labels_R = np.concatenate([rows.labels_R for rows in self.dev.values()])
-    return (f"{self.name}: {len(self.train):,} rows to train on; "
-            f"{len(labels_R):,} dev rows: {glue.about(self.name, labels_R)}")
 
 
 def learning_rates(config, data, cell):
@@ -68,6 +30,7 @@ def train(config, program, data, cell, clock=None, stop_after=None):
 
   Args:
     program: a `step.Program`, for the task's outputs.
+    data: the `data.Data`.
     clock: a `Clock`; None says nothing.
     stop_after: epochs after which to end; None for all of them.
 
@@ -113,7 +76,7 @@ def train(config, program, data, cell, clock=None, stop_after=None):
 def _train_epoch(program, state, data, cell, epoch, rates):
   """Returns (state, mean loss) after all rows once."""
   batches = batches_lib.shuffled(
-      data.train.lengths_R, cell.batch_size, cell.seed, epoch)
+      data.train.lengths_W, cell.batch_size, cell.seed, epoch)
   losses = []  # Read at the end: no step waits for the host.
   for rows in tqdm.tqdm(batches, f"{data.name} {cell}, epoch {epoch + 1}",
                         leave=False, disable=None):
@@ -127,13 +90,15 @@ def _train_epoch(program, state, data, cell, epoch, rates):
 
 def _on_dev(program, params, data):
   """Returns ({metric: value}, the answer that all rows got or None)."""
-  logits = {part: program.predict(params, encoded, data.lengths)
-            for part, encoded in data.dev.items()}
-  found = {}
+  scores, everything = {}, []
   for part, encoded in data.dev.items():
-    found |= glue.score(data.name, part, encoded.labels_R, logits[part])
-  return found, glue.one_answer(
-      data.name, np.concatenate(list(logits.values())))
+    logits = program.predict(params, encoded, data.lengths)
+    found = (kinds.answers(data.task, encoded, logits)
+             if kinds.is_finite(logits) else None)
+    scores |= kinds.score(data.task, part, encoded.rows.labels, found)
+    everything = (None if found is None or everything is None
+                  else [*everything, *found])
+  return scores, everything and kinds.one_answer(data.task, everything)
 
 
 def _in_words(epoch):
@@ -187,75 +152,3 @@ class Clock:
   def skip(self, num_rows):
     """Takes rows that will not be trained on out of the account."""
     self._num_rows -= num_rows
-
-
-def read(config, params, tokenizer, trained_length):
-  """Returns the `cell.Data` of every task asked for.
-
-  Rows are cut to `max_length`, or to `trained_length`. `params` are those of a
-  `step.Program`.
-  """
-  max_length = config.max_length or max(
-      trained_length, batches_lib.min_length(tokenizer))
-  encoder = params["encoder"]
-  if max_length > trained_length:
-    distributed.say("warning: max_length asks for " + pretrained.beyond(
-        encoder, trained_length, max_length) + ", but for what fine-tuning "
-                    "itself teaches")
-  names = list(glue.TASKS) if config.task == "all" else [config.task]
-  weights = hashlib.sha256(tokenizer.digest.encode())
-  for leaf in jax.tree.leaves(params):
-    weights.update(np.ascontiguousarray(leaf))
-  # All kernels began with 0.02 once. Where that is no longer so, a cell from
-  # then is another one; a head of BERT's width begins as it did.
-  if config.from_scratch or encoder["embedding"].shape[1] != 768:
-    weights.update(b"kernels by fan-in")
-  datas = []
-  for name in names:
-    try:
-      datas.append(_read_task(config, name, tokenizer, max_length,
-                              weights.copy()))
-    except glue.NotThere as error:
-      if config.task != "all":
-        raise
-      distributed.say(f"{name} is left out: {error}")
-  if not datas:
-    raise errors.InputError(
-        "there is data for none of the tasks; name the folder of the "
-        "official TSV files in data_dir, or prepare TFDS glue/*")
-  return datas
-
-
-def _read_task(config, name, tokenizer, max_length, digest):
-  task = glue.TASKS[name]
-  splits = ["train"] + [f"dev{part}" for part in task.parts]
-  if config.predict_test:
-    splits += [f"test{part}" for part in task.parts]
-  encoded = {}
-  for split in splits:
-    rows = glue.read(name, split, config.data_dir, config.tfds_dir)
-    encoded[split] = batches_lib.encode(tokenizer, rows, max_length)
-    if rows.num_dropped:
-      distributed.say(f"{name}, {split}: warning: {rows.num_dropped:,} broken "
-                      "lines are left out")
-    if encoded[split].num_cut:
-      distributed.say(f"{name}, {split}: warning: {encoded[split].num_cut:,} "
-                      f"of {len(rows):,} rows are cut to {max_length} tokens "
-                      "(max_length)")
-    if not split.startswith("test"):
-      for array in (*encoded[split].ids, rows.labels_R):
-        digest.update(array)
-  longest = max(e.lengths_R.max() for e in encoded.values())
-  return Data(
-      name, encoded["train"],
-      *({part: encoded[kind + part] for part in task.parts
-         if kind + part in encoded} for kind in ("dev", "test")),
-      config.grid.num_epochs or task.num_epochs,
-      batches_lib.buckets(max_length, longest), digest.hexdigest())
-
-
-def make_program(config, model, params, specials, num_outputs):
-  """Returns what trains all tasks of so many outputs."""
-  return finetune_step.Program(
-      model, params, specials, config.from_scratch, num_outputs,
-      finetune_step.make_optimizer(config))

@@ -112,12 +112,13 @@ def tabulate(results):
           [result["metrics"][metric] for result in chosen]),
           f"{chosen[0]['learning_rate']:g}", str(chosen[0]["batch_size"]),
           str(len(chosen)), count))
-    scores.append([result["score"] for result in chosen])
+    if name not in glue.NOT_AVERAGED:
+      scores.append([result["score"] for result in chosen])
     same += [f"- {name}, seed {result['seed']}: {answer}\n"
              for result in chosen if (answer := one_answer(result))]
   rows.append((
       "average", "", *(f"{100 * statistics.mean(map(f, scores)):.2f}"
-                       if all(scores) else "–"
+                       if scores and all(scores) else "–"
                        for f in (statistics.median, deviation, max)),
       "", "", "", ""))
   return console.table(rows) + (
@@ -166,6 +167,13 @@ def _read_json(path):
 
 def scores_of(workdir):
   """Returns {task: results of its cells on disk}, tasks in GLUE's order."""
+  names = [folder.name for folder in sorted((workdir / "cells").glob("*"))]
   found = {name: [_read_json(path) for path in sorted(
-      (workdir / "cells" / name).glob("*.json"))] for name in glue.TASKS}
+      (workdir / "cells" / name).glob("*.json"))] for name in in_order(names)}
   return {name: results for name, results in found.items() if results}
+
+
+def in_order(names):
+  """Returns names of tasks: those of GLUE in its order, then the others."""
+  return [name for name in glue.TASKS if name in names] + [
+      name for name in names if name not in glue.TASKS]

@@ -24,13 +24,16 @@ import json
 
 from etils import epath
 import jax
-import numpy as np
 
 from latemask.config import keys
 from latemask import errors
 from latemask.finetune import cell as cell_lib
+from latemask.finetune import data as data_lib
 from latemask.finetune import grid as grid_lib
+from latemask.finetune import step as finetune_step
 from latemask.finetune.tasks import glue
+from latemask.finetune.tasks import kinds
+from latemask.finetune.tasks import own
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.model import cut
@@ -64,7 +67,7 @@ def finetune(config, workdir):
 def _finetune(config, workdir, claim):
   """Fine-tunes in a workdir that this program has to itself."""
   model, params, tokenizer, trained_length = load(config)
-  datas = cell_lib.read(config, params, tokenizer, trained_length)
+  datas = data_lib.read(config, params, tokenizer, trained_length)
   if config.export:
     for data in datas:
       hub_folder.check_out(workdir / "export" / data.name, True, tokenizer)
@@ -93,14 +96,14 @@ def _finetune(config, workdir, claim):
                   "already finished: every cell has its result")
   mine = distributed.share(todo)
   params = jax.device_put(params)
-  programs = {num: cell_lib.make_program(
-      config, model, params, tokenizer.specials, num)
-              for num in {data.task.num_outputs for data in datas}}
+  programs = {key: finetune_step.make_program(
+      config, model, params, tokenizer.specials, *key)
+              for key in {data.program for data in datas}}
   with cell_lib.Clock(sum(
       data.num_epochs * len(data.train) for data, _ in mine)) as clock:
     for data, cell in mine:
       result, _ = cell_lib.train(
-          config, programs[data.task.num_outputs], data, cell, clock)
+          config, programs[data.program], data, cell, clock)
       claim.check()
       files.write_json(grid_lib.cell_path(workdir, data.name, cell), result)
   distributed.meet("cells")
@@ -112,7 +115,7 @@ def _finetune(config, workdir, claim):
         "has written; --workdir must lie where all hosts see it")
   if config.predict_test or config.export:
     for data in distributed.share(datas):
-      _use_best(config, programs[data.task.num_outputs], data, tokenizer,
+      _use_best(config, programs[data.program], data, tokenizer,
                 trained_length, workdir, claim)
     distributed.meet("best")
   results = grid_lib.scores_of(workdir)
@@ -141,8 +144,8 @@ def _models(config, folder):
     return ("scores were kept, and no model: the same command with "
             "--config.export=true trains the best cell of each task once more, "
             f"and writes its model to {folder}/TASK")
-  return (f"the best model of each task is in {folder}/TASK, for "
-          "transformers.AutoModelForSequenceClassification.from_pretrained")
+  return (f"the best model of each task is in {folder}/TASK; its README.md "
+          "says how transformers loads it")
 
 
 def check(config):
@@ -155,6 +158,8 @@ def check(config):
   if config.init_from is None:
     raise errors.InputError(
         "init_from is missing; give the workdir of a pre-training run")
+  if not isinstance(config.task, str):
+    own.check(config)
 
 
 def load(config):
@@ -178,9 +183,16 @@ def load(config):
       model, dropout=config.dropout, attention_dropout=config.dropout,
       dtype=config.dtype, remat=None)
   head = {} if config.from_scratch else pretrained.class_head(
-      config.init_from)
+      config.init_from, "text" if isinstance(config.task, str)
+      else kinds.KINDS[config.task.kind].head)
   return (model, {"encoder": encoder, "head": head}, loaded.tokenizer,
           loaded.trained_length)
+
+
+# Whether `config.task` names a task of GLUE -> what writes its answers.
+_WRITERS = {True: lambda data, *answers: glue.write_submission(
+    data.name, *answers), False: lambda data, part, *answers: own.write(
+        data.task, *answers)}
 
 
 def _use_best(config, program, data, tokenizer, trained_length, workdir,
@@ -204,20 +216,23 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir,
       config, program, data, cell, stop_after=best["best_epoch"])
   claim.check()
   for part, encoded in data.test.items():
-    logits_RxC = program.predict(params, encoded, data.lengths)
-    if not np.isfinite(logits_RxC).all():
+    logits = program.predict(params, encoded, data.lengths)
+    if not kinds.is_finite(logits):
       raise grid_lib.FailedError(
           f"{data.name}: logits of {cell}, the best, are not finite on the "
           "test set")
-    path = glue.write_submission(
-        data.name, part, logits_RxC, workdir / "test")
+    path = _WRITERS[isinstance(config.task, str)](
+        data, part, kinds.answers(data.task, encoded, logits),
+        workdir / "test")
     distributed.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "
                     f"(in the grid {best['score']:.4f})")
   if config.export:
     folder = workdir / "export" / data.name
     hub_folder.export(
         program.model, params["encoder"], tokenizer, folder,
-        class_head=params["head"], labels=data.task.class_names,
+        class_head=kinds.unscaled(data.task, params["head"]),
+        labels=data.task.labels, head=kinds.KINDS[data.task.kind].head,
+        task=data_lib.about(config, data.task),
         trained_length=max(trained_length, config.max_length or 0),
         overwrite=True)
     distributed.say(f"wrote {folder}: {cell}")

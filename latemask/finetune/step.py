@@ -1,4 +1,4 @@
-"""The step of fine-tuning: batches of glue.py -> state, loss; or logits.
+"""The step of fine-tuning: batches of windows -> state, loss; or logits.
 
 It is to fine-tuning what train/step.py is to pre-training. Learning rate and
 seed are arguments, so one compiled step serves all cells of a batch size. There
@@ -15,9 +15,12 @@ import optax
 
 from latemask.data.tokenizers import specials as specials_lib
 from latemask.finetune import batches as batches_lib
+from latemask.finetune import losses
+from latemask.finetune.tasks import kinds
 from latemask.masking import masked as masked_lib
 from latemask.model import architecture
 from latemask.model import cut
+from latemask.model import heads
 from latemask.model import encoder as encoder_lib
 from latemask.runtime import rng
 from latemask.train import optimizer as optimizer_lib
@@ -27,18 +30,6 @@ from latemask.train import step as step_lib
 _EVAL_BATCH = 64
 # Streams of random numbers, folded into the key of the seed.
 _HEAD, _ENCODER, _DROPOUT = range(3)
-
-
-def _cross_entropy(logits_BxC, labels_B):
-  return optax.softmax_cross_entropy_with_integer_labels(logits_BxC, labels_B)
-
-
-def _squared_error(logits_Bx1, labels_B):
-  return jnp.square(logits_Bx1[:, 0] - labels_B)
-
-
-# By whether it is a regression.
-_LOSSES = {False: _cross_entropy, True: _squared_error}
 
 
 def make_optimizer(config):
@@ -62,10 +53,12 @@ class Program:
   Fields:
     model: the encoder's `ModelConfig`.
     params: on the device, {"encoder": its parameters, "head": those of a class
-      head that are known}, see `cut.init_head`.
+      head that are known}, see `heads.init`.
     specials: the `Specials` of the tokenizer.
     from_scratch: start from a fresh encoder of the same shapes.
-    num_outputs: of the head; 1 is regression.
+    kind: a row of `kinds.KINDS`.
+    num_outputs: of the head.
+    class_weights: of the loss of each class; None: all alike.
     optimizer: for learning rate 1.
   """
 
@@ -73,7 +66,9 @@ class Program:
   params: dict
   specials: specials_lib.Specials
   from_scratch: bool
+  kind: str
   num_outputs: int
+  class_weights: tuple[float, ...] | None
   optimizer: optax.GradientTransformation
 
   def init_state(self, seed):
@@ -86,11 +81,15 @@ class Program:
           method="encode")["params"]
       encoder = {name: fresh[name] for name in encoder}
     # Copied, since a step takes its state away.
-    params = jax.tree.map(jnp.copy, {"encoder": encoder, "head": cut.init_head(
+    params = jax.tree.map(jnp.copy, {"encoder": encoder, "head": heads.init(
         self.model, self.num_outputs, rng.stream(seed, _HEAD),
-        self.params["head"])})
+        self.params["head"], self._head)})
     return step_lib.TrainState(
         jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+
+  @property
+  def _head(self):
+    return kinds.KINDS[self.kind].head
 
   @functools.cached_property
   def train_step(self):
@@ -102,26 +101,27 @@ class Program:
 
   @functools.cached_property
   def logits(self):
-    """Jitted (params, rows) -> logits, [B, outputs], without dropout.
+    """Jitted (params, rows) -> logits, without dropout.
 
-    Rows are those of `batches.pad`.
+    Rows are those of `batches.pad`; see `cut.logits`.
     """
     return jax.jit(self._logits)
 
   def _logits(self, params, rows, key_drop=None):
     ids_BxS, second_BxS = rows
     return cut.logits(self.model, params, ids_BxS, self.specials,
-                      self.num_outputs, key_drop, second_BxS)
+                      self.num_outputs, key_drop, second_BxS, self._head)
 
   def _train_step(self, state, batch, learning_rate, seed):
-    rows, labels_B, weights_B = batch
+    rows, targets, weights_B = batch
     key_drop = jax.random.fold_in(
         rng.stream(seed, _DROPOUT, "hash"), state.step)
 
     def mean_loss(params):
-      logits_BxC = self._logits(params, rows, key_drop)
-      losses_B = _LOSSES[self.num_outputs == 1](logits_BxC, labels_B)
-      return jnp.sum(losses_B * weights_B) / jnp.sum(weights_B)
+      loss_sum, weight = losses.LOSSES[self.kind](
+          self._logits(params, rows, key_drop), targets, weights_B,
+          self.class_weights and jnp.array(self.class_weights))
+      return loss_sum / weight
 
     loss, grads = jax.value_and_grad(mean_loss)(state.params)
     updates, opt_state = self.optimizer.update(
@@ -132,14 +132,26 @@ class Program:
         opt_state), loss
 
   def predict(self, params, encoded, lengths):
-    """Returns the logits of all rows of a split, [R, outputs], in order."""
+    """Returns the logits of all windows of a split, in order.
+
+    An array [W, outputs]; of a head for tokens a list of [S, outputs].
+    """
     # Every other length: a pass is short, and a program takes long to compile.
     lengths = lengths[::-2][::-1]
     batches = batches_lib.in_order(
-        np.arange(len(encoded.ids)), encoded.lengths_R, _EVAL_BATCH)
-    found = [self.logits(params, batches_lib.pad(
-        encoded, rows, _EVAL_BATCH, lengths)) for rows in batches]
-    logits_RxC = np.empty((len(encoded.ids), self.num_outputs), np.float32)
-    for rows, logits_BxC in zip(batches, found):
-      logits_RxC[rows] = np.asarray(logits_BxC)[:len(rows)]
-    return logits_RxC
+        np.arange(len(encoded.ids)), encoded.lengths_W, _EVAL_BATCH)
+    running = [self.logits(params, batches_lib.pad(
+        encoded, windows, _EVAL_BATCH, lengths)) for windows in batches]
+    found = [None] * len(encoded.ids)
+    for windows, logits in zip(batches, running):
+      for window, one in zip(windows, np.asarray(logits)):
+        found[window] = (one if self._head == "text"
+                         else one[:encoded.lengths_W[window]])
+    return np.stack(found) if self._head == "text" else found
+
+
+def make_program(config, model, params, specials, kind, num_outputs,
+                 class_weights=None):
+  """Returns the `Program` of all tasks that these describe."""
+  return Program(model, params, specials, config.from_scratch, kind,
+                 num_outputs, class_weights, make_optimizer(config))

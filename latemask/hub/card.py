@@ -10,7 +10,9 @@ from latemask.hub import extras
 from latemask.runtime import console
 
 _PURPOSES = {"Model": "feature-extraction", "ForMaskedLM": "fill-mask",
-             "ForSequenceClassification": "text-classification"}
+             "ForSequenceClassification": "text-classification",
+             "ForTokenClassification": "token-classification",
+             "ForQuestionAnswering": "question-answering"}
 _START = '''import transformers
 folder = "."  # Or wherever it lies.
 '''
@@ -18,10 +20,25 @@ _LOAD = '''tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 encoder = transformers.AutoModel.from_pretrained(folder)
 states = encoder(**tokenizer("A text.", return_tensors="pt")).last_hidden_state
 '''
-_CLASSIFY = '''\
+# How the class of a task is used.
+_USE = {
+    "ForSequenceClassification": '''\
 classify = transformers.pipeline("text-classification", model=folder)
 print(classify("A text."))
-'''
+''',
+    "ForTokenClassification": '''\
+tag = transformers.pipeline(
+    "token-classification", model=folder, aggregation_strategy="first")
+print(tag("Words of a text."))
+''',
+    "ForQuestionAnswering": '''\
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder)
+row = tokenizer("Who was it?", "It was somebody.", return_tensors="pt")
+found = model(**row)
+first, last = found.start_logits.argmax(), found.end_logits.argmax()
+print(tokenizer.decode(row["input_ids"][0, first:last + 1]))
+'''}
 _FILL = '''fill = transformers.pipeline("fill-mask", model=folder{trust})
 print(fill("A " + fill.tokenizer.mask_token + " text."))
 '''
@@ -67,8 +84,7 @@ def card(about, stock, tokenizer, max_length, extra):
       _front_matter("fill-mask" if has_code else _PURPOSES[kind], stock, extra),
       "# A masked language model of latemask\n",
       _what_it_is(about, kind), _sizes(about, stock, tokenizer, max_length),
-      "## Load it\n", _python(_START + (
-          _CLASSIFY if kind == "ForSequenceClassification" else _LOAD)),
+      "## Load it\n", _python(_START + _USE.get(kind, _LOAD)),
       *_guess_words(about["model"], kind, has_code)]
   if "modules.json" in extra:
     parts += ["With sentence-transformers, the mean over the tokens of a "
@@ -88,7 +104,7 @@ def _front_matter(purpose, stock, extra):
 
 
 def _what_it_is(about, kind):
-  if kind == "ForSequenceClassification":
+  if kind in _USE:
     return "An encoder with a head for a task, fine-tuned from end to end.\n"
   layer, kept = about["model"]["insertion_layer"], about["encoder_layers"]
   text = "An encoder that was trained to guess hidden words. "
@@ -153,7 +169,7 @@ def _guess_words(model, kind, has_code):
 
 
 def _fine_tune(kind):
-  if kind == "ForSequenceClassification":
+  if kind in _USE:
     return []
   return [
       "## Fine-tune it\n", "As any encoder of its class; the head is fresh:\n",

@@ -16,15 +16,15 @@ from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import weights as hf_weights
 from latemask.masking import masked as masked_lib
-from latemask.model import cut
 from latemask.model import encoder as encoder_lib
+from latemask.model import heads
 
 # Output bias of what has no probability; float16 holds it.
 _NEVER = -1e4
 # What stock files may hold and nothing here reads.
 _UNREAD = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids",
            "rotary_emb.", "lm_head.", "head.", "decoder.", "classifier.",
-           "cls.")
+           "qa_outputs.", "cls.")
 # What the weights of norms were called before PyTorch.
 _OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 # What the numbers of a weight may be.
@@ -187,14 +187,15 @@ def _check_tied(input_VxD, output_VxD, name, folder, mask_id):
         "Without its head it can be read: save it as transformers.AutoModel")
 
 
-def class_head_from_stock(config, tensors, folder):
-  """Returns what a stock file has of a `cut.ClassificationHead`.
+def class_head_from_stock(config, tensors, folder, head):
+  """Returns what a stock file has of a head for a task.
 
   Of a file for language modelling that is what stock takes from it, too:
   BERT's pooler, the head of ModernBERT.
 
   Args:
     config, tensors, folder: see `from_stock`.
+    head: a row of `heads.HEADS`.
 
   Returns:
     {path: array}; {} for nothing.
@@ -204,12 +205,12 @@ def class_head_from_stock(config, tensors, folder):
   """
   read = _Reader(config.architecture, tensors, folder)
   rows = {path: row for path, row
-          in hf_weights.CLASS_HEADS[config.architecture].items()
+          in hf_weights.HEADS[head][1][config.architecture].items()
           if all(map(read.has, row.names))}
   labels = (read(rows["out_bias"].names[0], (None,)).size
             if "out_bias" in rows else 1)
   shapes = jax.eval_shape(
-      lambda: cut.init_head(config, labels, jax.random.key(0)))
+      lambda: heads.init(config, labels, jax.random.key(0), head=head))
   shapes = flax.traverse_util.flatten_dict(shapes, sep="/")
   return {path: row.from_stock(read, shapes[path].shape, config)
           for path, row in rows.items()}

@@ -53,7 +53,7 @@ _DIGEST = domains.Domain("64 hex digits", lambda value: isinstance(
 def export(config, params, tokenizer, folder, keep_layers=None,
            class_head=None, labels=(), overwrite=False, masking=None,
            trained_length=None, max_length=None, with_code=False,
-           sentence=False, steps=None, rows=None):
+           sentence=False, steps=None, rows=None, head="text", task=None):
   """Writes a folder that stock transformers loads.
 
   Args:
@@ -61,8 +61,8 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     tokenizer: a `sentencepiece.Tokenizer`.
     folder: made whole or not at all.
     keep_layers: see `cut.cut`.
-    class_head: parameters of a `cut.ClassificationHead`; params are
-      then those of a cut encoder.
+    class_head: parameters of a head for a task; params are then those of a
+      cut encoder.
     labels: names of its classes; () for a regression, or no names.
     overwrite: replace an earlier export at `folder`, and nothing else.
     masking: `config.masking` of the run, to be kept with the model.
@@ -73,6 +73,8 @@ def export(config, params, tokenizer, folder, keep_layers=None,
       and the head, too, where its own class cannot.
     sentence: add what sentence-transformers reads.
     steps, rows: those of its `pretrained.Pretrained`.
+    head: a row of `heads.HEADS`, that of `class_head`.
+    task: what `predict` has to know of a task, as JSON; None without one.
 
   Returns:
     The name of the stock class.
@@ -95,7 +97,8 @@ def export(config, params, tokenizer, folder, keep_layers=None,
              flax.traverse_util.flatten_dict(encoder, sep="/").items()}
   has_mlm = (class_head is None and config.insertion_layer == 0
              and cut_config.layers == config.layers and "head" in tree)
-  kind = ("ForSequenceClassification" if class_head is not None else
+  ending, class_heads = hf_weights.HEADS[head]
+  kind = (ending if class_head is not None else
           "ForMaskedLM" if has_mlm else "Model")
   special = tokenizer.specials
   model_type, class_prefix, prefix = hf_weights.CLASSES[config.architecture]
@@ -108,20 +111,18 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     tensors |= convert.mlm_to_stock(
         config, params, tokenizer.vocab_size, prefix, special.mask)
   if class_head is not None:
-    head = {k: np.asarray(v, np.float32) for k, v in
-            flax.traverse_util.flatten_dict(class_head, sep="/").items()}
+    class_head = {k: np.asarray(v, np.float32) for k, v in
+                  flax.traverse_util.flatten_dict(class_head, sep="/").items()}
     tensors |= convert.to_stock(
-        hf_weights.CLASS_HEADS[config.architecture], head, config)
-    labels = labels or [f"LABEL_{i}" for i in range(len(head["out_bias"]))]
-    stock["id2label"] = dict(enumerate(labels))
-    stock["label2id"] = {label: i for i, label in enumerate(labels)}
-    if len(labels) == 1:
-      stock["problem_type"] = "regression"
+        class_heads[config.architecture], class_head, config)
+    stock |= stock_config.of_labels(labels or [
+        f"LABEL_{i}" for i in range(len(class_head["out_bias"]))], task)
   rest = convert.what_stock_lacks(
       config, params, cut_config, tensors, special.pad, special.mask)
   about = {"format": record.FORMAT, "model": dataclasses.asdict(config),
            "encoder_layers": cut_config.layers, "masking": masking,
-           "trained_length": trained_length, "steps": steps, "rows": rows}
+           "trained_length": trained_length, "steps": steps, "rows": rows,
+           "task": task}
   max_length = max_length or trained_length
   extra = {}
   if with_code and not has_mlm:
@@ -247,26 +248,29 @@ def load_model(folder, mask_id):
           {name: about[name] for name in (*_UNKNOWN, "trained_length")})
 
 
-def load_class_head(folder):
-  """Reads what a folder has of a head for classification.
+def load_class_head(folder, head="text"):
+  """Reads what a folder has of a head for a task.
+
+  Args:
+    head: a row of `heads.HEADS`.
 
   Returns:
-    Parameters of a `cut.ClassificationHead`, those that there are; see
-    `convert.class_head_from_stock`.
+    Its parameters, those that there are; see `convert.class_head_from_stock`.
 
   Raises:
     InputError: see `load_model`; or it reads the mean of all states.
   """
   folder = epath.Path(folder)
   stock = stock_config.read_json(folder / "config.json")
-  head = convert.class_head_from_stock(
+  found = convert.class_head_from_stock(
       stock_config.config_of_folder(folder),
-      hub_tensors.read_folder(folder, stock), folder)
-  if "out_kernel" in head and stock.get("classifier_pooling", "cls") != "cls":
+      hub_tensors.read_folder(folder, stock), folder, head)
+  if (head == "text" and "out_kernel" in found
+      and stock.get("classifier_pooling", "cls") != "cls"):
     raise errors.InputError(
         f"{folder}/config.json has classifier_pooling "
         f"{stock['classifier_pooling']}; heads here read the state of <s>, cls")
-  return flax.traverse_util.unflatten_dict(head, sep="/")
+  return flax.traverse_util.unflatten_dict(found, sep="/")
 
 
 def _about(path):

@@ -80,8 +80,11 @@ def load(path, add_mask=False, average=False):
       "and no Hugging Face folder (one with config.json)")
 
 
-def class_head(path):
-  """Returns what lies there of a head for classification.
+def class_head(path, head="text"):
+  """Returns what lies there of a head for a task.
+
+  Args:
+    head: a row of `heads.HEADS`.
 
   Returns:
     See `folder.load_class_head`; {} for a run or a checkpoint: pre-training
@@ -93,7 +96,7 @@ def class_head(path):
   if (epath.Path(path) / "checkpoints").is_dir() or not hub_folder.is_folder(
       path):
     return {}
-  return hub_folder.load_class_head(path)
+  return hub_folder.load_class_head(path, head)
 
 
 def _load_checkpoint(path, average):

@@ -81,6 +81,21 @@ def stock_config(config, special=specials.TRAINED):
       "attention_probs_dropout_prob": config.attention_dropout}
 
 
+def of_labels(labels, task):
+  """Returns what config.json says of the labels of a task.
+
+  Args:
+    labels: their names.
+    task: see `folder.export`.
+  """
+  problem = ("regression" if len(labels) == 1 else
+             "multi_label_classification"
+             if task and task["kind"] == "multilabel" else None)
+  return {"id2label": dict(enumerate(labels)),
+          "label2id": {label: i for i, label in enumerate(labels)}} | (
+              {"problem_type": problem} if problem else {})
+
+
 def read_json(path):
   """Returns the object in a file.
 

@@ -150,3 +150,19 @@ CLASS_HEADS = {
         **_MODERN_HEAD,
         "out_kernel": layouts.Kernel(("classifier.weight",)),
         "out_bias": layouts.Vector(("classifier.bias",))}}
+
+
+def _token_heads(name):
+  """Returns the rows of one dense layer, which modern has behind a head."""
+  def out(name):
+    return {"out_kernel": layouts.Kernel((name + ".weight",)),
+            "out_bias": layouts.Vector((name + ".bias",))}
+  return dict.fromkeys(CLASSES, out(name)) | {
+      "modern": _MODERN_HEAD | out("classifier")}
+
+
+# What a head reads (a row of model.heads.HEADS) -> (how the name of its stock
+# class ends, architecture -> rows).
+HEADS = {"text": ("ForSequenceClassification", CLASS_HEADS),
+         "tokens": ("ForTokenClassification", _token_heads("classifier")),
+         "span": ("ForQuestionAnswering", _token_heads("qa_outputs"))}

@@ -2,25 +2,18 @@
 
 The encoder is cut out of a pre-trained model as an ordinary one with
 insertion_layer 0, so that everything downstream (fine-tuning, export) meets
-one kind of model. The heads are those of the stock Hugging Face classes:
-  roberta and its like  RobertaClassificationHead: dense, tanh, dense (in
-                        BERT the first dense is called pooler)
-  modern                ModernBertPredictionHead, then dense
-Both read the state of bos (<s>, [CLS]).
+one kind of model. The heads stand in heads.py.
 """
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from latemask import errors
 from latemask.masking import masked as masked_lib
-from latemask.model import architecture
 from latemask.model import encoder as encoder_lib
-from latemask.model import parts as parts_lib
-from latemask.model import products
+from latemask.model import heads
 from latemask.model import tied_embedding
 
 # What pre-training alone needs.
@@ -90,68 +83,24 @@ def encode(config, encoder, ids_BxS, specials, key_drop=None,
       method="encode")
 
 
-class ClassificationHead(nn.Module):
-  """From the state of bos to a number per label."""
-
-  config: architecture.ModelConfig
-  num_labels: int
-
-  @nn.compact
-  def __call__(self, first_BxD, train=False):
-    """Returns logits, float32 [B, labels]."""
-    c = self.config
-    dropout = parts_lib.Dropout(c.dropout)
-    init = parts_lib.kernel_init(c.width)
-    first_BxD = dropout(
-        first_BxD, train and c.layer.architecture.first_dropout)
-    if c.layer.architecture.rotary:
-      inside_BxD = encoder_lib.Head(c, name="head")(first_BxD[:, None])[:, 0]
-    else:
-      kernel_DxD = self.param("dense_kernel", init, (c.width, c.width))
-      bias_D = self.param(
-          "dense_bias", nn.initializers.zeros_init(), (c.width,))
-      inside_BxD = jnp.tanh(
-          products.matmul(first_BxD, kernel_DxD.astype(first_BxD.dtype))
-          + bias_D.astype(first_BxD.dtype)[None])
-    kernel_DxC = self.param("out_kernel", init, (c.width, self.num_labels))
-    bias_C = self.param(
-        "out_bias", nn.initializers.zeros_init(), (self.num_labels,))
-    return products.matmul(
-        dropout(inside_BxD, train).astype(jnp.float32), kernel_DxC
-    ) + bias_C[None]
-
-
-def init_head(config, num_labels, key, known=None):
-  """Returns parameters of the head: those known where they fit, or fresh.
-
-  Args:
-    known: {name: parameters} of any; an output layer may be one of other
-      labels, and is fresh then. Stock does the same with a folder that has
-      them (`ignore_mismatched_sizes`).
-  """
-  head = ClassificationHead(config, num_labels).init(
-      key, jnp.zeros((1, config.width)))["params"]
-  for name, part in (known or {}).items():
-    if jax.tree.map(jnp.shape, part) == jax.tree.map(jnp.shape, head[name]):
-      head[name] = jax.tree.map(jnp.asarray, part)
-  return head
-
-
 def logits(config, params, ids_BxS, specials, num_labels, key_drop=None,
-           second_BxS=None):
-  """Returns float32 logits, [B, labels].
+           second_BxS=None, head="text"):
+  """Returns float32 logits, [B, labels]; [B, S, labels] of a head for tokens.
 
   Args:
-    params: {"encoder": of `cut`, "head": of `init_head`}.
+    params: {"encoder": of `cut`, "head": of `heads.init`}.
     ids_BxS, specials, key_drop, second_BxS: as for `encode`.
+    head: a row of `heads.HEADS`.
   """
   keys = (None, None) if key_drop is None else jax.random.split(key_drop)
-  # The last layer computes the state of bos alone: the head reads no other.
-  first_Bx1 = jnp.zeros((len(ids_BxS), 1), jnp.int32)
-  hidden_Bx1xD = encode(
+  # The last layer computes the state of bos alone where the head reads no
+  # other.
+  first_Bx1 = (jnp.zeros((len(ids_BxS), 1), jnp.int32) if head == "text"
+               else None)
+  hidden = encode(
       config, params["encoder"], ids_BxS, specials, keys[0], first_Bx1,
       second_BxS)
   rngs = {} if key_drop is None else {"dropout": keys[1]}
-  return ClassificationHead(config, num_labels).apply(
-      {"params": params["head"]}, hidden_Bx1xD[:, 0], key_drop is not None,
-      rngs=rngs)
+  return heads.HEADS[head](config, num_labels).apply(
+      {"params": params["head"]}, hidden[:, 0] if head == "text" else hidden,
+      key_drop is not None, rngs=rngs)

@@ -10,11 +10,15 @@ from latemask.finetune.tasks import glue
 def results(series):
   """Returns {task: results of the cells of all members} of a GLUE series."""
   found = {}
-  for task in glue.TASKS:
-    if cells := [cell for run in series.runs
-                 for cell in run.results.get(task, ())]:
-      found[task] = cells
+  for task in _tasks(run.results for run in series.runs):
+    found[task] = [cell for run in series.runs
+                   for cell in run.results.get(task, ())]
   return found
+
+
+def _tasks(results):
+  """Returns the names of all tasks in some {task: ...}, in order."""
+  return grid_lib.in_order(sorted(set().union(*results)))
 
 
 def percent(cells):
@@ -32,8 +36,9 @@ def averages(glues):
   tasks = max((set(g.results) for g in glues), key=len, default=set())
   found = {}
   for run in glues:
-    scores = [percent(cells) for cells in run.results.values()]
-    if set(run.results) == tasks and all(scores):
+    scores = [percent(cells) for task, cells in run.results.items()
+              if task not in glue.NOT_AVERAGED]
+    if set(run.results) == tasks and scores and all(scores):
       found[run.begun_from] = max(
           found.get(run.begun_from, -math.inf),
           statistics.fmean(median for median, _ in scores))
@@ -49,10 +54,11 @@ def by_task(results_of_series):
     results_of_series: one a series, as of `results`.
   """
   rows = [(task, [percent(found.get(task)) for found in results_of_series])
-          for task in glue.TASKS
-          if any(task in found for found in results_of_series)]
-  if len(rows) > 1:
-    columns = zip(*(scores for _, scores in rows))
+          for task in _tasks(results_of_series)]
+  averaged = [scores for task, scores in rows
+              if task not in glue.NOT_AVERAGED]
+  if len(averaged) > 1:
+    columns = zip(*averaged)
     rows.append(("average", [
         tuple(map(statistics.fmean, zip(*scores))) if all(scores) else None
         for scores in columns]))

@@ -20,7 +20,7 @@ from latemask.finetune import grid as grid_lib
 # Of a run, what it may change on its way; of fine-tuning, what it is told to
 # do and where things lie: no part of what they are.
 _FREE_KEYS = keys.names(keys.PRETRAINING, "free") | keys.names(
-    keys.FINETUNING, "free") | {"grid.num_epochs"}
+    keys.GLUE, "free") | {"grid.num_epochs"}
 # What says how a run is watched rather than what it is: names of a series take
 # them last.
 _LAST_KEYS = re.compile(r"data\.rows$|(eval|checkpoint|metrics|mesh)\.")

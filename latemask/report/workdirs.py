@@ -13,7 +13,6 @@ import numpy as np
 
 from latemask.config import spec
 from latemask.finetune import grid as grid_lib
-from latemask.finetune.tasks import glue
 from latemask.report import runs as runs_lib
 
 # Of the lines about training; "loss" tells one from the others.
@@ -152,7 +151,8 @@ def read_glue(path, problems):
   if not isinstance(config.get("init_from"), str):
     raise Damaged(f"{path}/config.json has no init_from")
   results = {}
-  for task in glue.TASKS:  # In GLUE's order, as in results.md.
+  for task in grid_lib.in_order(
+      sorted(folder.name for folder in (path / "cells").iterdir())):
     for cell in sorted((path / "cells" / task).glob("*.json")):
       try:
         result = read_json(cell)

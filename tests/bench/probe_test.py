@@ -9,7 +9,7 @@ import pytest
 
 from latemask.bench import probe
 from latemask.data.tokenizers import specials
-from latemask.finetune import batches
+from latemask.finetune import windows
 from latemask.model import cut
 from latemask.train import step as step_lib
 from tests import conftest
@@ -25,10 +25,10 @@ def test_means_are_of_the_encoder(tiny):
       program.model.config, jax.device_get(program.init_state().params))
   ids_BxL = conftest.random_rows(5, 32)[:4]  # The last one is padding.
   lengths_R = np.array([32, 7, 11, 4])
-  encoded = batches.Encoded(
-      [ids[:n] for ids, n in zip(ids_BxL, lengths_R)],
+  encoded = windows.Encoded(
+      None, [ids[:n] for ids, n in zip(ids_BxL, lengths_R)],
       [np.zeros(n, np.int32) for n in lengths_R], specials.TRAINED.pad,
-      lengths_R, np.zeros(4), 0)
+      lengths_R, np.arange(4), np.zeros(4), None, 0)
   found = probe.means(config, encoder, specials.TRAINED, encoded, [8, 16, 32])
   assert found.shape == (4, config.layers + 1, config.width)
   for row, ids in enumerate(encoded.ids):

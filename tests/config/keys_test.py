@@ -3,6 +3,7 @@
 import pytest
 
 from configs import base
+from configs import finetune
 from configs import glue
 from latemask.config import domains
 from latemask.config import keys
@@ -12,8 +13,9 @@ from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import sentencepiece
 from latemask.data.tokenizers import word_starts
 from latemask import errors
-from latemask.finetune import batches
+from latemask.finetune import windows
 from latemask.finetune.tasks import glue as tasks
+from latemask.finetune.tasks import kinds as task_kinds
 from latemask.masking import plan
 from latemask.masking import units
 from latemask.model import architecture
@@ -48,11 +50,15 @@ TABLES = {
     "optimizer.schedule": schedule._DECAYS,
     "eval.masks": plan.EVAL_MASKS,
 }
-FINETUNING_TABLES = {
-    "task": tasks.TASKS | {"all": None},
+_OF_BOTH = {
     "dtype": architecture.DTYPES,
     # These two come down to 0, and ask for nothing more.
     "optimizer.schedule": {"linear", "cosine"},
+}
+TABLES_OF_GLUE = _OF_BOTH | {"task": tasks.TASKS | {"all": None}}
+TABLES_OF_OWN = _OF_BOTH | {
+    "task.kind": task_kinds.KINDS,
+    "task.class_weights": {"none", "balanced"},  # An if.
 }
 
 
@@ -64,7 +70,8 @@ def _names(domain):
 
 
 @pytest.mark.parametrize("rows_of_keys, tables", [
-    (keys.PRETRAINING, TABLES), (keys.FINETUNING, FINETUNING_TABLES)])
+    (keys.PRETRAINING, TABLES), (keys.GLUE, TABLES_OF_GLUE),
+    (keys.OWN, TABLES_OF_OWN)])
 def test_names_are_those_of_the_modules(rows_of_keys, tables):
   for key, row in rows_of_keys.items():
     assert ("one of" in row.domain.says) == (key in tables), key
@@ -77,14 +84,14 @@ def test_shortest_rows_are_those_of_the_modules():
   shortest = packing.MIN_PIECE_TOKENS + 2  # <s> and </s>.
   for domain, least in (
       (keys.PRETRAINING["data.length"].domain, shortest),
-      (keys.FINETUNING["max_length"].domain, batches.min_length(
+      (keys.GLUE["max_length"].domain, windows.min_length(
           sentencepiece.Tokenizer(b"")))):
     assert domain.has(least) and not domain.has(least - 1)
 
 
 @pytest.mark.parametrize("config, rows_of_keys", [
-    (base.get_config(), keys.PRETRAINING), (glue.get_config(),
-                                            keys.FINETUNING)])
+    (base.get_config(), keys.PRETRAINING), (glue.get_config(), keys.GLUE),
+    (finetune.get_config(), keys.OWN)])
 def test_every_key_has_its_row(config, rows_of_keys):
   older = {key for key, row in rows_of_keys.items() if row.instead}
   assert set(keys.flat(config)) == set(rows_of_keys) - older

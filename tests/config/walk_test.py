@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import finetune
 from configs import glue
 from latemask.config import keys
 from latemask.data.tokenizers import specials
 from latemask import errors
-from latemask.finetune import cell
 from latemask.finetune import run as finetune_run
 from latemask.finetune import step as finetune_step
 from latemask.masking import masked
@@ -91,7 +91,17 @@ MEANT_OF_FINETUNING = {
     None: {"init_from", "data_dir", "tfds_dir", "keep_layers", "max_length",
            "grid.num_epochs", "optimizer.clip_norm"},
 }
-KINDS = [(keys.PRETRAINING, MEANT), (keys.FINETUNING, MEANT_OF_FINETUNING)]
+MEANT_OF_OWN = {value: there - {"data_dir", "tfds_dir"}
+                for value, there in MEANT_OF_FINETUNING.items()} | {
+    ("seven",): {"data.text", "data.labels"}, (): {"data.labels"}}
+for value, there in {
+    0: {"data.stride"},
+    "seven": {"data.train", "data.dev", "data.test", "data.label",
+              "data.label_separator"},
+    None: {"data.train", "data.dev", "data.test", "data.stride"}}.items():
+  MEANT_OF_OWN[value] = MEANT_OF_OWN[value] | there
+KINDS = [(keys.PRETRAINING, MEANT, 87), (keys.GLUE, MEANT_OF_FINETUNING, 22),
+         (keys.OWN, MEANT_OF_OWN, 29)]
 
 
 # What runs a step together, each key with the last of its values here. The
@@ -106,8 +116,9 @@ def _rounds(rounds, meant):
 
 
 def _config(rows, changes):
-  config = (conftest.tiny_config() if rows is keys.PRETRAINING
-            else glue.get_config())
+  config = (glue.get_config() if rows is keys.GLUE else
+            finetune.get_config() if rows is keys.OWN else
+            conftest.tiny_config())
   if rows is keys.PRETRAINING:
     # With all that keys have an effect on.
     config.masking.unit = "span"
@@ -122,8 +133,8 @@ def _same(one, two):
   return type(one) is type(two) and one == two
 
 
-@pytest.mark.parametrize("rows, meant", KINDS)
-def test_refused_in_one_line_or_meant(rows, meant):
+@pytest.mark.parametrize("rows, meant, num_keys", KINDS)
+def test_refused_in_one_line_or_meant(rows, meant, num_keys):
   num_tried, good = 0, _config(rows, {}).to_dict()
   for key in keys.flat(good):
     for value in VALUES:
@@ -140,8 +151,7 @@ def test_refused_in_one_line_or_meant(rows, meant):
       message = str(refused.value)
       assert message.startswith(f"{key} is ") and "it must be " in message
       assert "\n" not in message and len(message) < 200
-  assert num_tried == {True: 87, False: 22}[rows is keys.PRETRAINING] * len(
-      VALUES)
+  assert num_tried == num_keys * len(VALUES)
 
 
 def _checked(check, rows, changes):
@@ -225,11 +235,11 @@ def encoder():
     ROUNDS_OF_FINETUNING, MEANT_OF_FINETUNING), ids=str)
 def test_what_is_meant_runs_a_step_of_finetuning(values, encoder):
   changes = _of(MEANT_OF_FINETUNING, values) | {"init_from": "somewhere"}
-  config, _ = _checked(finetune_run.check, keys.FINETUNING, changes)
+  config, _ = _checked(finetune_run.check, keys.GLUE, changes)
   model, params = encoder
-  program = cell.make_program(
+  program = finetune_step.make_program(
       config, dataclasses.replace(model, dropout=config.dropout),
-      {"encoder": params, "head": {}}, specials.TRAINED, 2)
+      {"encoder": params, "head": {}}, specials.TRAINED, "classes", 2)
   seed = np.uint32(config.grid.seeds[0])
   rate = (finetune_step.schedule(config, 3) * config.grid.learning_rates[0])[1]
   state, _ = program.train_step(

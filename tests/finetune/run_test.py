@@ -18,10 +18,13 @@ from latemask.data import packed_set
 from latemask import errors
 from latemask.finetune import batches
 from latemask.finetune import cell as cell_lib
+from latemask.finetune import data as data_lib
 from latemask.finetune import grid as grid_lib
 from latemask.finetune import run as finetune_run
+from latemask.finetune import step as finetune_step
 from latemask.hub import pretrained
 from latemask.model import cut
+from latemask.model import heads
 from latemask.runtime import claims
 from latemask.train import step as step_lib
 from tests import conftest
@@ -217,8 +220,8 @@ def test_all_tasks_regression_and_scratch(config, tmp_path, capsys):
 def _program(config):
   config.keep_layers = 2
   model, params, tokenizer, length = finetune_run.load(config)
-  data, = cell_lib.read(config, params, tokenizer, length)
-  return cell_lib.make_program(
+  data, = data_lib.read(config, params, tokenizer, length)
+  return finetune_step.make_program(
       config, model, jax.tree.map(jax.numpy.asarray, params),
       tokenizer.specials, 2), data
 
@@ -233,12 +236,12 @@ def test_cells_that_began_otherwise_are_others(
     config.from_scratch = from_scratch
   encoder = {"embedding": np.zeros((8, width), np.float32)}
   _, _, tokenizer, length = finetune_run.load(config)
-  data, = cell_lib.read(
+  data, = data_lib.read(
       config, {"encoder": encoder, "head": {}}, tokenizer, length)
   before = hashlib.sha256(tokenizer.digest.encode())
   before.update(encoder["embedding"])
   for rows in (data.train, data.dev[""]):
-    for array in (*rows.ids, rows.labels_R):
+    for array in (*rows.ids, rows.rows.labels):
       before.update(array)
   assert (data.digest == before.hexdigest()) == is_as_before
 
@@ -253,8 +256,8 @@ def test_rows_are_as_long_as_those_of_training(config, tmp_path, capsys):
   for max_length, found in ((None, 32), (64, 64), (20, 20)):
     config.max_length = max_length
     _, params, tokenizer, length = finetune_run.load(config)
-    data, = cell_lib.read(config, params, tokenizer, length)
-    assert data.train.lengths_R.max() == found
+    data, = data_lib.read(config, params, tokenizer, length)
+    assert data.train.lengths_W.max() == found
     out = capsys.readouterr().out
     assert ("trained on rows of at most 32: positions behind that are as they "
             "were initialised" in out) == (found == 64)
@@ -290,7 +293,7 @@ def test_logits_are_those_of_the_whole_encoder(config):
   rows = batches.pad(data.train, np.arange(4), 4, [16])
   hidden_BxSxD = cut.encode(
       program.model, params["encoder"], rows[0], program.specials)
-  expected = cut.ClassificationHead(program.model, 2).apply(
+  expected = heads.ClassificationHead(program.model, 2).apply(
       {"params": params["head"]}, hidden_BxSxD[:, 0])
   np.testing.assert_allclose(
       program.logits(params, rows), expected, atol=1e-6)
@@ -393,7 +396,7 @@ def test_cells_of_before_that_failed_have_no_score():
 
 
 BAD = [
-    ({"task": "wnli"}, "task is 'wnli'; it must be one of cola, sst2"),
+    ({"task": "snli"}, "task is 'snli'; it must be one of cola, sst2"),
     ({"task": "rte"}, "there is no folder .*RTE"),
     ({"data_dir": "/nowhere", "task": "all"}, "data for none of the tasks"),
     ({"init_from": "/nowhere"}, "/nowhere is no run"),

@@ -15,12 +15,13 @@ from configs import glue as glue_config
 from latemask.bench import finetune as finetune_bench
 from latemask import errors
 from latemask.finetune import batches
-from latemask.finetune import cell as cell_lib
+from latemask.finetune import data as data_lib
 from latemask.finetune import grid as grid_lib
 from latemask.finetune import run as finetune_run
+from latemask.finetune import step as finetune_step
 from latemask.hub import folder as hub_folder
 from latemask.hub import weights as hf_weights
-from latemask.model import cut
+from latemask.model import heads
 from tests import conftest
 
 torch = pytest.importorskip("torch")
@@ -101,10 +102,10 @@ def _config(folder, path, task="rte"):
 def _build(config):
   """Returns (program, tokenizer, data)."""
   model, params, tokenizer, length = finetune_run.load(config)
-  data, = cell_lib.read(config, params, tokenizer, length)
-  return cell_lib.make_program(
+  data, = data_lib.read(config, params, tokenizer, length)
+  return finetune_step.make_program(
       config, model, jax.device_put(params), tokenizer.specials,
-      data.task.num_outputs), tokenizer, data
+      *data.program), tokenizer, data
 
 
 def test_a_pair_and_its_types_reach_the_model(tmp_path):
@@ -157,20 +158,20 @@ def test_a_head_begins_with_what_the_folder_has(tmp_path):
   stock = tmp_path / "stock"
   _folder(stock)
   config = _config(stock, tmp_path / "glue")
-  heads = [_build(config)[0].init_state(np.uint32(0)).params["head"]]
-  jax.tree.map(np.testing.assert_array_equal, heads[0],
+  made = [_build(config)[0].init_state(np.uint32(0)).params["head"]]
+  jax.tree.map(np.testing.assert_array_equal, made[0],
                hub_folder.load_class_head(stock))
   _folder(stock, num_labels=3)
   known = hub_folder.load_class_head(stock)
   assert known["out_kernel"].shape == (_WIDTH, 3)
   program, *_ = _build(config)
-  heads += [program.init_state(np.uint32(seed)).params["head"]
+  made += [program.init_state(np.uint32(seed)).params["head"]
             for seed in range(2)]
-  for head in heads[1:]:
+  for head in made[1:]:
     assert head["out_kernel"].shape == (_WIDTH, 2)
     for name in ("dense_kernel", "dense_bias"):
       np.testing.assert_array_equal(head[name], known[name])
-  assert len({np.asarray(head["out_kernel"]).tobytes() for head in heads}) == 3
+  assert len({np.asarray(head["out_kernel"]).tobytes() for head in made}) == 3
   config.from_scratch = True  # The sizes alone.
   assert _build(config)[0].params["head"] == {}
 
@@ -179,7 +180,7 @@ def test_a_head_that_is_read_makes_other_cells(tmp_path):
   _folder(tmp_path / "stock")
   config = _config(tmp_path / "stock", tmp_path / "glue")
   _, params, tokenizer, length = finetune_run.load(config)
-  found = [cell_lib.read(config, {**params, "head": head}, tokenizer, length
+  found = [data_lib.read(config, {**params, "head": head}, tokenizer, length
                          )[0].digest
            for head in (params["head"], {}, {"dense_bias": np.ones(_WIDTH)})]
   assert len(set(found)) == 3
@@ -195,7 +196,7 @@ def test_dropout_of_a_head_is_where_stock_has_it(tmp_path, architecture):
   head |= {"out_kernel": np.eye(_WIDTH, dtype=np.float32),
            "out_bias": np.zeros(_WIDTH, np.float32)}
   config = dataclasses.replace(config, dropout=0.5)
-  ours = np.stack([cut.ClassificationHead(config, _WIDTH).apply(
+  ours = np.stack([heads.ClassificationHead(config, _WIDTH).apply(
       {"params": head}, jnp.ones((1, _WIDTH)), True,
       rngs={"dropout": jax.random.key(seed)})[0] for seed in range(8)])
   # Where only the output layer's input is dropped, a label is 0 or one value.

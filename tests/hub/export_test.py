@@ -21,6 +21,7 @@ from latemask.masking import masked as masked_lib
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import cut
+from latemask.model import heads
 from latemask.model import encoder as encoder_lib
 from latemask.predict import fill_mask as fill_mask_lib
 from tests import conftest
@@ -128,7 +129,7 @@ def test_class_logits_of_stock_classes(
   config, params = _pretrained(tiny, tokenizer, architecture)
   config, encoder = cut.cut(config, params)
   head = jax.tree.map(
-      lambda x: x + 0.3, cut.init_head(
+      lambda x: x + 0.3, heads.init(
           config, num_labels, jax.random.key(0)))
   hub_folder.export(config, encoder, tokenizer, tmp_path / "out", class_head=head)
   model, found = (

@@ -25,6 +25,7 @@ from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.hub import weights as hf_weights
 from latemask.model import cut
+from latemask.model import heads
 from latemask.model import encoder as encoder_lib
 from latemask.train import init_from
 from latemask.train import optimizer
@@ -113,7 +114,7 @@ def test_same_function(tmp_path, architecture):
   # What a folder lacks comes from another: one program answers for all kinds.
   _stock(architecture, "ForMaskedLM").save_pretrained(tmp_path)
   config, whole, _ = hub_folder.load_model(tmp_path, specials.TRAINED.mask)
-  head = cut.init_head(config, LABELS, jax.random.key(0))
+  head = heads.init(config, LABELS, jax.random.key(0))
   for seed, dtype in enumerate((torch.float32, torch.bfloat16, torch.float32)):
     for kind, answer in ANSWERS.items():
       folder = tmp_path / f"{kind}{seed}"

@@ -14,8 +14,8 @@ from latemask import errors
 from latemask.masking import masked as masked_lib
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
-from latemask.model import cut
 from latemask.model import encoder
+from latemask.model import heads
 from latemask.model import layers
 from latemask.model import loss
 from latemask.model import parts as parts_lib
@@ -343,7 +343,7 @@ def test_initial_values(tiny, architecture):
     masked = selection.mask_batch(
         plan, key, jnp.arange(1), jnp.zeros((1, LENGTH), jnp.int32))
     return model.init(key, masked)["params"] | {
-        "class_head": cut.init_head(model.config, 180, key)}
+        "class_head": heads.init(model.config, 180, key)}
 
   params = init(jax.random.key(0))
   unseen = set(INITIAL)

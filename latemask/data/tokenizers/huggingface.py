@@ -262,11 +262,11 @@ class Tokenizer(tokenizer_lib.Tokenizer):
     """See the base class."""
     return self._with_mask.encode(text, add_special_tokens=False).ids
 
-  def encode_words(self, words):
+  def encode_with_places(self, text):
     """See the base class."""
-    found = self._library.encode(" ".join(words), add_special_tokens=False)
-    return found.ids, tokenizer_lib.words_at(
-        [end for _, end in found.offsets], words)
+    found = self._library.encode(text, add_special_tokens=False)
+    begins, ends = zip(*found.offsets) if found.ids else ((), ())
+    return found.ids, list(begins), list(ends)
 
   def decode(self, ids):
     """See the base class."""

@@ -160,13 +160,16 @@ class Tokenizer(tokenizer_lib.Tokenizer):
     """See the base class."""
     return self.processor.decode([int(i) for i in ids])
 
-  def encode_words(self, words):
+  def encode_with_places(self, text):
     """See the base class."""
-    proto = self.processor.encode(
-        " ".join(words), return_type="immutable_proto")
-    ends = [piece.end for piece in proto.pieces]
-    return ([piece.id for piece in proto.pieces],
-            tokenizer_lib.words_at(ends, words))
+    pieces = self.processor.encode(text, return_type="proto").pieces
+    # It counts bytes; every byte but the later ones of a character begins one.
+    begins = np.frombuffer(text.encode(), np.uint8) & 0xC0 != 0x80
+    chars = np.concatenate([[0], np.cumsum(begins)])
+    return tuple([of_piece(piece) for piece in pieces] for of_piece in (
+        lambda piece: piece.id, lambda piece: int(chars[piece.begin]),
+        lambda piece: int(chars[piece.end])))
+
 
 
 def load(path, called):

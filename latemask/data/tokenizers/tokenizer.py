@@ -45,6 +45,15 @@ class Template:
       types.append(np.full(len(part), kind, np.int32))
     return np.concatenate(ids), np.concatenate(types)
 
+  def starts(self, lengths):
+    """Returns where in a row each of its texts begins, of so many ids."""
+    left, place, found = iter(lengths), 0, []
+    for index, _ in self._parts(len(lengths)):
+      if index is None:
+        found.append(place)
+      place += next(left) if index is None else 1
+    return found
+
 
 def roberta_template(specials):
   """Returns `<s> a </s>` and `<s> a </s></s> b </s>`, all of one type."""
@@ -114,12 +123,20 @@ class Tokenizer(abc.ABC):
     """
 
   @abc.abstractmethod
+  def encode_with_places(self, text):
+    """Returns (ids of a text, where in it each begins, where it ends).
+
+    Lists; a piece may take in the space before it.
+    """
+
   def encode_words(self, words):
     """Returns (ids, the number of each id's word) of words of one text.
 
     They are cut up as they stand in running text, with spaces between: a word
     alone and behind a space may be other pieces.
     """
+    ids, _, ends = self.encode_with_places(" ".join(words))
+    return ids, words_at(ends, words)
 
   @abc.abstractmethod
   def decode(self, ids):

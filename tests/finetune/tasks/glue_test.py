@@ -1,14 +1,16 @@
 """Official files of every task, metrics, pairs, cuts, batches, submissions."""
 
+import types
+
 import numpy as np
 import pytest
 
-from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.finetune import batches as batches_lib
+from latemask.finetune import windows
 from latemask.finetune.tasks import glue
-from tests import conftest
+from latemask.finetune.tasks import kinds
 
 _STSB = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2"
 _MNLI = ("index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\t"
@@ -48,6 +50,10 @@ FILES = [
      None),
     ("qnli", "dev", "index\tquestion\tsentence\tlabel\n"
      f"0\ta\t{_QUOTE}\tnot_entailment\n", [["a"], [_QUOTE]], [1]),
+    ("wnli", "dev", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n",
+     [["a"], ["b"]], [1]),
+    ("mnli", "test_ax", "index\tsentence1\tsentence2\n0\ta\tb\n",
+     [["a"], ["b"]], None),
     ("rte", "train", "index\tsentence1\tsentence2\tlabel\n"
      "0\ta\tb\tentailment\n1\tc\td\tnot_entailment\n",
      [["a", "c"], ["b", "d"]], [0, 1]),
@@ -55,7 +61,8 @@ FILES = [
 
 
 def _write(folder, name, split, text):
-  path = folder / glue.TASKS[name].folder / f"{split}.tsv"
+  path = folder / ("diagnostic/diagnostic.tsv" if split == "test_ax" else
+                   f"{glue.TASKS[name].folder}/{split}.tsv")
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes(text.encode())
   return path
@@ -68,10 +75,10 @@ def test_official_files(tmp_path, name, split, text, texts, labels):
   assert list(rows.texts) == texts
   assert rows.num_dropped == text.count("broken")
   if labels is None:
-    assert rows.labels_R is None
+    assert rows.labels is None
   else:
-    np.testing.assert_array_equal(rows.labels_R, labels)
-    assert rows.labels_R.dtype == (np.float32 if name == "stsb" else np.int32)
+    np.testing.assert_array_equal(rows.labels, labels)
+    assert rows.labels.dtype == (np.float32 if name == "stsb" else np.int32)
 
 
 @pytest.mark.parametrize("name, split, text, message", [
@@ -110,22 +117,39 @@ def _logits(classes, num=2):
   return np.eye(num, dtype=np.float32)[classes]
 
 
+def _score(name, part, labels_R, logits_RxC):
+  task = glue.task(name)
+  return kinds.score(task, part, labels_R, _answers(name, logits_RxC))
+
+
+def _answers(name, logits_RxC):
+  """Returns what is read from the logits of rows of a window each."""
+  encoded = types.SimpleNamespace(
+      rows=logits_RxC, row_W=np.arange(len(logits_RxC)))
+  return (kinds.answers(glue.task(name), encoded, logits_RxC)
+          if kinds.is_finite(logits_RxC) else None)
+
+
+def _one_answer(name, logits_RxC):
+  return kinds.one_answer(glue.task(name), _answers(name, logits_RxC))
+
+
 def test_metrics():
   """By hand: 3 true and 1 false positive, 1 false and 1 true negative."""
   labels_R, found_R = np.array([1, 1, 1, 1, 0, 0]), [1, 1, 1, 0, 1, 0]
-  found = glue.score("mrpc", "", labels_R, _logits(found_R))
+  found = _score("mrpc", "", labels_R, _logits(found_R))
   np.testing.assert_allclose(
       [found["accuracy"], found["f1"]], [4 / 6, 2 * 3 / (2 * 3 + 1 + 1)])
   # (TP TN - FP FN) / sqrt((TP+FP) (TP+FN) (TN+FP) (TN+FN))
   np.testing.assert_allclose(
-      glue.score("cola", "", labels_R, _logits(found_R))["matthews"],
+      _score("cola", "", labels_R, _logits(found_R))["matthews"],
       (3 * 1 - 1 * 1) / np.sqrt(4 * 4 * 2 * 2))
-  np.testing.assert_allclose(glue.score(
+  np.testing.assert_allclose(_score(
       "mnli", "_mismatched", np.array([0, 1, 2]),
       _logits([0, 1, 1], 3))["accuracy/mismatched"], 2 / 3)
   scores_R = np.array([0.0, 1.0, 2.0, 4.0])
   # Out of range is cut: 9 counts as 5.
-  found = glue.score("stsb", "", scores_R, np.float32([[0], [1], [3], [9]]))
+  found = _score("stsb", "", scores_R, np.float32([[0], [1], [3], [9]]))
   np.testing.assert_allclose(
       found["pearson"], np.corrcoef(scores_R, [0, 1, 3, 5])[0, 1], rtol=1e-6)
   assert found["pearson"] < found["spearman"] == 1
@@ -134,91 +158,53 @@ def test_metrics():
 @pytest.mark.filterwarnings("error")
 def test_a_constant_prediction_scores_nothing():
   labels_R = np.float32([0, 1, 2])
-  assert glue.score("stsb", "", labels_R, np.ones((3, 1), np.float32)) == {
+  assert _score("stsb", "", labels_R, np.ones((3, 1), np.float32)) == {
       "pearson": 0, "spearman": 0}
-  assert glue.score("cola", "", np.array([0, 1, 1]), _logits([1, 1, 1])) == {
+  assert _score("cola", "", np.array([0, 1, 1]), _logits([1, 1, 1])) == {
       "matthews": 0}
   # What is no number predicts nothing, which is not the same.
   for bad in (np.nan, np.inf):
     logits_RxC = np.float32([[0, 1], [0, bad], [1, 0]])
     for name, logits in (("cola", logits_RxC), ("stsb", logits_RxC[:, 1:])):
-      assert np.isnan(list(glue.score(
+      assert np.isnan(list(_score(
           name, "", labels_R.astype(int) > 0, logits).values())).all()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-  return tokenizer_lib.train(conftest.make_text(200).splitlines(), 320)
 
 
 def test_one_answer_to_all_rows():
   same = np.array([[0.1, 0.9], [0.4, 0.6]])
-  assert glue.one_answer("sst2", same) == "positive"
-  assert glue.one_answer("rte", same) == "not_entailment"
-  assert glue.one_answer("sst2", same * [[1], [-1]]) is None
-  assert glue.one_answer("sst2", same[:1]) is None  # A row has but one.
+  assert _one_answer("sst2", same) == "positive"
+  assert _one_answer("rte", same) == "not_entailment"
+  assert _one_answer("sst2", same * [[1], [-1]]) is None
+  assert _one_answer("sst2", same[:1]) is None  # A row has but one.
   # Scores are cut to 0 to 5, and then compared.
-  assert glue.one_answer("stsb", np.array([[7.0], [9.0]])) == "5.00"
-  assert glue.one_answer("stsb", np.array([[1.0], [1.1]])) is None
+  assert _one_answer("stsb", np.array([[7.0], [9.0]])) == "5.00"
+  assert _one_answer("stsb", np.array([[1.0], [1.1]])) is None
 
 
 def test_labels_in_words():
-  assert glue.about("sst2", np.array([1, 1, 0, 1])) == (
+  assert kinds.about(glue.task("sst2"), np.array([1, 1, 0, 1])) == (
       "25.0% negative, 75.0% positive")
-  assert glue.about("rte", np.array([0])) == (
+  assert kinds.about(glue.task("rte"), np.array([0])) == (
       "100.0% entailment, 0.0% not_entailment")
-  assert glue.about("stsb", np.array([1.0, 4.0])) == (
+  assert kinds.about(glue.task("stsb"), np.array([1.0, 4.0])) == (
       "scores of 0 to 5, 2.50 on average")
-  for task in glue.TASKS.values():
-    assert len(task.class_names) == len(task.labels)
-
-
-def test_pairs_and_cuts(tokenizer):
-  texts = ("the old time", "he")
-  first, second = (tokenizer.encode(t).tolist() for t in texts)
-  single = batches_lib.encode(tokenizer, glue.Rows(([texts[0]],), None), 64)
-  assert single.ids[0].tolist() == [0, *first, 2]
-  pair = batches_lib.encode(tokenizer, glue.Rows(tuple([t] for t in texts), None), 64)
-  assert pair.ids[0].tolist() == [0, *first, 2, 2, *second, 2]
-  assert (single.num_cut, pair.num_cut) == (0, 0)
-  # One token too long: the longer text loses it, on either side.
-  assert len(first) > len(second) + 1
-  length = len(pair.ids[0]) - 1
-  for order in (1, -1):
-    rows = glue.Rows(tuple([t] for t in texts[::order]), None)
-    cut = batches_lib.encode(tokenizer, rows, length)
-    parts = [first[:-1], second][::order]
-    assert cut.ids[0].tolist() == [0, *parts[0], 2, 2, *parts[1], 2]
-    assert cut.num_cut == 1
-
-
-@pytest.mark.parametrize("lengths", [(9, 9), (20, 3), (3, 20), (6, 5)])
-@pytest.mark.parametrize("max_length", [6, 7, 14, 15, 40])
-def test_the_longer_text_is_cut_first(lengths, max_length):
-  """The same as taking tokens one by one from the longer text."""
-  kept = list(lengths)
-  while sum(kept) > max_length - 4:
-    kept[0 if kept[0] > kept[1] else 1] -= 1
-  found = batches_lib._cut(
-      [np.arange(n) for n in lengths], max_length - 4)
-  assert sum(map(len, found)) == sum(kept)
-  assert sorted(map(len, found)) == sorted(kept)
-  for text in found:
-    np.testing.assert_array_equal(text, np.arange(len(text)))
+  for name, official in glue.TASKS.items():
+    assert len(glue.task(name).labels) == len(official.labels)
 
 
 def _encoded(num_rows, seed=0):
   rng = np.random.default_rng(seed)
   ids = [np.full(n, 7, np.int32) for n in rng.integers(3, 60, num_rows)]
-  return batches_lib.Encoded(
-      ids, [i > 0 for i in ids], specials.TRAINED.pad, np.array([len(i) for i in ids]),
-      np.arange(num_rows, dtype=np.int32), 0)
+  numbers_W = np.arange(num_rows, dtype=np.int32)
+  return windows.Encoded(
+      None, ids, [i > 0 for i in ids], specials.TRAINED.pad,
+      np.array([len(i) for i in ids]), numbers_W, numbers_W, None, 0)
 
 
 def test_an_epoch_is_every_row_once_and_each_epoch_another():
   encoded = _encoded(1100)
-  lengths = batches_lib.buckets(512, encoded.lengths_R.max())
-  epochs = [batches_lib.shuffled(encoded.lengths_R, 16, 0, epoch)
+  lengths = batches_lib.buckets(512, encoded.lengths_W.max())
+  epochs = [batches_lib.shuffled(encoded.lengths_W, 16, 0, epoch)
             for epoch in (0, 0, 1)]
   for batches in epochs:
     seen, padded = [], 0
@@ -229,12 +215,12 @@ def test_an_epoch_is_every_row_once_and_each_epoch_another():
       assert ids_BxS.shape[0] == 16 and ids_BxS.shape[1] in lengths
       np.testing.assert_array_equal(
           np.sum(ids_BxS != specials.TRAINED.pad, axis=1)[:len(rows)],
-          encoded.lengths_R[rows])
+          encoded.lengths_W[rows])
       seen += labels_B[weights_B > 0].tolist()
       padded += ids_BxS.size
     assert sorted(seen) == list(range(1100))
     # Sorted by length: padded to the longest allowed it would be 57 %.
-    assert padded < 1.25 * encoded.lengths_R.sum()
+    assert padded < 1.25 * encoded.lengths_W.sum()
   first, again, other = (np.concatenate(batches) for batches in epochs)
   np.testing.assert_array_equal(first, again)
   assert np.mean(first == other) < 0.1
@@ -255,9 +241,12 @@ def test_submissions(tmp_path):
                                            "1\tentailment"]),
       ("mnli", "_mismatched", "MNLI-mm", _logits([1], 3), ["0\tneutral"]),
       ("mnli", "_matched", "MNLI-m", _logits([2], 3), ["0\tcontradiction"]),
+      ("mnli", "_ax", "AX", _logits([1], 3), ["0\tneutral"]),
+      ("wnli", "", "WNLI", _logits([1]), ["0\t1"]),
       ("stsb", "", "STS-B", np.float32([[-1], [2.5], [7]]),
        ["0\t0.000", "1\t2.500", "2\t5.000"])):
-    path = glue.write_submission(name, part, logits_RxC, tmp_path)
+    path = glue.write_submission(
+        name, part, _answers(name, logits_RxC), tmp_path)
     assert path.name == f"{file}.tsv"
     assert path.read_text().splitlines() == ["index\tprediction", *lines]
 
@@ -278,8 +267,8 @@ def test_tfds_is_the_same(tmp_path):
       data_dir=tmp_path, file_format="array_record", disable_shuffling=True)
   found = glue.read("cola", "dev", None, str(tmp_path))
   assert found.texts == (["a", "b b"],)
-  assert found.labels_R.tolist() == [1, 0]
-  assert glue.read("cola", "test", None, str(tmp_path)).labels_R is None
+  assert found.labels.tolist() == [1, 0]
+  assert glue.read("cola", "test", None, str(tmp_path)).labels is None
 
 
 def test_tfds_that_cannot_be_downloaded_names_the_alternative(

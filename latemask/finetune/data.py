@@ -1,0 +1,194 @@
+"""The data of a task, read, encoded and ready to train on."""
+
+import dataclasses
+import hashlib
+
+import jax
+import numpy as np
+
+from latemask import errors
+from latemask.finetune import batches as batches_lib
+from latemask.finetune import windows as windows_lib
+from latemask.finetune.tasks import glue
+from latemask.finetune.tasks import kinds
+from latemask.finetune.tasks import own
+from latemask.finetune.tasks import task as task_lib
+from latemask.hub import pretrained
+from latemask.runtime import distributed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+  """A task ready to train on.
+
+  Fields:
+    task: the `task.Task`.
+    train: `windows.Encoded`.
+    dev, test: by the task's part.
+    num_epochs: of a cell.
+    lengths: what rows are padded to.
+    digest: of weights, tokenizer, rows and how kernels begin; a finished cell
+      must agree.
+    class_weights: of the loss of each class; None: all alike.
+  """
+
+  task: task_lib.Task
+  train: windows_lib.Encoded
+  dev: dict
+  test: dict
+  num_epochs: int
+  lengths: list[int]
+  digest: str
+  class_weights: tuple[float, ...] | None = None
+
+  @property
+  def name(self):
+    """That of the task."""
+    return self.task.name
+
+  @property
+  def about(self):
+    """Rows and labels, in words."""
+    labels = [label for encoded in self.dev.values()
+              for label in encoded.rows.labels]
+    num_windows = len(self.train) - len(self.train.rows)
+    return (f"{self.name}: {len(self.train.rows):,} rows to train on"
+            + f" ({len(self.train):,} windows)" * bool(num_windows)
+            + f"; {len(labels):,} dev rows: {kinds.about(self.task, labels)}")
+
+  @property
+  def program(self):
+    """What tasks have in common that one `step.Program` serves."""
+    return self.task.kind, kinds.num_outputs(self.task), self.class_weights
+
+
+def about(config, task):
+  """Returns what `predict` has to know of a task, as JSON."""
+  own_data = {} if isinstance(config.task, str) else config.data
+  return {"kind": task.kind, "has_no_answers": task.has_no_answers,
+          "text": list(own_data.get("text", ())),
+          "stride": own_data.get("stride")}
+
+
+def read(config, params, tokenizer, trained_length):
+  """Returns the `Data` of every task asked for.
+
+  Rows are cut to `max_length`, or to `trained_length`. `params` are those of a
+  `step.Program`.
+  """
+  max_length = config.max_length or max(
+      trained_length, windows_lib.min_length(tokenizer))
+  encoder = params["encoder"]
+  if max_length > trained_length:
+    distributed.say("warning: max_length asks for " + pretrained.beyond(
+        encoder, trained_length, max_length) + ", but for what fine-tuning "
+                    "itself teaches")
+  weights = hashlib.sha256(tokenizer.digest.encode())
+  for leaf in jax.tree.leaves(params):
+    weights.update(np.ascontiguousarray(leaf))
+  # All kernels began with 0.02 once. Where that is no longer so, a cell from
+  # then is another one; a head of BERT's width begins as it did.
+  if config.from_scratch or encoder["embedding"].shape[1] != 768:
+    weights.update(b"kernels by fan-in")
+  return [_encode(config, tokenizer, max_length, weights.copy(), *found)
+          for found in _SOURCES[isinstance(config.task, str)](config)]
+
+
+def _glue(config):
+  """Yields (task, {split: rows}) of the tasks of GLUE that are asked for."""
+  names = list(glue.TASKS) if config.task == "all" else [config.task]
+  missing = []
+  for name in names:
+    task, rows = glue.task(name), {}
+    parts = [*("train",), *(f"dev{part}" for part in task.parts)]
+    tests = [f"test{part}" for part in task.parts if config.predict_test]
+    try:
+      for split in parts + tests:
+        rows[split] = glue.read(
+            name, split, config.data_dir, config.tfds_dir)
+    except glue.NotThere as error:
+      if config.task != "all":
+        raise
+      missing.append(name)
+      distributed.say(f"{name} is left out: {error}")
+      continue
+    for part in glue.TASKS[name].tests if config.predict_test else ():
+      try:
+        rows[f"test{part}"] = glue.read(
+            name, f"test{part}", config.data_dir, config.tfds_dir)
+      except glue.NotThere as error:
+        distributed.say(f"the diagnostic set is left out: {error}")
+    yield task, rows
+  if missing == names:
+    raise errors.InputError(
+        "there is data for none of the tasks; name the folder of the "
+        "official TSV files in data_dir, or prepare TFDS glue/*")
+
+
+def _own(config):
+  """Yields (task, {split: rows}) of people's own files."""
+  yield own.read(config)
+
+
+# Whether `config.task` names a task of GLUE -> what reads it.
+_SOURCES = {True: _glue, False: _own}
+
+
+def _encode(config, tokenizer, max_length, digest, task, rows):
+  """Returns `Data` of (task, {split: rows})."""
+  own_data = {} if isinstance(config.task, str) else config.data
+  encoded = {}
+  for split, there in rows.items():
+    found = encoded[split] = windows_lib.encode(
+        tokenizer, task, there, max_length, own_data.get("stride"))
+    if there.num_dropped:
+      distributed.say(f"{task.name}, {split}: warning: {there.num_dropped:,} "
+                      "broken lines are left out")
+    if found.num_cut:
+      distributed.say(f"{task.name}, {split}: warning: {found.num_cut:,} of "
+                      f"{len(there):,} rows are cut to {max_length} tokens "
+                      "(max_length)" + "; data.stride makes windows of them"
+                      * bool(own_data))
+    if not split.startswith("test"):
+      for array in (*found.ids, *(
+          found.targets if isinstance(found.targets, list)
+          else [found.targets])):
+        digest.update(array)
+  weights = own_data and _class_weights(
+      config.task.class_weights, task, rows["train"].labels)
+  if weights:
+    digest.update(repr(weights).encode())
+  longest = max(e.lengths_W.max() for e in encoded.values())
+  return Data(
+      task, encoded["train"],
+      *({split.removeprefix(kind): found for split, found in encoded.items()
+         if split.startswith(kind)} for kind in ("dev", "test")),
+      config.grid.num_epochs or task.num_epochs,
+      batches_lib.buckets(max_length, longest), digest.hexdigest(),
+      weights or None)
+
+
+def _class_weights(how, task, labels):
+  """Returns the weight of each class in the loss; None: all alike.
+
+  Raises:
+    InputError: labels of this kind have no classes, or a class has no row.
+  """
+  if how == "none":
+    return None
+  if task.kind not in ("classes", "multilabel", "tokens"):
+    raise errors.InputError(
+        f"task.class_weights is {how}; a task of kind {task.kind} has no "
+        "classes")
+  if task.kind == "multilabel":
+    counts = np.sum(labels, axis=0)
+    weights = (len(labels) - counts) / np.maximum(counts, 1)
+  else:
+    labels = np.concatenate(labels) if task.kind == "tokens" else labels
+    counts = np.bincount(labels, minlength=len(task.labels))
+    weights = len(labels) / (len(counts) * np.maximum(counts, 1))
+  if not counts.all():
+    raise errors.InputError(
+        f"task.class_weights is {how}, and no row to train on has the label "
+        + task.labels[int(np.argmin(counts))])
+  return tuple(float(weight) for weight in weights)

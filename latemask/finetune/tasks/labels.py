@@ -1,0 +1,214 @@
+"""The labels of people's own rows: cells -> numbers, by kind.
+
+A row of `READERS` each: made of the training rows, (where, texts, cell), it
+knows the names, and reads the cells of any split.
+"""
+
+import json
+import math
+
+import numpy as np
+
+from latemask import errors
+from latemask.finetune.tasks import entities
+from latemask.finetune.tasks import task as task_lib
+
+
+class _Classes:
+  """Labels of classes: reads one as a number."""
+
+  def __init__(self, rows, names, data):
+    """Finds the names in the training rows, unless they are given."""
+    self.is_given = bool(names)
+    self.names = names or _sorted({
+        _name(where, data.label, cell) for where, _, cell in rows})
+    self._column = data.label
+    self._numbers = {name: i for i, name in enumerate(self.names)}
+    if len(self.names) < 2:
+      raise errors.InputError(
+          f"{data.train}: all rows have the label {self.names[0]!r} in "
+          f"{data.label}; there must be two classes at least")
+
+  def __call__(self, where, texts, cell):
+    del texts
+    return self.number(where, _name(where, self._column, cell))
+
+  def number(self, where, name):
+    if name not in self._numbers:
+      known = ", ".join(self.names[:10]) + ", ..." * (len(self.names) > 10)
+      raise errors.InputError(
+          f"{where}: the label {name!r:.40} is none of "
+          + ("data.labels" if self.is_given else "those of the training file")
+          + f" ({known})")
+    return self._numbers[name]
+
+  @staticmethod
+  def array(labels):
+    return np.array(labels, np.int32)
+
+  def fields(self, labels):
+    """Returns what a `Task` has besides, from the training labels."""
+    del labels
+    return {}
+
+
+class _Multilabel(_Classes):
+  """Any number of labels a row: a list, or names parted by a separator."""
+
+  def __init__(self, rows, names, data):
+    self.is_given, self._column = bool(names), data.label
+    self._separator = data.label_separator
+    self.names = names or _sorted({
+        name for where, _, cell in rows for name in self._cells(where, cell)})
+    self._numbers = {name: i for i, name in enumerate(self.names)}
+    if not self.names:
+      raise errors.InputError(
+          f"{data.train}: no row has a label in {data.label}")
+
+  def _cells(self, where, cell):
+    if isinstance(cell, str):
+      cell = [name.strip() for name in cell.split(self._separator)
+              if name.strip()]
+    if not isinstance(cell, list):
+      cell = [] if cell is None else [cell]
+    return [_name(where, self._column, name) for name in cell]
+
+  def __call__(self, where, texts, cell):
+    found = np.zeros(len(self.names), np.float32)
+    for name in self._cells(where, cell):
+      found[self.number(where, name)] = 1
+    return found
+
+  array = staticmethod(np.array)
+
+
+class _Number:
+  """Numbers, which are learned in units of their deviation."""
+
+  names = ()
+
+  def __init__(self, rows, names, data):
+    del rows
+    self._column = data.label
+    if names:
+      raise errors.InputError("data.labels names classes; numbers have none")
+
+  def __call__(self, where, texts, cell):
+    del texts
+    try:
+      number = math.nan if isinstance(cell, bool) else float(cell)
+    except (TypeError, ValueError):
+      number = math.nan
+    if not math.isfinite(np.float32(number)):
+      raise errors.InputError(
+          f"{where}: {self._column} is {cell!r:.40}; it must be a number")
+    return number
+
+  @staticmethod
+  def array(labels):
+    return np.array(labels, np.float32)
+
+  def fields(self, labels):
+    scale = float(np.std(labels))
+    if not scale:
+      raise errors.InputError(
+          f"all rows have the number {labels[0]:g} in {self._column}; there is "
+          "nothing to learn")
+    return {"shift": float(np.mean(labels)), "scale": scale}
+
+
+class _Tags(_Classes):
+  """A tag a word."""
+
+  def __init__(self, rows, names, data):
+    self.is_given, self._column = bool(names), data.label
+    self.names = names or _sorted({
+        tag for _, _, cell in rows for tag in listed(cell)})
+    self._numbers = {name: i for i, name in enumerate(self.names)}
+    if len(self.names) < 2:
+      raise errors.InputError(
+          f"{data.train}: all words have the same tag, or none, in "
+          f"{data.label}; there must be two at least")
+    self._are_bio = entities.are_bio(self.names)
+
+  def __call__(self, where, texts, cell):
+    (words,), tags = texts, listed(cell)
+    if len(tags) != len(words):
+      raise errors.InputError(
+          f"{where}: it has {len(words)} words and {len(tags)} tags")
+    if self._are_bio and (wrong := entities.wrong(tags)):
+      raise errors.InputError(f"{where}: {wrong}")
+    return np.array([self.number(where, tag) for tag in tags], np.int32)
+
+  array = staticmethod(list)
+
+
+class _Answers:
+  """Answers that stand in their context; none, for some."""
+
+  names = ()
+
+  def __init__(self, rows, names, data):
+    del rows
+    self._column = data.label
+    if names:
+      raise errors.InputError("data.labels names classes; spans have none")
+
+  def __call__(self, where, texts, cell):
+    _, context = texts
+    if isinstance(cell, str):  # In a cell of .csv.
+      try:
+        cell = json.loads(cell or "[]")
+      except ValueError:
+        cell = "?"
+    if isinstance(cell, dict):  # As in `datasets`: a list of each.
+      cell = [{"text": text, "answer_start": start} for text, start in zip(
+          cell.get("text", ()), cell.get("answer_start", ()))]
+    try:
+      answers = tuple(task_lib.Answer(int(a["answer_start"]), a["text"])
+                      for a in cell or () if a["text"])
+    except (KeyError, TypeError, ValueError) as error:
+      raise errors.InputError(
+          f"{where}: {self._column} is {cell!r:.60}; it must be a list of "
+          'objects such as {"text": "...", "answer_start": 0}') from error
+    for answer in answers:
+      if not context.startswith(answer.text, answer.start) or answer.start < 0:
+        raise errors.InputError(
+            f"{where}: the answer {answer.text!r:.40} does not stand at "
+            f"character {answer.start} of its context")
+    return answers
+
+  array = staticmethod(list)
+
+  def fields(self, labels):
+    return {"has_no_answers": not all(labels)}
+
+
+# Kind -> what reads its labels.
+READERS = {"classes": _Classes, "multilabel": _Multilabel, "number": _Number,
+           "tokens": _Tags, "span": _Answers}
+
+
+def _name(where, column, cell):
+  """Returns a label as text; numbers are names, too."""
+  if isinstance(cell, float) and cell.is_integer():
+    cell = int(cell)
+  if not isinstance(cell, (str, int, float)) or not str(cell).strip():
+    raise errors.InputError(
+        f"{where}: {column} is {cell!r:.40}; it must be a label")
+  return str(cell).strip()
+
+
+def _sorted(names):
+  """Returns names in order, numbers by what they are."""
+  try:
+    return tuple(sorted(names, key=float))
+  except ValueError:
+    return tuple(sorted(names))
+
+
+def listed(cell):
+  """Returns a cell of words: a list, or words parted by spaces."""
+  if isinstance(cell, str):
+    return cell.split()
+  return [str(item) for item in cell] if isinstance(cell, list) else []

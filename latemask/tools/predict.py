@@ -1,0 +1,110 @@
+"""Labels new rows with a fine-tuned model, as JSON lines.
+
+  python -m latemask.tools.predict --init_from runs/mine --input new.csv \\
+      --out labels.jsonl
+  echo "It was fine." | python -m latemask.tools.predict --init_from runs/mine
+
+--init_from is a fine-tuning workdir that exported a model, or the Hugging Face
+folder of a fine-tuned encoder. --input is a .csv, .tsv, .jsonl or .parquet
+file with the columns that the model was trained on (--text names others), or
+a .txt file, a text a line; without it, standard input is. Each row gives an
+object, in order: label and probabilities; labels and probabilities; number;
+words, tags and entities; or answer, its characters in the context and how
+much better it is than none. Rows are read as they are needed, and computed in
+batches of about equal length. Exit code 2 if a row or column cannot be used.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+
+import tqdm
+
+from latemask import errors
+from latemask.data.sources import unpack
+from latemask.finetune.tasks import own
+from latemask.predict import labels
+from latemask.predict import length
+from latemask.runtime import console
+from latemask.runtime import files
+
+# Kind -> columns of its texts, where no one knows others.
+_COLUMNS = {"tokens": ("tokens",), "span": ("question", "context")}
+
+
+def _parser():
+  parser = console.parser("tools.predict", __doc__)
+  parser.add_argument("--init_from", required=True,
+                      help="fine-tuning workdir or Hugging Face folder")
+  parser.add_argument("--input", help="file of rows; default: standard input, "
+                      "a text a line")
+  parser.add_argument("--text", nargs="+", metavar="COLUMN",
+                      help="columns of the texts; default: those that it was "
+                      "trained on")
+  parser.add_argument("--out", help="file to write; default: standard output")
+  parser.add_argument("--max_length", type=int,
+                      help="tokens of a row; default: those of its training")
+  parser.add_argument("--stride", type=int,
+                      help="long texts become windows that share so many "
+                      "tokens; default: as in its training")
+  return parser
+
+
+def _rows(args, labeller):
+  """Yields the texts of each row."""
+  kind = labeller.task.kind
+  if args.input is None:
+    for number, line in enumerate(sys.stdin, 1):
+      yield from _of_line(f"standard input, line {number:,}", line, kind)
+    return
+  text = args.text or labeller.text or _COLUMNS.get(kind, ("text",))
+  if unpack.ending(args.input)[0] == ".txt":
+    text = ("text",)
+  for _, texts, _ in own.rows_of(args.input, kind, text):
+    yield texts
+
+
+def _of_line(where, line, kind):
+  if kind == "span":
+    raise errors.InputError(
+        "questions and contexts need a file; name it with --input")
+  yield own.texts_of(where, kind, ("text",), [line.rstrip("\r\n")])
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  with errors.one_line_exit():
+    length.check_argument(args.max_length)
+    if args.stride is not None and args.stride < 0:
+      raise errors.InputError(
+          f"--stride is {args.stride}; it must be at least 0")
+    if args.input is not None and not os.path.isfile(args.input):
+      raise errors.InputError(f"there is no file {args.input}")
+    if args.out:
+      if os.path.lexists(args.out):
+        raise errors.InputError(
+            f"--out {args.out} exists; name another file, or delete it")
+      files.check_writable(pathlib.Path(args.out).parent)
+    labeller = labels.Labeller(args.init_from, args.max_length, args.stride)
+    with _writer(args.out) as write:
+      for said in tqdm.tqdm(labeller.label(_rows(args, labeller)),
+                            "labelling", unit=" rows", disable=None):
+        write(json.dumps(said, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def _writer(path):
+  """Yields what writes text: to a file that is there when it is whole."""
+  if not path:
+    yield sys.stdout.write
+    return
+  with files.writing(pathlib.Path(path)) as part:
+    with open(part, "w", encoding="utf-8") as file:
+      yield file.write
+
+
+if __name__ == "__main__":
+  main()
