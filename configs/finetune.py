@@ -52,10 +52,6 @@ def get_config():
   config.init_from = text()
   # Take only sizes and tokenizer from there, and fresh weights: a baseline.
   config.from_scratch = False
-  # Folder of the official folders (CoLA/train.tsv, ...); None: TFDS glue/*.
-  config.data_dir = text()
-  # Where TFDS sets lie; None: TFDS's own default (~/tensorflow_datasets).
-  config.tfds_dir = text()
   # Layers of the encoder that stay; None: those that never met a mask.
   config.keep_layers = integer()
   # Longest row in tokens, the longer text is cut; None: that of the rows that
@@ -67,7 +63,8 @@ def get_config():
   config.dtype = "float32"
   # Write the best cell's answers to the test rows, WORKDIR/test.
   config.predict_test = False
-  # Write the best cell's model for stock transformers, WORKDIR/export/TASK.
+  # Write the best cell's model for stock transformers, WORKDIR/export/TASK,
+  # where TASK is a task of GLUE, or the kind.
   config.export = True
 
   config.grid = grid = ml_collections.ConfigDict()

@@ -59,20 +59,20 @@ def _hold_first_row(grad):
 
 
 # Kind of a task -> the loss of the stock class: (torch's functions, logits,
-# targets) -> mean.
+# targets, is_pad_BxS) -> mean; of spans without padding, see losses.py.
 _LOSSES = {
-    "classes": lambda F, logits, targets: F.cross_entropy(
+    "classes": lambda F, logits, targets, is_pad: F.cross_entropy(
         logits, targets.long()),
-    "multilabel": lambda F, logits, targets:
+    "multilabel": lambda F, logits, targets, is_pad:
         F.binary_cross_entropy_with_logits(logits, targets),
-    "number": lambda F, logits, targets: F.mse_loss(
+    "number": lambda F, logits, targets, is_pad: F.mse_loss(
         logits[:, 0], targets.float()),
-    "tokens": lambda F, logits, targets: F.cross_entropy(
+    "tokens": lambda F, logits, targets, is_pad: F.cross_entropy(
         logits.flatten(0, 1), targets.flatten().long(),
         ignore_index=kinds.NO_TARGET),
-    "span": lambda F, logits, targets: sum(
-        F.cross_entropy(logits[..., i], targets[:, i].long())
-        for i in range(2)) / 2,
+    "span": lambda F, logits, targets, is_pad: sum(
+        F.cross_entropy(logits[..., i].masked_fill(is_pad, -float("inf")),
+                        targets[:, i].long()) for i in range(2)) / 2,
 }
 
 
@@ -124,7 +124,8 @@ class Peer:
         data.train, rows, len(rows), data.lengths)
     loss = _LOSSES[data.task.kind](
         self._torch.nn.functional, self._logits(*batch),
-        self._torch.tensor(targets, device=self._device))
+        self._torch.tensor(targets, device=self._device),
+        self._torch.tensor(batch[0] == data.train.pad, device=self._device))
     loss.backward()
     for group in self._optimizer.param_groups:
       group["lr"] = float(rate)

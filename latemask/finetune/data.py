@@ -26,6 +26,7 @@ class Data:
     train: `windows.Encoded`.
     dev, test: by the task's part.
     num_epochs: of a cell.
+    max_length: tokens of the longest window that may be.
     lengths: what rows are padded to.
     digest: of weights, tokenizer, rows and how kernels begin; a finished cell
       must agree.
@@ -37,6 +38,7 @@ class Data:
   dev: dict
   test: dict
   num_epochs: int
+  max_length: int
   lengths: list[int]
   digest: str
   class_weights: tuple[float, ...] | None = None
@@ -62,11 +64,11 @@ class Data:
     return self.task.kind, kinds.num_outputs(self.task), self.class_weights
 
 
-def about(config, task):
+def about(config, data):
   """Returns what `predict` has to know of a task, as JSON."""
   own_data = {} if isinstance(config.task, str) else config.data
-  return {"kind": task.kind, "has_no_answers": task.has_no_answers,
-          "text": list(own_data.get("text", ())),
+  return {"kind": data.task.kind, "has_no_answers": data.task.has_no_answers,
+          "max_length": data.max_length, "text": list(own_data.get("text", ())),
           "stride": own_data.get("stride")}
 
 
@@ -163,7 +165,7 @@ def _encode(config, tokenizer, max_length, digest, task, rows):
       task, encoded["train"],
       *({split.removeprefix(kind): found for split, found in encoded.items()
          if split.startswith(kind)} for kind in ("dev", "test")),
-      config.grid.num_epochs or task.num_epochs,
+      config.grid.num_epochs or task.num_epochs, max_length,
       batches_lib.buckets(max_length, longest), digest.hexdigest(),
       weights or None)
 

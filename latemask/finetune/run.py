@@ -232,7 +232,7 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir,
         program.model, params["encoder"], tokenizer, folder,
         class_head=kinds.unscaled(data.task, params["head"]),
         labels=data.task.labels, head=kinds.KINDS[data.task.kind].head,
-        task=data_lib.about(config, data.task),
+        task=data_lib.about(config, data),
         trained_length=max(trained_length, config.max_length or 0),
         overwrite=True)
     distributed.say(f"wrote {folder}: {cell}")

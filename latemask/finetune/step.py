@@ -119,7 +119,8 @@ class Program:
 
     def mean_loss(params):
       loss_sum, weight = losses.LOSSES[self.kind](
-          self._logits(params, rows, key_drop), targets, weights_B,
+          self._logits(params, rows, key_drop), targets,
+          rows[0] == self.specials.pad, weights_B,
           self.class_weights and jnp.array(self.class_weights))
       return loss_sum / weight
 

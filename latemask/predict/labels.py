@@ -48,7 +48,7 @@ def find(path):
 
 
 def task_of(folder):
-  """Returns (the `Task` of a folder, columns of its texts or (), stride).
+  """Returns (the `Task` of a folder, what its training noted of it, or {}).
 
   Raises:
     InputError: its class is that of no task.
@@ -74,8 +74,7 @@ def task_of(folder):
     kind = "number" if len(labels) == 1 else kind
   return (task_lib.Task(
       kind, kind, () if kind in ("number", "span") else labels, (), 0,
-      has_no_answers=about.get("has_no_answers", False)),
-          tuple(about.get("text", ())), about.get("stride"))
+      has_no_answers=about.get("has_no_answers", False)), about)
 
 
 class Labeller:
@@ -99,8 +98,9 @@ class Labeller:
         so many positions, or no whole head.
     """
     folder = find(path)
-    self.task, self.text, trained_stride = task_of(folder)
-    self._stride = trained_stride if stride is None else stride
+    self.task, about = task_of(folder)
+    self.text = tuple(about.get("text", ()))
+    self._stride = about.get("stride") if stride is None else stride
     loaded = pretrained.load(folder)
     config, encoder = cut.cut(loaded.config, loaded.params)
     if max_length and max_length > config.max_length:
@@ -108,7 +108,8 @@ class Labeller:
           f"--max_length is {max_length}; the model has {config.max_length} "
           "positions")
     self._tokenizer = loaded.tokenizer
-    self._max_length = max_length or loaded.trained_length
+    self._max_length = max_length or about.get(
+        "max_length", loaded.trained_length)
     head = pretrained.class_head(folder, kinds.KINDS[self.task.kind].head)
     if "out_kernel" not in head:
       raise errors.InputError(f"{folder} has no weights of a head")
