@@ -67,6 +67,19 @@ def get_config():
   # where TASK is a task of GLUE, or the kind.
   config.export = True
 
+  config.adapter = adapter = ml_collections.ConfigDict()
+  # What is trained besides the head, and stored: none (the whole encoder), head
+  # (nothing), bitfit (the biases), lora (a thin product added to matrices).
+  adapter.name = "none"
+  # LoRA: rank of the products.
+  adapter.rank = 8
+  # LoRA: the products are multiplied by alpha / rank.
+  adapter.alpha = 16.0
+  # LoRA: dropout of what the products read.
+  adapter.dropout = 0.0
+  # LoRA: the matrices, of qkv, out, mlp_in, mlp_out.
+  adapter.matrices = ("qkv", "out", "mlp_in", "mlp_out")
+
   config.grid = grid = ml_collections.ConfigDict()
   # Peak learning rates.
   grid.learning_rates = (2e-5, 5e-5)

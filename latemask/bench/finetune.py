@@ -34,6 +34,7 @@ import numpy as np
 
 from latemask.config import spec
 from latemask import errors
+from latemask.finetune.adapters import folder as adapters_folder
 from latemask.finetune import batches
 from latemask.finetune import cell as cell_lib
 from latemask.finetune import data as data_lib
@@ -100,14 +101,26 @@ class Peer:
     torch.manual_seed(cell.seed)
     params = jax.device_get(self._program.init_state(
         np.uint32(cell.seed)).params)
+    whole = jax.device_get(self._program.whole(params))
     with tempfile.TemporaryDirectory() as folder:
-      hub_folder.export(self._program.model, params["encoder"], self._tokenizer,
-                        f"{folder}/model", class_head=params["head"],
+      hub_folder.export(self._program.model, whole["encoder"], self._tokenizer,
+                        f"{folder}/model", class_head=whole["head"],
                         head=self._head)
-      self._model = self._stock.from_pretrained(
-          f"{folder}/model").to(self._device)
+      self._model = self._stock.from_pretrained(f"{folder}/model")
+      if self._config.adapter.name == "lora":
+        adapters_folder.store(
+            f"{folder}/adapter", self._config.adapter, self._program.model,
+            self._program.params["encoder"], params, {
+                "init_from": f"{folder}/model", "head": self._head})
+        import peft
+        self._model = peft.PeftModel.from_pretrained(
+            self._model, f"{folder}/adapter", is_trainable=True)
+    self._model.to(self._device)
+    self._hold_still()
     groups = {True: [], False: []}
     for name, parameter in self._model.named_parameters():
+      if not parameter.requires_grad:
+        continue
       is_held = types_as_here and name.endswith(_TYPES)
       if is_held:
         parameter.register_hook(_hold_first_row)
@@ -116,6 +129,16 @@ class Peer:
         [{"params": groups[True], "weight_decay": o.weight_decay},
          {"params": groups[False], "weight_decay": 0.0}],
         betas=(o.b1, o.b2), eps=o.eps, fused=True)
+
+  def _hold_still(self):
+    """Stops what an adapter does not train; peft has done so for LoRA."""
+    trains = {"head": lambda name: False,
+              "bitfit": lambda name: name.endswith(".bias")}.get(
+                  self._config.adapter.name)
+    if trains:
+      base = self._model.base_model  # The encoder; in BERT with its pooler.
+      for name, parameter in base.named_parameters():
+        parameter.requires_grad = "pooler" in name or trains(name)
 
   def step(self, data, rows, rate):
     """Trains on rows; returns their mean loss, a tensor."""

@@ -208,6 +208,15 @@ _FINETUNING = {
     "optimizer.schedule": Key(domains.choice("linear", "cosine")),
     "optimizer.warmup_fraction": Key(_SHARE_OR_0),
     **_ADAMW,
+
+    "adapter.name": Key(domains.choice(
+        "none", "head", "bitfit", "lora"), before="none"),
+    "adapter.rank": Key(domains.whole(1, _MOST_WIDTH), before=8),
+    "adapter.alpha": Key(_POSITIVE, before=16.0),
+    "adapter.dropout": Key(_SHARE_OR_0, before=0.0),
+    "adapter.matrices": Key(domains.each(
+        domains.choice("qkv", "out", "mlp_in", "mlp_out"), least=1,
+        distinct=True), before=("qkv", "out", "mlp_in", "mlp_out")),
 }
 
 # configs/glue.py.
@@ -241,6 +250,8 @@ OWN = {
 # Key -> the value by which it does what was done before it was there.
 BEFORE = {key: row.before for key, row in PRETRAINING.items()
           if row.before is not _ALWAYS}
+_BEFORE = BEFORE | {key: row.before for key, row in _FINETUNING.items()
+                    if row.before is not _ALWAYS}
 
 
 def table(config):
@@ -316,8 +327,8 @@ def fill(found, wanted):
     found: {dotted key: value} as it was written.
     wanted: the keys that there are today; no other is added.
   """
-  return {key: BEFORE[key] for key in wanted
-          if key in BEFORE and key not in found} | dict(found)
+  return {key: _BEFORE[key] for key in wanted
+          if key in _BEFORE and key not in found} | dict(found)
 
 
 def as_begun(found, now):

@@ -21,12 +21,15 @@ length: learning rate and seed are arguments. Source of the protocol: RoBERTa
 import dataclasses
 import itertools
 import json
+import typing
 
 from etils import epath
 import jax
 
 from latemask.config import keys
 from latemask import errors
+from latemask.finetune.adapters import folder as adapters_folder
+from latemask.finetune.adapters import table as adapters
 from latemask.finetune import cell as cell_lib
 from latemask.finetune import data as data_lib
 from latemask.finetune import grid as grid_lib
@@ -37,6 +40,7 @@ from latemask.finetune.tasks import own
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.model import cut
+from latemask.runtime import console
 from latemask.runtime import distributed
 from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
@@ -70,7 +74,8 @@ def _finetune(config, workdir, claim):
   datas = data_lib.read(config, params, tokenizer, trained_length)
   if config.export:
     for data in datas:
-      hub_folder.check_out(workdir / "export" / data.name, True, tokenizer)
+      _EXPORTS[_stores_all(config)].check(
+          workdir / "export" / data.name, tokenizer)
   cells = sorted(itertools.starmap(grid_lib.Cell, itertools.product(
       config.grid.batch_sizes, config.grid.learning_rates,
       config.grid.seeds)))
@@ -90,6 +95,8 @@ def _finetune(config, workdir, claim):
       + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
       + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
   distributed.say(_about_head(params["head"]))
+  if not _stores_all(config):
+    distributed.say(_about_adapter(config, model, params["encoder"]))
   for data in datas:
     distributed.say(data.about)
   distributed.say("compiling: the first epochs take longer" if todo else
@@ -129,6 +136,16 @@ def _finetune(config, workdir, claim):
   return results
 
 
+def _about_adapter(config, model, encoder):
+  """Returns in words how much of an encoder is trained."""
+  trained = jax.eval_shape(
+      lambda key: adapters.ADAPTERS[config.adapter.name].begin(
+          config.adapter, model, encoder, key), jax.random.key(0))
+  num, of = map(adapters.num_params, (trained, encoder))
+  return (f"{config.adapter.name}: {num:,} numbers are trained besides the "
+          f"head; the encoder's {of:,} stand still ({num / of:.2%})")
+
+
 def _about_head(head):
   """Returns in words what a head begins with."""
   if not head:
@@ -144,6 +161,10 @@ def _models(config, folder):
     return ("scores were kept, and no model: the same command with "
             "--config.export=true trains the best cell of each task once more, "
             f"and writes its model to {folder}/TASK")
+  if not _stores_all(config):
+    return (f"what was trained of the best model of each task is in {folder}"
+            "/TASK; " + console.command("tools.merge", "--adapter", (
+                f"{folder}/TASK"), "--out", "DIR") + " makes a whole one")
   return (f"the best model of each task is in {folder}/TASK; its README.md "
           "says how transformers loads it")
 
@@ -155,6 +176,7 @@ def check(config):
     InputError: the first thing found that cannot be.
   """
   keys.check(config)
+  adapters.check(config)
   if config.init_from is None:
     raise errors.InputError(
         "init_from is missing; give the workdir of a pre-training run")
@@ -195,6 +217,51 @@ _WRITERS = {True: lambda data, *answers: glue.write_submission(
         data.task, *answers)}
 
 
+def _stores_all(config):
+  return adapters.ADAPTERS[config.adapter.name].stores_all
+
+
+def _export_model(config, program, data, params, tokenizer, trained_length,
+                  folder):
+  """Writes a whole model, which stock transformers loads."""
+  hub_folder.export(
+      program.model, params["encoder"], tokenizer, folder,
+      class_head=kinds.unscaled(data.task, params["head"]),
+      labels=data.task.labels, head=kinds.KINDS[data.task.kind].head,
+      task=data_lib.about(config, data),
+      trained_length=max(trained_length, config.max_length or 0),
+      overwrite=True)
+
+
+def _export_adapter(config, program, data, params, tokenizer, trained_length,
+                    folder):
+  """Writes what was trained, which tools/merge reads."""
+  del tokenizer
+  adapters_folder.store(
+      folder, config.adapter, program.model, program.params["encoder"],
+      params | {"head": kinds.unscaled(data.task, params["head"])}, {
+          "init_from": config.init_from, "keep_layers": config.keep_layers,
+          "head": kinds.KINDS[data.task.kind].head,
+          "labels": data.task.labels, "task": data_lib.about(config, data),
+          "trained_length": max(trained_length, config.max_length or 0)})
+
+
+class _Export(typing.NamedTuple):
+  """What is done with the best model: checked at the start, written at last."""
+
+  check: typing.Callable
+  write: typing.Callable
+
+
+# Whether an adapter's parameters are a whole encoder -> how it is exported.
+_EXPORTS = {
+    True: _Export(lambda folder, tokenizer: hub_folder.check_out(
+        folder, True, tokenizer), _export_model),
+    False: _Export(lambda folder, tokenizer: files.check_replaceable(
+        folder, adapters_folder.ABOUT, adapters_folder.FILES),
+                   _export_adapter)}
+
+
 def _use_best(config, program, data, tokenizer, trained_length, workdir,
               claim):
   """Trains the best cell anew up to its best epoch; predicts and exports.
@@ -228,12 +295,7 @@ def _use_best(config, program, data, tokenizer, trained_length, workdir,
                     f"(in the grid {best['score']:.4f})")
   if config.export:
     folder = workdir / "export" / data.name
-    hub_folder.export(
-        program.model, params["encoder"], tokenizer, folder,
-        class_head=kinds.unscaled(data.task, params["head"]),
-        labels=data.task.labels, head=kinds.KINDS[data.task.kind].head,
-        task=data_lib.about(config, data),
-        trained_length=max(trained_length, config.max_length or 0),
-        overwrite=True)
+    _EXPORTS[_stores_all(config)].write(
+        config, program, data, params, tokenizer, trained_length, folder)
     distributed.say(f"wrote {folder}: {cell}")
   files.write_json(record, wanted)

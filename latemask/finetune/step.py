@@ -10,10 +10,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 
 from latemask.data.tokenizers import specials as specials_lib
+from latemask.finetune.adapters import table as adapters
 from latemask.finetune import batches as batches_lib
 from latemask.finetune import losses
 from latemask.finetune.tasks import kinds
@@ -29,7 +31,7 @@ from latemask.train import step as step_lib
 
 _EVAL_BATCH = 64
 # Streams of random numbers, folded into the key of the seed.
-_HEAD, _ENCODER, _DROPOUT = range(3)
+_HEAD, _ENCODER, _DROPOUT, _ADAPTER = range(4)
 
 
 def make_optimizer(config):
@@ -60,6 +62,7 @@ class Program:
     num_outputs: of the head.
     class_weights: of the loss of each class; None: all alike.
     optimizer: for learning rate 1.
+    adapter: `config.adapter`: what of the encoder is trained.
   """
 
   model: architecture.ModelConfig
@@ -70,6 +73,7 @@ class Program:
   num_outputs: int
   class_weights: tuple[float, ...] | None
   optimizer: optax.GradientTransformation
+  adapter: ml_collections.ConfigDict
 
   def init_state(self, seed):
     """Returns the state before the first step."""
@@ -81,11 +85,31 @@ class Program:
           method="encode")["params"]
       encoder = {name: fresh[name] for name in encoder}
     # Copied, since a step takes its state away.
-    params = jax.tree.map(jnp.copy, {"encoder": encoder, "head": heads.init(
-        self.model, self.num_outputs, rng.stream(seed, _HEAD),
-        self.params["head"], self._head)})
+    params = jax.tree.map(jnp.copy, {
+        "encoder": self._adapter.begin(
+            self.adapter, self.model, encoder, rng.stream(seed, _ADAPTER)),
+        "head": heads.init(
+            self.model, self.num_outputs, rng.stream(seed, _HEAD),
+            self.params["head"], self._head)})
     return step_lib.TrainState(
         jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+
+  @property
+  def _adapter(self):
+    return adapters.ADAPTERS[self.adapter.name]
+
+  def whole(self, params, encoder=None, key_drop=None):
+    """Returns what is trained as {"encoder": all of it, "head": the head}.
+
+    Args:
+      params: of a state.
+      encoder: the one that stands still; None for that of `params` here.
+      key_drop: for dropout of the adapter; None for none.
+    """
+    return params | {"encoder": self._adapter.whole(
+        self.adapter, self.model,
+        self.params["encoder"] if encoder is None else encoder,
+        params["encoder"], key_drop)}
 
   @property
   def _head(self):
@@ -97,7 +121,8 @@ class Program:
 
     The state is donated. A batch is that of `batches.collate`.
     """
-    return jax.jit(self._train_step, donate_argnums=0)
+    step = jax.jit(self._train_step, donate_argnums=0)
+    return lambda *args: step(*args, self.params["encoder"])
 
   @functools.cached_property
   def logits(self):
@@ -105,21 +130,25 @@ class Program:
 
     Rows are those of `batches.pad`; see `cut.logits`.
     """
-    return jax.jit(self._logits)
+    logits = jax.jit(lambda params, rows, encoder: self._logits(
+        self.whole(params, encoder), rows))
+    return lambda *args: logits(*args, self.params["encoder"])
 
   def _logits(self, params, rows, key_drop=None):
     ids_BxS, second_BxS = rows
     return cut.logits(self.model, params, ids_BxS, self.specials,
                       self.num_outputs, key_drop, second_BxS, self._head)
 
-  def _train_step(self, state, batch, learning_rate, seed):
+  def _train_step(self, state, batch, learning_rate, seed, encoder):
     rows, targets, weights_B = batch
     key_drop = jax.random.fold_in(
         rng.stream(seed, _DROPOUT, "hash"), state.step)
+    key_adapter = jax.random.fold_in(rng.stream(seed, _ADAPTER), state.step)
 
     def mean_loss(params):
+      whole = self.whole(params, encoder, key_adapter)
       loss_sum, weight = losses.LOSSES[self.kind](
-          self._logits(params, rows, key_drop), targets,
+          self._logits(whole, rows, key_drop), targets,
           rows[0] == self.specials.pad, weights_B,
           self.class_weights and jnp.array(self.class_weights))
       return loss_sum / weight
@@ -155,4 +184,5 @@ def make_program(config, model, params, specials, kind, num_outputs,
                  class_weights=None):
   """Returns the `Program` of all tasks that these describe."""
   return Program(model, params, specials, config.from_scratch, kind,
-                 num_outputs, class_weights, make_optimizer(config))
+                 num_outputs, class_weights, make_optimizer(config),
+                 config.adapter)

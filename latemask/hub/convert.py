@@ -62,7 +62,7 @@ def mlm_to_stock(config, params, num_words, prefix, mask_id):
       {"embedding": row}, {"embedding": inputs}, config, prefix)
 
 
-class _Reader:
+class Reader:
   """Reads the tensors of a stock file by name, and knows what is left.
 
   Names may have the prefix of their class or not, here as in the file.
@@ -144,7 +144,7 @@ def from_stock(config, cut_config, tensors, folder, pad_id, mask_id):
     InputError: a weight is missing, has another shape, is no finite number
       or is not read; or the output has an embedding of its own.
   """
-  read = _Reader(config.architecture, tensors, folder)
+  read = Reader(config.architecture, tensors, folder)
   shapes = _shapes(cut_config)
 
   def walk(rows):
@@ -203,7 +203,7 @@ def class_head_from_stock(config, tensors, folder, head):
   Raises:
     InputError: a weight has another shape, or is no finite number.
   """
-  read = _Reader(config.architecture, tensors, folder)
+  read = Reader(config.architecture, tensors, folder)
   rows = {path: row for path, row
           in hf_weights.HEADS[head][1][config.architecture].items()
           if all(map(read.has, row.names))}

@@ -43,26 +43,27 @@ class Kernel:
   inputs: tuple = (0,)
   outputs: tuple = (1,)
 
-  def _axes(self, ndim):
+  def order(self, ndim):
     """Returns the order of our axes in which stock stores the elements."""
     return [axis for axis in range(ndim)
             if axis not in self.inputs + self.outputs
             ] + [*self.outputs, *self.inputs]
 
-  def _stock_shape(self, shape):
+  def stock_shape(self, shape):
+    """Returns the shape of each stock tensor of an array of ours."""
     return tuple(math.prod(shape[axis] for axis in axes)
                  for axes in (self.outputs, self.inputs))
 
   def to_stock(self, array, config):
     del config
-    turned = array.transpose(self._axes(array.ndim))
+    turned = array.transpose(self.order(array.ndim))
     return dict(zip(self.names, turned.reshape(
-        len(self.names), *self._stock_shape(array.shape))))
+        len(self.names), *self.stock_shape(array.shape))))
 
   def from_stock(self, take, shape, config):
     del config
-    axes = self._axes(len(shape))
-    turned = np.stack([take(n, self._stock_shape(shape)) for n in self.names])
+    axes = self.order(len(shape))
+    turned = np.stack([take(n, self.stock_shape(shape)) for n in self.names])
     return turned.reshape([shape[axis] for axis in axes]).transpose(
         np.argsort(axes))
 

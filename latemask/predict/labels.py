@@ -9,6 +9,7 @@ import itertools
 
 from etils import epath
 import jax
+import ml_collections
 import numpy as np
 
 from latemask import errors
@@ -23,6 +24,7 @@ from latemask.hub import stock_config
 from latemask.hub import weights as hf_weights
 from latemask.model import cut
 
+_WHOLE = ml_collections.ConfigDict({"name": "none"})
 # Rows that are read ahead and sorted by length, so that there is little
 # padding.
 _ROWS_AHEAD = 4096
@@ -118,7 +120,7 @@ class Labeller:
         dataclasses.replace(config, dropout=0.0, attention_dropout=0.0,
                             remat=None),
         self._params, loaded.tokenizer.specials, False, self.task.kind,
-        kinds.num_outputs(self.task), None, None)
+        kinds.num_outputs(self.task), None, None, _WHOLE)
 
   def label(self, rows):
     """Yields what the model says of each row, as JSON, in order.

@@ -13,6 +13,8 @@ from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import sentencepiece
 from latemask.data.tokenizers import word_starts
 from latemask import errors
+from latemask.finetune.adapters import lora
+from latemask.finetune.adapters import table as adapters
 from latemask.finetune import windows
 from latemask.finetune.tasks import glue as tasks
 from latemask.finetune.tasks import kinds as task_kinds
@@ -54,6 +56,8 @@ _OF_BOTH = {
     "dtype": architecture.DTYPES,
     # These two come down to 0, and ask for nothing more.
     "optimizer.schedule": {"linear", "cosine"},
+    "adapter.name": adapters.ADAPTERS,
+    "adapter.matrices": lora.MATRICES,
 }
 TABLES_OF_GLUE = _OF_BOTH | {"task": tasks.TASKS | {"all": None}}
 TABLES_OF_OWN = _OF_BOTH | {

@@ -78,14 +78,17 @@ for large in (2**31, 2**63):
   MEANT[large] = MEANT.get(large, set()) | MEANT[1e30]
 MEANT_OF_FINETUNING = {
     0: {"dropout", "optimizer.warmup_fraction", "optimizer.weight_decay",
-        "optimizer.b1", "optimizer.b2"},
+        "optimizer.b1", "optimizer.b2", "adapter.dropout"},
     (0,): {"grid.seeds"},
     (2**31,): {"grid.learning_rates", "grid.seeds"},
     (2**63,): {"grid.learning_rates"},
     (1e30,): {"grid.learning_rates"},
-    2**31: {"optimizer.weight_decay", "optimizer.clip_norm"},
-    2**63: {"optimizer.weight_decay", "optimizer.clip_norm"},
-    1e30: {"optimizer.weight_decay", "optimizer.clip_norm"},
+    2**31: {"optimizer.weight_decay", "optimizer.clip_norm",
+            "adapter.alpha"},
+    2**63: {"optimizer.weight_decay", "optimizer.clip_norm",
+            "adapter.alpha"},
+    1e30: {"optimizer.weight_decay", "optimizer.clip_norm",
+            "adapter.alpha"},
     "seven": {"init_from", "data_dir", "tfds_dir"},
     True: {"from_scratch", "predict_test", "export"},
     None: {"init_from", "data_dir", "tfds_dir", "keep_layers", "max_length",
@@ -100,8 +103,8 @@ for value, there in {
               "data.label_separator"},
     None: {"data.train", "data.dev", "data.test", "data.stride"}}.items():
   MEANT_OF_OWN[value] = MEANT_OF_OWN[value] | there
-KINDS = [(keys.PRETRAINING, MEANT, 87), (keys.GLUE, MEANT_OF_FINETUNING, 22),
-         (keys.OWN, MEANT_OF_OWN, 29)]
+KINDS = [(keys.PRETRAINING, MEANT, 87), (keys.GLUE, MEANT_OF_FINETUNING, 27),
+         (keys.OWN, MEANT_OF_OWN, 34)]
 
 
 # What runs a step together, each key with the last of its values here. The

@@ -1,0 +1,1 @@
+"""What of a model fine-tuning trains and stores."""

@@ -1,0 +1,60 @@
+"""Merges an adapter with the encoder that it was trained on.
+
+  python -m latemask.tools.merge --adapter runs/mine/export/classes \\
+      --out exported/mine
+
+--adapter is a folder that fine-tuning exported with adapter.name head, bitfit
+or lora, or a folder of LoRA that peft has saved. --out becomes a whole model,
+which stock transformers loads and tools/predict reads; the two folders stay
+as they are. The encoder is looked for where it was (--init_from says where it
+lies now), and must be the one that the adapter belongs to.
+"""
+
+from etils import epath
+
+from latemask import errors
+from latemask.finetune.adapters import folder as adapters
+from latemask.hub import folder as hub_folder
+from latemask.hub import pretrained
+from latemask.model import cut
+from latemask.runtime import console
+
+
+def _parser():
+  parser = console.parser("tools.merge", __doc__)
+  parser.add_argument("--adapter", required=True, help="folder of the adapter")
+  parser.add_argument("--out", required=True, help="folder to make")
+  parser.add_argument("--init_from", help="run, checkpoint or Hugging Face "
+                      "folder of the encoder; default: where it was")
+  parser.add_argument("--overwrite", action="store_true",
+                      help="replace an earlier export at --out, and nothing "
+                      "else")
+  return parser
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  with errors.one_line_exit():
+    about = adapters.about_of(epath.Path(args.adapter))
+    init_from = args.init_from or about["init_from"]
+    if not init_from:
+      raise errors.InputError(
+          f"{args.adapter} does not say what it was trained on; name it with "
+          "--init_from")
+    loaded = pretrained.load(init_from)
+    hub_folder.check_out(args.out, args.overwrite, loaded.tokenizer)
+    config, encoder = cut.cut(
+        loaded.config, loaded.params, about["keep_layers"])
+    stored = adapters.load(args.adapter, config, encoder)
+    name = hub_folder.export(
+        config, adapters.merge(stored, config, encoder), loaded.tokenizer,
+        args.out, class_head=stored.params["head"],
+        labels=tuple(about["labels"]), head=about["head"], task=about["task"],
+        trained_length=about["trained_length"] or loaded.trained_length,
+        overwrite=args.overwrite)
+  print(f"{args.out}: {name}")
+
+
+if __name__ == "__main__":
+  main()
