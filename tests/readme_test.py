@@ -141,7 +141,8 @@ def test_names_in_the_text_are_there(page):
   """Files, modules and keys between backticks."""
   from latemask.config import spec
   keys = set(spec.flatten(spec.load("configs/base.py").to_dict()))
-  keys |= set(spec.flatten(spec.load("configs/glue.py").to_dict()))
+  for name in ("glue", "finetune"):
+    keys |= set(spec.flatten(spec.load(f"configs/{name}.py").to_dict()))
   for name in re.findall(r"`([^`\n]+)`", _prose(page)):
     path = re.fullmatch(
         r"((?:colabs|configs|launch|latemask|tests)/[\w/.]*)(?:[:,].*)?", name)

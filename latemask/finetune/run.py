@@ -20,27 +20,22 @@ length: learning rate and seed are arguments. Source of the protocol: RoBERTa
 
 import dataclasses
 import itertools
-import json
-import typing
 
 from etils import epath
 import jax
 
 from latemask.config import keys
 from latemask import errors
-from latemask.finetune.adapters import folder as adapters_folder
 from latemask.finetune.adapters import table as adapters
+from latemask.finetune import best
 from latemask.finetune import cell as cell_lib
 from latemask.finetune import data as data_lib
 from latemask.finetune import grid as grid_lib
 from latemask.finetune import step as finetune_step
-from latemask.finetune.tasks import glue
 from latemask.finetune.tasks import kinds
 from latemask.finetune.tasks import own
-from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.model import cut
-from latemask.runtime import console
 from latemask.runtime import distributed
 from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
@@ -72,10 +67,7 @@ def _finetune(config, workdir, claim):
   """Fine-tunes in a workdir that this program has to itself."""
   model, params, tokenizer, trained_length = load(config)
   datas = data_lib.read(config, params, tokenizer, trained_length)
-  if config.export:
-    for data in datas:
-      _EXPORTS[_stores_all(config)].check(
-          workdir / "export" / data.name, tokenizer)
+  best.check(config, workdir, datas, tokenizer)
   cells = sorted(itertools.starmap(grid_lib.Cell, itertools.product(
       config.grid.batch_sizes, config.grid.learning_rates,
       config.grid.seeds)))
@@ -95,7 +87,7 @@ def _finetune(config, workdir, claim):
       + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
       + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
   distributed.say(_about_head(params["head"]))
-  if not _stores_all(config):
+  if not adapters.stores_all(config):
     distributed.say(_about_adapter(config, model, params["encoder"]))
   for data in datas:
     distributed.say(data.about)
@@ -122,8 +114,8 @@ def _finetune(config, workdir, claim):
         "has written; --workdir must lie where all hosts see it")
   if config.predict_test or config.export:
     for data in distributed.share(datas):
-      _use_best(config, programs[data.program], data, tokenizer,
-                trained_length, workdir, claim)
+      best.use(config, programs[data.program], data, tokenizer,
+               trained_length, workdir, claim)
     distributed.meet("best")
   results = grid_lib.scores_of(workdir)
   table = grid_lib.tabulate(results)
@@ -132,7 +124,7 @@ def _finetune(config, workdir, claim):
     (workdir / "results.md").write_text(table)
   distributed.say(f"\n{table}\nsaved in {workdir / 'results.md'}")
   grid_lib.check(results)
-  distributed.say(_models(config, workdir / "export"))
+  distributed.say(best.about(config, workdir))
   return results
 
 
@@ -153,20 +145,6 @@ def _about_head(head):
   return ("the class head begins with the folder's " + ", ".join(sorted(head))
           + (f" (out: for tasks of {len(head['out_bias'])} outputs)"
              if "out_bias" in head else ""))
-
-
-def _models(config, folder):
-  """Returns what to say of the models: where they are, or how to have them."""
-  if not config.export:
-    return ("scores were kept, and no model: the same command with "
-            "--config.export=true trains the best cell of each task once more, "
-            f"and writes its model to {folder}/TASK")
-  if not _stores_all(config):
-    return (f"what was trained of the best model of each task is in {folder}"
-            "/TASK; " + console.command("tools.merge", "--adapter", (
-                f"{folder}/TASK"), "--out", "DIR") + " makes a whole one")
-  return (f"the best model of each task is in {folder}/TASK; its README.md "
-          "says how transformers loads it")
 
 
 def check(config):
@@ -209,93 +187,3 @@ def load(config):
       else kinds.KINDS[config.task.kind].head)
   return (model, {"encoder": encoder, "head": head}, loaded.tokenizer,
           loaded.trained_length)
-
-
-# Whether `config.task` names a task of GLUE -> what writes its answers.
-_WRITERS = {True: lambda data, *answers: glue.write_submission(
-    data.name, *answers), False: lambda data, part, *answers: own.write(
-        data.task, *answers)}
-
-
-def _stores_all(config):
-  return adapters.ADAPTERS[config.adapter.name].stores_all
-
-
-def _export_model(config, program, data, params, tokenizer, trained_length,
-                  folder):
-  """Writes a whole model, which stock transformers loads."""
-  hub_folder.export(
-      program.model, params["encoder"], tokenizer, folder,
-      class_head=kinds.unscaled(data.task, params["head"]),
-      labels=data.task.labels, head=kinds.KINDS[data.task.kind].head,
-      task=data_lib.about(config, data),
-      trained_length=max(trained_length, config.max_length or 0),
-      overwrite=True)
-
-
-def _export_adapter(config, program, data, params, tokenizer, trained_length,
-                    folder):
-  """Writes what was trained, which tools/merge reads."""
-  del tokenizer
-  adapters_folder.store(
-      folder, config.adapter, program.model, program.params["encoder"],
-      params | {"head": kinds.unscaled(data.task, params["head"])}, {
-          "init_from": config.init_from, "keep_layers": config.keep_layers,
-          "head": kinds.KINDS[data.task.kind].head,
-          "labels": data.task.labels, "task": data_lib.about(config, data),
-          "trained_length": max(trained_length, config.max_length or 0)})
-
-
-class _Export(typing.NamedTuple):
-  """What is done with the best model: checked at the start, written at last."""
-
-  check: typing.Callable
-  write: typing.Callable
-
-
-# Whether an adapter's parameters are a whole encoder -> how it is exported.
-_EXPORTS = {
-    True: _Export(lambda folder, tokenizer: hub_folder.check_out(
-        folder, True, tokenizer), _export_model),
-    False: _Export(lambda folder, tokenizer: files.check_replaceable(
-        folder, adapters_folder.ABOUT, adapters_folder.FILES),
-                   _export_adapter)}
-
-
-def _use_best(config, program, data, tokenizer, trained_length, workdir,
-              claim):
-  """Trains the best cell anew up to its best epoch; predicts and exports.
-
-  Cheaper than keeping the weights of every cell.
-  """
-  chosen = grid_lib.choose(grid_lib.scores_of(workdir)[data.name])
-  if not chosen:
-    return
-  best = max(chosen, key=lambda result: result["score"])
-  wanted = {**best, "predict_test": config.predict_test,
-            "export": config.export}
-  record = workdir / "best" / f"{data.name}.json"
-  if record.exists() and json.loads(record.read_text()) == wanted:
-    return
-  cell = grid_lib.Cell(best["batch_size"], best["learning_rate"], best["seed"])
-  distributed.say(f"{data.name}: training {cell}, the best, anew")
-  again, params = cell_lib.train(
-      config, program, data, cell, stop_after=best["best_epoch"])
-  claim.check()
-  for part, encoded in data.test.items():
-    logits = program.predict(params, encoded, data.lengths)
-    if not kinds.is_finite(logits):
-      raise grid_lib.FailedError(
-          f"{data.name}: logits of {cell}, the best, are not finite on the "
-          "test set")
-    path = _WRITERS[isinstance(config.task, str)](
-        data, part, kinds.answers(data.task, encoded, logits),
-        workdir / "test")
-    distributed.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "
-                    f"(in the grid {best['score']:.4f})")
-  if config.export:
-    folder = workdir / "export" / data.name
-    _EXPORTS[_stores_all(config)].write(
-        config, program, data, params, tokenizer, trained_length, folder)
-    distributed.say(f"wrote {folder}: {cell}")
-  files.write_json(record, wanted)

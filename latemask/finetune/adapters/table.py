@@ -65,13 +65,18 @@ ADAPTERS = {
 }
 
 
+def stores_all(config):
+  """Whether the whole encoder is trained."""
+  return ADAPTERS[config.adapter.name].stores_all
+
+
 def check(config):
   """Checks `config.adapter` with the keys beside it.
 
   Raises:
     InputError: an adapter of an encoder that was never trained.
   """
-  if config.from_scratch and not ADAPTERS[config.adapter.name].stores_all:
+  if config.from_scratch and not stores_all(config):
     raise errors.InputError(
         f"adapter.name is {config.adapter.name}, and from_scratch is True: an "
         "encoder that stands still must have been trained")

@@ -197,7 +197,8 @@ KINDS = {
         lambda task, labels: _about_classes(task, np.concatenate(labels))),
     "span": Kind(
         "span", lambda labels: 2, best_spans,
-        lambda task, spans: [span.text for span in spans], lambda task: ("exact_match", "span_f1"),
+        lambda task, spans: [span.text for span in spans],
+        lambda task: ("exact_match", "span_f1"),
         lambda task, answer: " ".join(answer.split()),
         lambda task, answer: answer or "no answer",
         lambda task, labels: f"{np.mean([bool(a) for a in labels]):.1%} have "
