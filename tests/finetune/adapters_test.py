@@ -117,7 +117,7 @@ def test_lora_comes_out_and_in(tmp_path, architecture, monkeypatch, capsys):
 def tokenizer_batch(folder):
   """Returns a batch of two texts of as many tokens, as stock reads them."""
   return transformers.AutoTokenizer.from_pretrained(folder)(
-      ["she had time", "he on others"], return_tensors="pt")
+      ["she had time", "he had old"], return_tensors="pt")
 
 
 @pytest.mark.parametrize("adapter", ["head", "bitfit"])
