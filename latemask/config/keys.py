@@ -131,8 +131,8 @@ PRETRAINING = {
     "model.norm_eps": Key(domains.real("[0, 1]")),
     "model.dtype": Key(_DTYPE),
     "model.attention": Key(
-        domains.choice("xla", "chunked", "auto"), free=True, before="xla",
-        kept=True),
+        domains.choice("xla", "chunked", "splash", "splash_interpret", "auto"),
+        free=True, before="xla", kept=True),
     "model.unroll": Key(domains.whole(1)),
     "model.remat": Key(domains.optional(
         domains.choice("elementwise", "dots", "layer"))),

@@ -103,7 +103,9 @@ class Attention(nn.Module):
     q_BxQxHxh = _rotate(q_BxQxHxh, query_place.rotary_2xBxSxh)
     k_BxSxHxh = _rotate(k_BxSxHxh, key_place.rotary_2xBxSxh)
     drop = parts.Dropout(c.attention_dropout).draw(train)
-    mixed_BxQxHxh = attention_kinds.KINDS[c.attention](
+    # Initial values do not depend on it.
+    kind = "xla" if self.is_initializing() else c.attention
+    mixed_BxQxHxh = attention_kinds.KINDS[kind].attend(
         q_BxQxHxh * size ** -0.5, k_BxSxHxh, v_BxSxHxh,
         query_place.segment_BxS, key_place.segment_BxS, drop)
     out_kernel = self.param(

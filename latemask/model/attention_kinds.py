@@ -4,24 +4,33 @@ All are the same function to rounding: queries see the keys of their segment.
   xla      scores whole, [B, H, Q, S]
   chunked  queries in blocks, recomputed in the backward pass: memory linear in
            S. Dropout (of the kind hash) drops the same weights as xla does
-  auto     by platform, length and dropout, see `choose`
+  splash   a kernel for TPUs, splash.py: no scores in memory, and no dropout
+  splash_interpret
+           the same on any platform, slowly: for tests
+  auto     by platform, length, dtype and dropout, see `choose`
 Letters: B batch, Q queries, S keys, H heads, h size of a head, C queries of a
 block.
 """
 
+import dataclasses
 import functools
+from typing import Callable
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+from latemask import errors
 from latemask.model import products
+from latemask.model import splash
+from latemask.runtime import mesh
 from latemask.runtime import rng
 
 # Queries of a block of `chunked`, at most.
 _QUERIES = 256
-# Fewer scores of a row and head are computed whole by `auto`.
-_SHORT = 1024 * 1024
+# With fewer scores of a row and head `auto` takes no splash, and no chunks.
+_SPLASH = 512 * 512
+_CHUNKED = 1024 * 1024
 
 
 def xla(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop):
@@ -82,14 +91,85 @@ def _blocks(x_BxQx, count, size):
       x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
 
-def choose(queries, keys):
-  """Returns the name of the kind that `auto` takes."""
-  return "xla" if queries * keys < _SHORT else "chunked"
+def choose(platform, queries, keys, dtype, drops):
+  """Returns the name of the kind that `auto` takes.
+
+  Splash for 512 tokens and more on a TPU, where it computes the same (no
+  dropout of weights, and bfloat16); otherwise chunks for 1,024 tokens and more,
+  and whole scores for fewer. Tokens: the root of queries times keys.
+
+  Args:
+    platform: cpu, gpu or tpu.
+    drops: whether weights are dropped.
+  """
+  scores = queries * keys
+  if (platform == KINDS["splash"].platform and dtype == jnp.bfloat16
+      and not drops and scores >= _SPLASH):
+    return "splash"
+  return "chunked" if scores >= _CHUNKED else "xla"
 
 
-def _auto(q_BxQxHxh, k_BxSxHxh, *others):
-  kind = choose(q_BxQxHxh.shape[1], k_BxSxHxh.shape[1])
-  return KINDS[kind](q_BxQxHxh, k_BxSxHxh, *others)
+def _auto(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop):
+  kind = choose(mesh.platform(), q_BxQxHxh.shape[1], k_BxSxHxh.shape[1],
+                q_BxQxHxh.dtype, drop.key is not None)
+  return KINDS[kind].attend(
+      q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop)
 
 
-KINDS = {"xla": xla, "chunked": chunked, "auto": _auto}
+def _without_dropout(attend, **options):
+  return lambda *arrays_and_drop: attend(*arrays_and_drop[:-1], **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """A row of the table.
+
+  Fields:
+    attend: as `xla`.
+    platform: the only one that it runs on; None: any.
+    is_fused: it is one kernel, which knows no dropout.
+    instead: what a message advises on another platform.
+  """
+
+  attend: Callable
+  platform: str | None = None
+  is_fused: bool = False
+  instead: str = "auto"
+
+
+KINDS = {
+    "xla": Kind(xla),
+    "chunked": Kind(chunked),
+    "splash": Kind(_without_dropout(splash.attend), "tpu", True,
+                   "auto (or, for a test, splash_interpret)"),
+    "splash_interpret": Kind(
+        _without_dropout(splash.attend, interpret=True), is_fused=True),
+    "auto": Kind(_auto),
+}
+
+
+def check(config, platform):
+  """Checks that a model's attention can be computed as it is asked for.
+
+  Args:
+    config: a `ModelConfig`.
+    platform: cpu, gpu or tpu.
+
+  Raises:
+    InputError: it is a kernel for another platform, or one that cannot do what
+      the model does.
+  """
+  kind = KINDS[config.attention]
+  if kind.platform not in (None, platform):
+    raise errors.InputError(
+        f"model.attention {config.attention} runs on a {kind.platform.upper()},"
+        f" and there is a {platform.upper()} here; take {kind.instead}")
+  if kind.is_fused and config.attention_dropout:
+    raise errors.InputError(
+        f"model.attention {config.attention} cannot drop attention weights: "
+        f"set model.attention_dropout {config.attention_dropout} to 0, or take "
+        "chunked")
+  if kind.platform and config.dtype != "bfloat16":
+    raise errors.InputError(
+        f"model.attention {config.attention} multiplies in bfloat16, and "
+        f"model.dtype is {config.dtype}; take chunked, or bfloat16")

@@ -24,7 +24,7 @@ OTHERS = [name for name in HERE if name != "xla"]
 def short_blocks(monkeypatch):
   """So that short rows have several, the last one not full."""
   monkeypatch.setattr(attention_kinds, "_QUERIES", 16)
-  monkeypatch.setattr(attention_kinds, "_SHORT", 0)
+  monkeypatch.setattr(attention_kinds, "_CHUNKED", 0)
 
 
 def _inputs(queries, keys, seed=0, dtype=np.float32):
@@ -45,7 +45,7 @@ def _run(kind, inputs, drop=NO_DROP):
   @jax.jit
   def run(qkv):
     def total(qkv):
-      mixed = attention_kinds.KINDS[kind](
+      mixed = attention_kinds.KINDS[kind].attend(
           *qkv, query_segment, key_segment, drop)
       # Of padding nobody reads what it mixes.
       real = (query_segment > 0)[..., None, None]
@@ -141,7 +141,7 @@ def test_no_array_holds_all_scores(kind):
   """Of 512 queries and 256 keys, neither forward nor backward."""
   def arrays(kind):
     inputs = _inputs(512, 256)
-    text = jax.jit(jax.grad(lambda q: attention_kinds.KINDS[kind](
+    text = jax.jit(jax.grad(lambda q: attention_kinds.KINDS[kind].attend(
         q, *inputs[1:], NO_DROP).sum())).lower(inputs[0]).as_text()
     return "512x256x" in text
   assert arrays("xla")
@@ -155,7 +155,7 @@ def test_devices_change_nothing(kind):
                        devices=jax.devices()[:4],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
   inputs = _inputs(40, 40)
-  run = jax.jit(lambda *inputs: attention_kinds.KINDS[kind](
+  run = jax.jit(lambda *inputs: attention_kinds.KINDS[kind].attend(
       *inputs, NO_DROP))
   whole = run(*inputs)
   spec = P(("data", "fsdp"), None, "tensor")
