@@ -131,7 +131,8 @@ PRETRAINING = {
     "model.norm_eps": Key(domains.real("[0, 1]")),
     "model.dtype": Key(_DTYPE),
     "model.attention": Key(
-        domains.choice("xla", "chunked", "splash", "splash_interpret", "auto"),
+        domains.choice("xla", "chunked", "splash", "splash_interpret",
+                       "cudnn", "auto"),
         free=True, before="xla", kept=True),
     "model.unroll": Key(domains.whole(1)),
     "model.remat": Key(domains.optional(

@@ -7,6 +7,7 @@ All are the same function to rounding: queries see the keys of their segment.
   splash   a kernel for TPUs, splash.py: no scores in memory, and no dropout
   splash_interpret
            the same on any platform, slowly: for tests
+  cudnn    a kernel for GPUs, cudnn.py: no dropout, either
   auto     by platform, length, dtype and dropout, see `choose`
 Letters: B batch, Q queries, S keys, H heads, h size of a head, C queries of a
 block.
@@ -21,6 +22,8 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from latemask import errors
+from latemask.model import cudnn
+from latemask.model import parts
 from latemask.model import products
 from latemask.model import splash
 from latemask.runtime import mesh
@@ -84,9 +87,7 @@ def chunked(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop):
 
 def _blocks(x_BxQx, count, size):
   """[B, Q, ...] -> [N, B, C, ...]; what is filled up is read by nobody."""
-  fill = [(0, 0)] * x_BxQx.ndim
-  fill[1] = (0, count * size - x_BxQx.shape[1])
-  x = jnp.pad(x_BxQx, fill)
+  x = parts.pad(x_BxQx, 1, count * size)
   return jnp.moveaxis(
       x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
@@ -96,7 +97,8 @@ def choose(platform, queries, keys, dtype, drops):
 
   Splash for 512 tokens and more on a TPU, where it computes the same (no
   dropout of weights, and bfloat16); otherwise chunks for 1,024 tokens and more,
-  and whole scores for fewer. Tokens: the root of queries times keys.
+  and whole scores for fewer. Tokens: the root of queries times keys. On a GPU
+  cudnn must be asked for: nobody has measured it here.
 
   Args:
     platform: cpu, gpu or tpu.
@@ -129,12 +131,14 @@ class Kind:
     platform: the only one that it runs on; None: any.
     is_fused: it is one kernel, which knows no dropout.
     instead: what a message advises on another platform.
+    head_sizes: of a head; None: any.
   """
 
   attend: Callable
   platform: str | None = None
   is_fused: bool = False
   instead: str = "auto"
+  head_sizes: range | None = None
 
 
 KINDS = {
@@ -144,6 +148,8 @@ KINDS = {
                    "auto (or, for a test, splash_interpret)"),
     "splash_interpret": Kind(
         _without_dropout(splash.attend, interpret=True), is_fused=True),
+    "cudnn": Kind(_without_dropout(cudnn.attend), "gpu", True,
+                  head_sizes=cudnn.HEAD_SIZES),
     "auto": Kind(_auto),
 }
 
@@ -173,3 +179,9 @@ def check(config, platform):
     raise errors.InputError(
         f"model.attention {config.attention} multiplies in bfloat16, and "
         f"model.dtype is {config.dtype}; take chunked, or bfloat16")
+  size = config.width // config.heads
+  if kind.head_sizes and size not in kind.head_sizes:
+    raise errors.InputError(
+        f"model.width {config.width} / model.heads {config.heads} is {size}; "
+        f"model.attention {config.attention} takes heads of a multiple of "
+        f"{kind.head_sizes.step}, at most {kind.head_sizes[-1]}")

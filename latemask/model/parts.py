@@ -1,4 +1,4 @@
-"""Small parts of layers: dropout, norm, GELU, initial values, `take`."""
+"""Small parts of layers: dropout, norm, GELU, initial values, padding."""
 
 import dataclasses
 
@@ -14,6 +14,8 @@ from latemask.runtime import rng
 FIXED_STD = 0.02
 VECTOR_INIT = nn.initializers.normal(FIXED_STD)
 ZEROS = nn.initializers.zeros_init()
+# The segment of what lengths are filled up with: no token is of it.
+NOWHERE = -1
 
 
 def kernel_std(fan_in):
@@ -91,6 +93,13 @@ def gelu(x):
   """
   x32 = x.astype(jnp.float32)
   return (x32 * 0.5 * (1 + jax.lax.erf(x32 * 0.5 ** 0.5))).astype(x.dtype)
+
+
+def pad(x_BxSx, axis, multiple, value=0):
+  """Returns x filled up, behind, to a multiple of a length along an axis."""
+  fill = [(0, 0)] * x_BxSx.ndim
+  fill[axis] = (0, -x_BxSx.shape[axis] % multiple)
+  return jnp.pad(x_BxSx, fill, constant_values=value)
 
 
 def take(hidden_BxSxD, index_BxT):

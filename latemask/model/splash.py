@@ -14,14 +14,13 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from latemask.model import parts
 from latemask.runtime import mesh
 
 # The lanes of a TPU: no block is smaller, and none another multiple.
 _LANES = 128
 # Tokens of a block: the first that divides the padded length.
 _BLOCKS = (512, 384, 256, _LANES)
-# Equal to no segment there is.
-_NOWHERE = -1
 
 
 def waste(queries, keys):
@@ -53,20 +52,15 @@ def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
   heads, tokens = P(mesh.BATCH_AXES, "tensor"), P(mesh.BATCH_AXES)
   mixed_BxHxQxh = mesh.per_device(
       of_device, (heads, heads, heads, tokens, tokens), heads)(
-          *(_pad(jnp.swapaxes(x, 1, 2), 2, 0)
+          *(parts.pad(jnp.swapaxes(x, 1, 2), 2, _LANES)
             for x in (q_BxQxHxh, k_BxSxHxh, v_BxSxHxh)),
-          *(_pad(x, 1, _NOWHERE) for x in (segment_BxQ, segment_BxS)))
+          *(parts.pad(x, 1, _LANES, parts.NOWHERE)
+            for x in (segment_BxQ, segment_BxS)))
   return jnp.swapaxes(mixed_BxHxQxh[:, :, :queries], 1, 2)
 
 
 def _padded(length):
   return -(-length // _LANES) * _LANES
-
-
-def _pad(x, axis, value):
-  fill = [(0, 0)] * x.ndim
-  fill[axis] = (0, _padded(x.shape[axis]) - x.shape[axis])
-  return jnp.pad(x, fill, constant_values=value)
 
 
 def _block_sizes(queries, keys):
