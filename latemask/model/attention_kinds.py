@@ -154,6 +154,23 @@ KINDS = {
 }
 
 
+def wasted(config, lengths, platform):
+  """Yields what padding costs: (tokens, share of the scores among them).
+
+  Args:
+    config: a `ModelConfig`.
+    lengths: tokens that layers read.
+    platform: cpu, gpu or tpu.
+  """
+  for length in sorted(set(lengths)):
+    kind = config.attention
+    if kind == "auto":
+      kind = choose(platform, length, length, config.layer.dtype,
+                    config.attention_dropout > 0)
+    if kind.startswith("splash") and splash.waste(length):
+      yield length, splash.waste(length)
+
+
 def check(config, platform):
   """Checks that a model's attention can be computed as it is asked for.
 

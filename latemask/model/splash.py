@@ -2,7 +2,7 @@
 
 Blocks of queries meet blocks of keys in the chip's own memory, so that no
 scores are stored, forwards or backwards. Lengths are padded to whole blocks of
-128 tokens; `waste` says what that costs. Under a mesh each device runs the
+128 tokens; `waste` says what that costs, and a run prints it. Under a mesh each device runs the
 kernel on its rows and heads. Letters: attention_kinds.py.
 """
 
@@ -23,9 +23,9 @@ _LANES = 128
 _BLOCKS = (512, 384, 256, _LANES)
 
 
-def waste(queries, keys):
-  """Returns the share of a layer's scores that only padding asks for."""
-  return 1 - queries * keys / (_padded(queries) * _padded(keys))
+def waste(length):
+  """Returns the share of scores among `length` tokens that are of padding."""
+  return 1 - (length / _padded(length))**2
 
 
 def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,

@@ -7,6 +7,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from latemask.checkpoint import checkpoints
+from latemask.data import loader as loader_lib
+from latemask.data import packed_set
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import selection
@@ -17,6 +20,7 @@ from latemask.model import parts
 from latemask.model import splash
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import rng
+from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 from tests import conftest
 
@@ -218,9 +222,33 @@ def test_auto(monkeypatch, case, kind):
 
 
 def test_waste_of_whole_blocks():
-  assert splash.waste(4096, 8192) == 0
-  assert splash.waste(64, 128) == 0.5
-  assert abs(splash.waste(4097, 8192) - 127 / 4224) < 1e-9
+  assert splash.waste(4096) == 0
+  assert splash.waste(64) == 0.75
+  assert splash.waste(4097) == 1 - (4097 / 4224)**2
+
+
+def test_a_run_says_what_padding_costs(tiny_run, capsys):
+  tiny_run.model.attention = "splash_interpret"
+  program = step_lib.build(tiny_run, specials.trained(320), mesh=jax.make_mesh(
+      (1, 1, 1), mesh_lib.AXES, devices=jax.devices()[:1]))
+  loader = loader_lib.Loader(
+      packed_set.load(tiny_run, tiny_run.data.dir), tiny_run)
+  run_lib.introduce(program, loader, checkpoints.Progress(
+      step_lib.TrainState(0, {}, ())))
+  lines = capsys.readouterr().out.splitlines()
+  assert ("splash pads 16 tokens to whole blocks: 98% of their scores are "
+          "computed for nothing") in lines
+  assert sum("splash pads" in line for line in lines) == 2
+
+
+def test_what_is_wasted_with_auto(tiny):
+  """As if on a TPU: short rows are xla's, whole blocks waste nothing."""
+  tiny.model.update(attention="auto", dtype="bfloat16")
+  config = encoder.make_model(tiny, 320).config
+  lengths = (600, 64, 600, 1024)
+  assert dict(attention_kinds.wasted(config, lengths, "tpu")) == {
+      600: 1 - (600 / 640)**2}
+  assert not list(attention_kinds.wasted(config, lengths, "cpu"))
 
 
 @pytest.mark.parametrize("changes, platform, message", [
