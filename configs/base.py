@@ -153,6 +153,12 @@ def get_config(size="base"):
   # Dtype of the computation; parameters are float32 always. float32 is
   # multiplied in float32 everywhere: on TPUs in six passes of bfloat16.
   model.dtype = "bfloat16"
+  # How global attention is computed, always the same to rounding: xla (scores
+  # whole), chunked (queries in blocks, memory linear in the length), splash (a
+  # kernel for TPUs, without attention dropout; splash_interpret: the same
+  # anywhere, slowly), cudnn (for GPUs, likewise), or auto: splash where it can
+  # be, from 512 tokens on, else chunked from 1,024 on, else xla.
+  model.attention = "auto"
   # Layers compiled one after the other instead of as a loop.
   model.unroll = 1
   # Recomputed in the backward pass: None (nothing), elementwise (all but the

@@ -130,6 +130,10 @@ PRETRAINING = {
     "model.rotary_theta": Key(_POSITIVE),
     "model.norm_eps": Key(domains.real("[0, 1]")),
     "model.dtype": Key(_DTYPE),
+    "model.attention": Key(
+        domains.choice("xla", "chunked", "splash", "splash_interpret",
+                       "cudnn", "auto"),
+        free=True, before="xla", kept=True),
     "model.unroll": Key(domains.whole(1)),
     "model.remat": Key(domains.optional(
         domains.choice("elementwise", "dots", "layer"))),

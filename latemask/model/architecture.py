@@ -70,6 +70,7 @@ class LayerConfig:
   attention_dropout: float
   norm_eps: float
   dtype: np.dtype
+  attention: str
 
 
 # Not JAX's names of them: a config is checked before JAX is imported.
@@ -98,6 +99,7 @@ class ModelConfig:
   rotary_theta: float
   norm_eps: float
   dtype: str
+  attention: str
   unroll: int
   remat: str | None
   loss_chunk: int
@@ -108,7 +110,7 @@ class ModelConfig:
     return LayerConfig(
         ARCHITECTURES[self.architecture], self.width, self.heads,
         self.mlp, self.dropout, self.attention_dropout, self.norm_eps,
-        DTYPES[self.dtype])
+        DTYPES[self.dtype], self.attention)
 
   @property
   def padded_vocab_size(self):
@@ -124,6 +126,9 @@ class ModelConfig:
 
 def config_of(fields, where):
   """Returns the ModelConfig that was written somewhere, now or before.
+
+  How its attention was computed belongs to the machine that it was trained on:
+  here it is `auto`.
 
   Args:
     fields: {key of `config.model`: value}.
@@ -142,7 +147,7 @@ def config_of(fields, where):
     raise errors.InputError(f"{where} says nothing of model.{missing[0]}")
   if fields["vocab_size"] is None:
     raise errors.InputError(f"{where}: model.vocab_size is None")
-  config = ModelConfig(**fields)
+  config = ModelConfig(**fields | {"attention": "auto"})
   check(config, where)
   return config
 

@@ -1,6 +1,7 @@
 """Who sees whom (`Place`), rotary positions, and attention itself.
 
-Letters: B batch, Q queries, S keys, D width, H heads, h D/H.
+How it is computed is a table, attention_kinds.py. Letters: B batch, Q queries,
+S keys, D width, H heads, h D/H.
 """
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latemask.model import architecture
+from latemask.model import attention_kinds
 from latemask.model import parts
 from latemask.model import products
 
@@ -100,17 +102,12 @@ class Attention(nn.Module):
       k_BxSxHxh, v_BxSxHxh = project(key_BxSxD, 1, 3)
     q_BxQxHxh = _rotate(q_BxQxHxh, query_place.rotary_2xBxSxh)
     k_BxSxHxh = _rotate(k_BxSxHxh, key_place.rotary_2xBxSxh)
-    scores_BxHxQxS = products.einsum(
-        "bqhk,bshk->bhqs", q_BxQxHxh * size ** -0.5, k_BxSxHxh,
-        preferred_element_type=jnp.float32)
-    sees_Bx1xQxS = (query_place.segment_BxS[:, None, :, None]
-                    == key_place.segment_BxS[:, None, None, :])
-    # Finite, so that a row that sees nothing (a filler) stays finite too.
-    scores_BxHxQxS = jnp.where(sees_Bx1xQxS, scores_BxHxQxS, -1e30)
-    weights_BxHxQxS = jax.nn.softmax(scores_BxHxQxS).astype(c.dtype)
-    weights_BxHxQxS = parts.Dropout(c.attention_dropout)(weights_BxHxQxS, train)
-    mixed_BxQxHxh = products.einsum(
-        "bhqs,bshk->bqhk", weights_BxHxQxS, v_BxSxHxh)
+    drop = parts.Dropout(c.attention_dropout).draw(train)
+    # Initial values do not depend on it.
+    kind = "xla" if self.is_initializing() else c.attention
+    mixed_BxQxHxh = attention_kinds.KINDS[kind].attend(
+        q_BxQxHxh * size ** -0.5, k_BxSxHxh, v_BxSxHxh,
+        query_place.segment_BxS, key_place.segment_BxS, drop)
     out_kernel = self.param(
         "out_kernel", parts.kernel_init(c.width), (c.heads, size, c.width))
     out_BxQxD = products.einsum(

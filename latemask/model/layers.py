@@ -16,8 +16,9 @@ from latemask.model import products
 
 # What the backward pass of a layer needs, and could get again only by matrix
 # products. All else follows from these, elementwise or by attention's two small
-# products. stack.py's `remat` may save just these.
-SAVED = ("qkv", "attended", "mlp_in")
+# products, unless these are run in blocks: then what they mix is kept, too.
+# stack.py's `remat` may save just these.
+SAVED = ("qkv", "mixed", "attended", "mlp_in")
 
 
 class Mlp(nn.Module):

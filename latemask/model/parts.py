@@ -1,16 +1,21 @@
-"""Small parts of layers: dropout, norm, GELU, initial values, `take`."""
+"""Small parts of layers: dropout, norm, GELU, initial values, padding."""
+
+import dataclasses
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from latemask.runtime import rng
 
 # Standard deviation of what is added to states (embeddings, positions, the mask
 # vector), and of BERT's kernels.
 FIXED_STD = 0.02
 VECTOR_INIT = nn.initializers.normal(FIXED_STD)
 ZEROS = nn.initializers.zeros_init()
+# The segment of what lengths are filled up with: no token is of it.
+NOWHERE = -1
 
 
 def kernel_std(fan_in):
@@ -33,19 +38,44 @@ def row(bias_D, dtype):
   return bias_D.astype(dtype)[None, None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Drop:
+  """What is dropped of one array.
+
+  Fields:
+    rate: the share of its elements.
+    key: which ones; None: none at all.
+  """
+
+  rate: float
+  key: jax.Array | None
+
+  def __call__(self, x, part=None):
+    """Returns x with elements zeroed and the others scaled up.
+
+    Args:
+      part: the `rng.Part` of the array that x is; None: the whole one.
+    """
+    if self.key is None:
+      return x
+    bits = rng.bits(self.key, x.shape, part)
+    is_kept = bits >= np.uint32(round(self.rate * 2**32))
+    return jnp.where(is_kept, x / (1 - self.rate), 0)
+
+
 class Dropout(nn.Module):
   """Zeroes a share `rate` of the elements and scales up the others."""
 
   rate: float
 
-  @nn.compact
   def __call__(self, x, train):
     """Returns x, dropped out while training."""
-    if not train or not self.rate:
-      return x
-    bits = jax.random.bits(self.make_rng("dropout"), x.shape)
-    is_kept = bits >= np.uint32(round(self.rate * 2**32))
-    return jnp.where(is_kept, x / (1 - self.rate), 0)
+    return self.draw(train)(x)
+
+  def draw(self, train):
+    """Returns the `Drop` of an array that is yet to be computed."""
+    is_on = train and self.rate
+    return Drop(self.rate, self.make_rng("dropout") if is_on else None)
 
 
 def norm(config, name):
@@ -63,6 +93,13 @@ def gelu(x):
   """
   x32 = x.astype(jnp.float32)
   return (x32 * 0.5 * (1 + jax.lax.erf(x32 * 0.5 ** 0.5))).astype(x.dtype)
+
+
+def pad(x_BxSx, axis, multiple, value=0):
+  """Returns x filled up, behind, to a multiple of a length along an axis."""
+  fill = [(0, 0)] * x_BxSx.ndim
+  fill[axis] = (0, -x_BxSx.shape[axis] % multiple)
+  return jnp.pad(x_BxSx, fill, constant_values=value)
 
 
 def take(hidden_BxSxD, index_BxT):

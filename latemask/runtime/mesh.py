@@ -64,6 +64,29 @@ def num_batch_shards(mesh=None):
   return int(np.prod([shape.get(axis, 1) for axis in BATCH_AXES]))
 
 
+def platform():
+  """Returns cpu, gpu or tpu: that of the mesh, or else JAX's default.
+
+  The mesh's may be one that is not there: programs are compiled ahead.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device else jax.default_backend()
+
+
+def per_device(function, in_specs, out_specs):
+  """Returns a function that each device runs on its part of the arrays.
+
+  Without a mesh, the function itself.
+
+  Args:
+    in_specs, out_specs: PartitionSpecs of its arguments and result.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return function
+  return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs,
+                       check_vma=False)
+
+
 def constrain(x, *axes):
   """Pins the layout of `x` inside jit; without a mesh, does nothing.
 

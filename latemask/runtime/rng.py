@@ -5,9 +5,13 @@ spends some fifty operations on each. The hardware's generator (rbg) is not
 split over devices: each makes the numbers of the whole batch and keeps its
 share, so the cost and the memory grow with the slice. `hash` is a 32-bit mixer
 over the element's index and the key, ten operations: elementwise, so it fuses,
-splits as its result does, depends on no mesh, and need not be kept. Source of
-the mixer: C. Wellons, "lowbias32" (public domain).
+splits as its result does, depends on no mesh, need not be kept, and a part of
+an array can be made without the rest. Source of the mixer: C. Wellons,
+"lowbias32" (public domain).
 """
+
+import dataclasses
+import math
 
 import jax
 from jax.extend import random as extend_random
@@ -15,6 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 
 _THREEFRY = extend_random.threefry_prng_impl
+# Places that a 32-bit index has.
+_PLACES = 1 << 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A part of an array: those from `start` on, along one axis.
+
+  Fields:
+    axis: that axis.
+    start: int or int32 scalar, where along it the part begins.
+    size: of the whole array along it.
+  """
+
+  axis: int
+  start: object
+  size: int
 
 
 def stream(seed, number, kind="threefry2x32"):
@@ -22,14 +43,22 @@ def stream(seed, number, kind="threefry2x32"):
   return jax.random.fold_in(jax.random.key(seed, impl=KINDS[kind]), number)
 
 
-def index(shape):
-  """Returns the place of every element, uint32; it repeats at 2**32."""
+def index(shape, part=None):
+  """Returns the place of every element, uint32; it repeats at 2**32.
+
+  Args:
+    part: the `Part` of an array that this shape is; None: the whole one.
+  """
   found = jnp.zeros(shape, jnp.uint32)
   stride = 1
   for axis in reversed(range(len(shape))):
-    found += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(
-        stride % (1 << 32))
-    stride *= shape[axis]
+    place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    size = shape[axis]
+    if part and part.axis == axis:
+      place += jnp.asarray(part.start).astype(jnp.uint32)
+      size = part.size
+    found += place * np.uint32(stride % _PLACES)
+    stride *= size
   return found
 
 
@@ -41,13 +70,54 @@ def mix(x, salt):
   return x ^ (x >> np.uint32(16))
 
 
+def bits(key, shape, part=None):
+  """Returns uint32 bits of the shape.
+
+  Args:
+    key: of any of the KINDS.
+    part: the `Part` of an array that they are for; None: the whole one. The
+      bits of `hash` are those that the whole array has there. Other kinds
+      cannot make a part alone: it has bits of its own.
+  """
+  if part is None:
+    return jax.random.bits(key, shape)
+  if jax.random.key_impl(key) != _HASH:
+    return jax.random.bits(jax.random.fold_in(key, part.start), shape)
+  return _hash(jax.random.key_data(key), shape, part)
+
+
 def _random_bits(key_2, bit_width, shape):
-  """Returns unsigned integers of the shape; they repeat at 2**32."""
+  """Returns unsigned integers of the shape."""
+  return _hash(key_2, shape).astype(f"uint{bit_width}")
+
+
+def _hash(key_2, shape, part=None):
+  """Returns uint32 of the shape, each of its place in the whole array."""
   # Else XLA fuses the making of the key into every element's arithmetic.
   key_2 = jax.lax.optimization_barrier(key_2)
+  lead = _num_leading(shape, part)
+  if lead:
+    # Weights of 8,192 x 8,192 tokens and 16 heads are 2**30 a row: the index of
+    # all of them would repeat at every fourth row. So rows (and heads, where
+    # one row is too many) have keys of their own.
+    ahead, shape = ((*shape[:lead], *[1] * len(shape[lead:])),
+                    (*[1] * lead, *shape[lead:]))
+    is_ahead = part and part.axis < lead
+    place = index(ahead, part if is_ahead else None)
+    part = None if is_ahead else part
+    key_2 = (mix(place ^ key_2[0], key_2[1]), mix(place ^ key_2[1], key_2[0]))
   # The second half of the key enters between the rounds: else two keys would
   # give the same numbers in another order.
-  return mix(index(shape) ^ key_2[0], key_2[1]).astype(f"uint{bit_width}")
+  return mix(index(shape, part) ^ key_2[0], key_2[1])
+
+
+def _num_leading(shape, part):
+  """Returns how many leading axes an index of 32 bits does not reach."""
+  sizes = list(shape)
+  if part:
+    sizes[part.axis] = part.size
+  return next(lead for lead in range(len(sizes) + 1)
+              if math.prod(sizes[lead:]) <= _PLACES)
 
 
 _HASH = extend_random.define_prng_impl(

@@ -17,6 +17,7 @@ from latemask import errors
 from latemask.masking import phases as phases_lib
 from latemask.masking import plan as plan_lib
 from latemask.masking import selection
+from latemask.model import attention_kinds
 from latemask.model import encoder
 from latemask.model import flops
 from latemask.model import loss
@@ -326,6 +327,7 @@ def build(config, vocabulary=None, mesh=None):
       config.model.vocab_size or config.data.vocab_size)
   mesh = mesh or mesh_lib.make_mesh(config)
   model = encoder.make_model(config, vocabulary.size)
+  attention_kinds.check(model.config, mesh.devices.flat[0].platform)
   train = config.train
   shards = mesh_lib.num_batch_shards(mesh)
   if train.batch_size % (shards * train.accumulation):

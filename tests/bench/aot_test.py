@@ -97,6 +97,30 @@ def test_eval_step_compiles_on_another_chip():
       "closed_form_flops_per_chip"] < 1.02
 
 
+def _assert_no_scores(text, length=4096):
+  """No array holds the scores of `length` queries among as many keys."""
+  for dtype, shape in hlo.shapes(text):
+    assert len(shape) < 2 or min(shape[-2:]) < length, (dtype, shape)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("attention", ["chunked", "splash"])
+def test_long_rows_hold_no_scores(attention):
+  """8,192 tokens a chip, half of them kept: one row of the train step."""
+  config = _tiny()
+  config.data.length = config.model.max_length = 8192
+  config.model.update(attention=attention, attention_dropout=0.0)
+  found, text, _ = _compile(config, "v5e:2x2", rows=1)
+  _assert_no_scores(text)
+  with pytest.raises(AssertionError):
+    _assert_no_scores("f32[1,2,4096,8192]")
+  # Forward, and backward to queries and to keys, of the loop and two late
+  # layers: none runs twice.
+  assert text.count('custom_call_target="tpu_custom_call"') == (
+      9 if attention == "splash" else 0)
+  assert found["hbm"]["temporaries"] < 2**30
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("size, changes, rows, temporaries_gib", [
     # A gated MLP keeps 1,024 numbers more of each token: 1.095 GiB, where

@@ -23,6 +23,7 @@ from latemask.finetune.tasks import kinds as task_kinds
 from latemask.masking import plan
 from latemask.masking import units
 from latemask.model import architecture
+from latemask.model import attention_kinds
 from latemask.model import insertion
 from latemask.model import stack
 from latemask.runtime import rng
@@ -44,6 +45,7 @@ TABLES = {
     "model.decoder": insertion.DECODERS,
     "model.decoder_queries": insertion.QUERIES,
     "model.dtype": architecture.DTYPES,
+    "model.attention": attention_kinds.KINDS,
     "model.remat": stack.REMAT,
     "train.init_late": init_from._INIT_LATE,
     "train.init_kernels": initial.KERNELS,

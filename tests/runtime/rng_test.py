@@ -3,6 +3,7 @@
 import jax
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
+import pytest
 
 from latemask.runtime import rng
 
@@ -54,3 +55,47 @@ def test_devices_change_nothing():
   split = jax.jit(draw, out_shardings=NamedSharding(
       mesh, P("data", "tensor")))()
   np.testing.assert_array_equal(split, jax.jit(draw)())
+
+
+def test_bits_are_those_of_before():
+  """A run that goes on drops what it would have dropped."""
+  key = jax.random.key(5, impl=rng.KINDS["hash"])
+  first, second = np.asarray(jax.random.key_data(key))
+  x = np.arange(3 * 5, dtype=np.uint32) ^ first
+  x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+  x = (x ^ (x >> 15)) + second
+  x *= np.uint32(0x846CA68B)
+  np.testing.assert_array_equal(
+      jax.random.bits(key, (3, 5)), (x ^ (x >> 16)).reshape(3, 5))
+
+
+@pytest.mark.parametrize("places", [1 << 32, 64, 16])
+def test_a_part_has_the_bits_of_the_whole(monkeypatch, places):
+  """Where one index reaches all, where rows have keys, and where heads do."""
+  monkeypatch.setattr(rng, "_PLACES", places)
+  key = jax.random.key(1, impl=rng.KINDS["hash"])
+  whole = np.asarray(rng._hash(jax.random.key_data(key), (3, 4, 8, 2)))
+  assert len(np.unique(whole)) == whole.size
+  for start in (0, 3, 5):
+    np.testing.assert_array_equal(
+        rng.bits(key, (3, 4, 3, 2), rng.Part(2, start, 8)),
+        whole[:, :, start:start + 3])
+
+
+def test_large_arrays_do_not_repeat():
+  """Row 64 of 8,192 x 8,192 would be row 0 again; here it is another."""
+  key = jax.random.key(1, impl=rng.KINDS["hash"])
+  shape = (65, 1, 1, 8192)
+  assert rng._num_leading((65, 1, 8192, 8192), None) == 1
+  assert rng._num_leading(shape, rng.Part(2, 0, 8192)) == 1
+  assert rng._num_leading((64, 1, 8192, 8192), None) == 0
+  assert rng._num_leading((9, 4, 1, 1 << 15), rng.Part(2, 0, 1 << 15)) == 1
+  assert rng._num_leading((9, 5, 1, 1 << 15), rng.Part(2, 0, 1 << 15)) == 2
+  bits = np.asarray(rng.bits(key, shape, rng.Part(2, 8000, 8192)))[:, 0, 0]
+  dropped = (bits < RATE * 2**32).astype(np.float64)
+  assert abs(dropped.mean() - RATE) < 5 * np.sqrt(
+      RATE * (1 - RATE) / dropped.size)
+  for row in range(1, 65):
+    assert abs(_score(dropped[0], dropped[row])) < 5
+    # Nor are they the same numbers in another order.
+    assert len(np.intersect1d(bits[0], bits[row])) < 3

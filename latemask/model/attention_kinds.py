@@ -1,0 +1,204 @@
+"""The ways in which global attention is computed: the table `model.attention`.
+
+All are the same function to rounding: queries see the keys of their segment.
+  xla      scores whole, [B, H, Q, S]
+  chunked  queries in blocks, recomputed in the backward pass: memory linear in
+           S. Dropout (of the kind hash) drops the same weights as xla does
+  splash   a kernel for TPUs, splash.py: no scores in memory, and no dropout
+  splash_interpret
+           the same on any platform, slowly: for tests
+  cudnn    a kernel for GPUs, cudnn.py: no dropout, either
+  auto     by platform, length, dtype and dropout, see `choose`
+Letters: B batch, Q queries, S keys, H heads, h size of a head, C queries of a
+block.
+"""
+
+import dataclasses
+import functools
+from typing import Callable
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+
+from latemask import errors
+from latemask.model import cudnn
+from latemask.model import parts
+from latemask.model import products
+from latemask.model import splash
+from latemask.runtime import mesh
+from latemask.runtime import rng
+
+# Queries of a block of `chunked`, at most.
+_QUERIES = 256
+# With fewer scores of a row and head `auto` takes no splash, and no chunks.
+_SPLASH = 512 * 512
+_CHUNKED = 1024 * 1024
+
+
+def xla(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop):
+  """Returns what each query mixes of the values, [B, Q, H, h].
+
+  Args:
+    q_BxQxHxh: scaled already.
+    segment_BxQ, segment_BxS: queries see keys where these are equal.
+    drop: function of the weights, a `parts.Drop`.
+  """
+  scores_BxHxQxS = products.einsum(
+      "bqhk,bshk->bhqs", q_BxQxHxh, k_BxSxHxh,
+      preferred_element_type=jnp.float32)
+  sees_Bx1xQxS = (segment_BxQ[:, None, :, None]
+                  == segment_BxS[:, None, None, :])
+  # Finite, so that a row that sees nothing (a filler) stays finite too.
+  scores_BxHxQxS = jnp.where(sees_Bx1xQxS, scores_BxHxQxS, -1e30)
+  weights_BxHxQxS = jax.nn.softmax(scores_BxHxQxS).astype(v_BxSxHxh.dtype)
+  return products.einsum(
+      "bhqs,bshk->bqhk", drop(weights_BxHxQxS), v_BxSxHxh)
+
+
+def chunked(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop):
+  """Returns the same as `xla`, in blocks of equally many queries."""
+  queries = q_BxQxHxh.shape[1]
+  count = -(-queries // _QUERIES)
+  if count == 1:
+    return xla(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop)
+  size = -(-queries // count)
+  # The gradients of keys and values are summed up over the blocks: in float32,
+  # as one product would.
+  wide = [x.astype(jnp.float32) for x in (k_BxSxHxh, v_BxSxHxh)]
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def attend(start, q_BxCxHxh, segment_BxC, wide):
+    k, v = (x.astype(q_BxCxHxh.dtype) for x in wide)
+    return xla(q_BxCxHxh, k, v, segment_BxC, segment_BxS, functools.partial(
+        drop, part=rng.Part(2, start, queries)))
+
+  def step(_, block):
+    return None, attend(*block, wide)
+
+  _, mixed_NxBxCxHxh = jax.lax.scan(step, None, (
+      size * jnp.arange(count), _blocks(q_BxQxHxh, count, size),
+      _blocks(segment_BxQ, count, size)))
+  mixed = jnp.moveaxis(mixed_NxBxCxHxh, 0, 1)
+  # Kept where layers are recomputed: else the blocks would run once more.
+  return checkpoint_name(mixed.reshape(
+      mixed.shape[0], count * size, *mixed.shape[3:])[:, :queries], "mixed")
+
+
+def _blocks(x_BxQx, count, size):
+  """[B, Q, ...] -> [N, B, C, ...]; what is filled up is read by nobody."""
+  x = parts.pad(x_BxQx, 1, count * size)
+  return jnp.moveaxis(
+      x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+
+
+def choose(platform, queries, keys, dtype, drops):
+  """Returns the name of the kind that `auto` takes.
+
+  Splash for 512 tokens and more on a TPU, where it computes the same (no
+  dropout of weights, and bfloat16); otherwise chunks for 1,024 tokens and more,
+  and whole scores for fewer. Tokens: the root of queries times keys. On a GPU
+  cudnn must be asked for: nobody has measured it here.
+
+  Args:
+    platform: cpu, gpu or tpu.
+    drops: whether weights are dropped.
+  """
+  scores = queries * keys
+  if (platform == KINDS["splash"].platform and dtype == jnp.bfloat16
+      and not drops and scores >= _SPLASH):
+    return "splash"
+  return "chunked" if scores >= _CHUNKED else "xla"
+
+
+def _auto(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop):
+  kind = choose(mesh.platform(), q_BxQxHxh.shape[1], k_BxSxHxh.shape[1],
+                q_BxQxHxh.dtype, drop.key is not None)
+  return KINDS[kind].attend(
+      q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop)
+
+
+def _without_dropout(attend, **options):
+  return lambda *arrays_and_drop: attend(*arrays_and_drop[:-1], **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """A row of the table.
+
+  Fields:
+    attend: as `xla`.
+    platform: the only one that it runs on; None: any.
+    is_fused: it is one kernel, which knows no dropout.
+    instead: what a message advises on another platform.
+    head_sizes: of a head; None: any.
+  """
+
+  attend: Callable
+  platform: str | None = None
+  is_fused: bool = False
+  instead: str = "auto"
+  head_sizes: range | None = None
+
+
+KINDS = {
+    "xla": Kind(xla),
+    "chunked": Kind(chunked),
+    "splash": Kind(_without_dropout(splash.attend), "tpu", True,
+                   "auto (or, for a test, splash_interpret)"),
+    "splash_interpret": Kind(
+        _without_dropout(splash.attend, interpret=True), is_fused=True),
+    "cudnn": Kind(_without_dropout(cudnn.attend), "gpu", True,
+                  head_sizes=cudnn.HEAD_SIZES),
+    "auto": Kind(_auto),
+}
+
+
+def wasted(config, lengths, platform):
+  """Yields what padding costs: (tokens, share of the scores among them).
+
+  Args:
+    config: a `ModelConfig`.
+    lengths: tokens that layers read.
+    platform: cpu, gpu or tpu.
+  """
+  for length in sorted(set(lengths)):
+    kind = config.attention
+    if kind == "auto":
+      kind = choose(platform, length, length, config.layer.dtype,
+                    config.attention_dropout > 0)
+    if kind.startswith("splash") and splash.waste(length):
+      yield length, splash.waste(length)
+
+
+def check(config, platform):
+  """Checks that a model's attention can be computed as it is asked for.
+
+  Args:
+    config: a `ModelConfig`.
+    platform: cpu, gpu or tpu.
+
+  Raises:
+    InputError: it is a kernel for another platform, or one that cannot do what
+      the model does.
+  """
+  kind = KINDS[config.attention]
+  if kind.platform not in (None, platform):
+    raise errors.InputError(
+        f"model.attention {config.attention} runs on a {kind.platform.upper()},"
+        f" and there is a {platform.upper()} here; take {kind.instead}")
+  if kind.is_fused and config.attention_dropout:
+    raise errors.InputError(
+        f"model.attention {config.attention} cannot drop attention weights: "
+        f"set model.attention_dropout {config.attention_dropout} to 0, or take "
+        "chunked")
+  if kind.platform and config.dtype != "bfloat16":
+    raise errors.InputError(
+        f"model.attention {config.attention} multiplies in bfloat16, and "
+        f"model.dtype is {config.dtype}; take chunked, or bfloat16")
+  size = config.width // config.heads
+  if kind.head_sizes and size not in kind.head_sizes:
+    raise errors.InputError(
+        f"model.width {config.width} / model.heads {config.heads} is {size}; "
+        f"model.attention {config.attention} takes heads of a multiple of "
+        f"{kind.head_sizes.step}, at most {kind.head_sizes[-1]}")

@@ -1,0 +1,72 @@
+"""Global attention by splash, JAX's Pallas kernel for TPUs: `splash`.
+
+Blocks of queries meet blocks of keys in the chip's own memory, so that no
+scores are stored, forwards or backwards. Lengths are padded to whole blocks of
+128 tokens; `waste` says what that costs, and a run prints it. Under a mesh each device runs the
+kernel on its rows and heads. Letters: attention_kinds.py.
+"""
+
+import jax
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as kernel_lib)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as mask_lib)
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from latemask.model import parts
+from latemask.runtime import mesh
+
+# The lanes of a TPU: no block is smaller, and none another multiple.
+_LANES = 128
+# Tokens of a block: the first that divides the padded length.
+_BLOCKS = (512, 384, 256, _LANES)
+
+
+def waste(length):
+  """Returns the share of scores among `length` tokens that are of padding."""
+  return 1 - (length / _padded(length))**2
+
+
+def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
+           interpret=False):
+  """Returns what each query mixes of the values, [B, Q, H, h].
+
+  Args:
+    q_BxQxHxh: scaled already.
+    segment_BxQ, segment_BxS: queries see keys where these are equal.
+    interpret: on any platform, slowly, for tests.
+  """
+  queries, keys = q_BxQxHxh.shape[1], k_BxSxHxh.shape[1]
+  blocks = _block_sizes(_padded(queries), _padded(keys))
+
+  def of_device(q, k, v, segment_q, segment_k):
+    kernel = kernel_lib.make_splash_mha(
+        mask_lib.MultiHeadMask([mask_lib.FullMask(
+            (_padded(queries), _padded(keys)))] * q.shape[1]),
+        block_sizes=blocks, head_shards=1, q_seq_shards=1,
+        residual_checkpoint_name="mixed", interpret=interpret)
+    return jax.vmap(kernel)(
+        q, k, v, kernel_lib.SegmentIds(segment_q, segment_k))
+
+  heads, tokens = P(mesh.BATCH_AXES, "tensor"), P(mesh.BATCH_AXES)
+  mixed_BxHxQxh = mesh.per_device(
+      of_device, (heads, heads, heads, tokens, tokens), heads)(
+          *(parts.pad(jnp.swapaxes(x, 1, 2), 2, _LANES)
+            for x in (q_BxQxHxh, k_BxSxHxh, v_BxSxHxh)),
+          *(parts.pad(x, 1, _LANES, parts.NOWHERE)
+            for x in (segment_BxQ, segment_BxS)))
+  return jnp.swapaxes(mixed_BxHxQxh[:, :, :queries], 1, 2)
+
+
+def _padded(length):
+  return -(-length // _LANES) * _LANES
+
+
+def _block_sizes(queries, keys):
+  """Returns those of the three kernels: forward, to q, and to k and v."""
+  q, k = (next(b for b in _BLOCKS if not length % b)
+          for length in (queries, keys))
+  return kernel_lib.BlockSizes(
+      block_q=q, block_kv=k, block_kv_compute=k, block_q_dkv=q, block_kv_dkv=k,
+      block_kv_dkv_compute=k, block_q_dq=q, block_kv_dq=k)
