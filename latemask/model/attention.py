@@ -1,5 +1,6 @@
 """Who sees whom (`Place`), rotary positions, and attention itself.
 
+Of global layers here, of local ones in local.py.
 Letters: B batch, Q queries, S keys, D width, H heads, h D/H.
 """
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latemask.model import architecture
+from latemask.model import local
 from latemask.model import parts
 from latemask.model import products
 
@@ -22,26 +24,41 @@ class Place:
   Fields:
     segment_BxS: tokens see each other where these are equal.
     rotary_2xBxSxh: float32 cosine and sine, or None without rotary positions.
+    position_BxS, local_rotary_2xBxSxh: what local layers read besides, the
+      angles by their own base; None where there are none.
   """
 
   segment_BxS: jax.Array
   rotary_2xBxSxh: jax.Array | None
+  position_BxS: jax.Array | None = None
+  local_rotary_2xBxSxh: jax.Array | None = None
 
   def take(self, index_BxT):
     """Returns the place of some of the tokens."""
-    segment_BxT = jnp.take_along_axis(self.segment_BxS, index_BxT, axis=1)
-    if self.rotary_2xBxSxh is None:
-      return Place(segment_BxT, None)
-    return Place(segment_BxT, jnp.take_along_axis(
-        self.rotary_2xBxSxh, index_BxT[None, :, :, None], axis=2))
+    def of(x):
+      if x.ndim == 2:
+        return jnp.take_along_axis(x, index_BxT, axis=1)
+      return jnp.take_along_axis(x, index_BxT[None, :, :, None], axis=2)
+    return jax.tree.map(of, self)
 
 
-def place(config, position_BxS, segment_BxS, rotary_theta):
-  """Returns the `Place` of tokens at these positions of these segments."""
+def place(config, position_BxS, segment_BxS, theta, local_theta=None):
+  """Returns the `Place` of tokens at these positions of these segments.
+
+  Args:
+    config: a `LayerConfig`.
+    theta, local_theta: bases of the angles of global and of local layers; None
+      where there are no local ones.
+  """
   if not config.architecture.rotary:
     return Place(segment_BxS, None)
-  return Place(segment_BxS, rotary(
-      position_BxS, config.width // config.heads, rotary_theta))
+  size = config.width // config.heads
+  found = Place(segment_BxS, rotary(position_BxS, size, theta))
+  if local_theta is None:
+    return found
+  return found.replace(
+      position_BxS=position_BxS,
+      local_rotary_2xBxSxh=rotary(position_BxS, size, local_theta))
 
 
 def rotary(position_BxS, size, theta):
@@ -65,10 +82,29 @@ def _rotate(x_BxSxHxh, rotary_2xBxSxh):
   return (x * cos + turned * sin).astype(x_BxSxHxh.dtype)
 
 
+def _mix(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, query_place, key_place, drop):
+  """Returns what each query gets of all values of its segment, [B, Q, H, h]."""
+  scores_BxHxQxS = products.einsum(
+      "bqhk,bshk->bhqs", q_BxQxHxh * q_BxQxHxh.shape[-1] ** -0.5, k_BxSxHxh,
+      preferred_element_type=jnp.float32)
+  sees_Bx1xQxS = (query_place.segment_BxS[:, None, :, None]
+                  == key_place.segment_BxS[:, None, None, :])
+  # Finite, so that a row that sees nothing (a filler) stays finite too.
+  scores_BxHxQxS = jnp.where(sees_Bx1xQxS, scores_BxHxQxS, -1e30)
+  weights_BxHxQxS = drop(
+      jax.nn.softmax(scores_BxHxQxS).astype(q_BxQxHxh.dtype))
+  return products.einsum("bhqs,bshk->bqhk", weights_BxHxQxS, v_BxSxHxh)
+
+
 class Attention(nn.Module):
-  """Multi-head attention of queries to keys within their segment."""
+  """Multi-head attention of queries to keys within their segment.
+
+  Fields:
+    is_local: only to those near them (local.py); queries are the keys then.
+  """
 
   config: architecture.LayerConfig
+  is_local: bool = False
 
   @nn.compact
   def __call__(self, query_BxQxD, query_place, key_BxSxD, key_place, train):
@@ -98,19 +134,23 @@ class Attention(nn.Module):
     else:
       q_BxQxHxh, = project(query_BxQxD, 0, 1)
       k_BxSxHxh, v_BxSxHxh = project(key_BxSxD, 1, 3)
-    q_BxQxHxh = _rotate(q_BxQxHxh, query_place.rotary_2xBxSxh)
-    k_BxSxHxh = _rotate(k_BxSxHxh, key_place.rotary_2xBxSxh)
-    scores_BxHxQxS = products.einsum(
-        "bqhk,bshk->bhqs", q_BxQxHxh * size ** -0.5, k_BxSxHxh,
-        preferred_element_type=jnp.float32)
-    sees_Bx1xQxS = (query_place.segment_BxS[:, None, :, None]
-                    == key_place.segment_BxS[:, None, None, :])
-    # Finite, so that a row that sees nothing (a filler) stays finite too.
-    scores_BxHxQxS = jnp.where(sees_Bx1xQxS, scores_BxHxQxS, -1e30)
-    weights_BxHxQxS = jax.nn.softmax(scores_BxHxQxS).astype(c.dtype)
-    weights_BxHxQxS = parts.Dropout(c.attention_dropout)(weights_BxHxQxS, train)
-    mixed_BxQxHxh = products.einsum(
-        "bhqs,bshk->bqhk", weights_BxHxQxS, v_BxSxHxh)
+    dropout = parts.Dropout(c.attention_dropout)
+
+    def drop(weights):
+      return dropout(weights, train)
+
+    def turn(x_BxSxHxh, place):
+      return _rotate(x_BxSxHxh, place.local_rotary_2xBxSxh if self.is_local
+                     else place.rotary_2xBxSxh)
+
+    q_BxQxHxh = turn(q_BxQxHxh, query_place)
+    k_BxSxHxh = turn(k_BxSxHxh, key_place)
+    if self.is_local:
+      mixed_BxQxHxh = local.mix(
+          q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, query_place, c.local_window, drop)
+    else:
+      mixed_BxQxHxh = _mix(
+          q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, query_place, key_place, drop)
     out_kernel = self.param(
         "out_kernel", parts.kernel_init(c.width), (c.heads, size, c.width))
     out_BxQxD = products.einsum(

@@ -2,7 +2,8 @@
 
 Matrix products only, 2 per multiply-add, forward times three: each product has
 two more in the backward pass, and the head's gradient repeats none (see
-loss.py). Attention is counted as it is computed, between segments, too. Its two
+loss.py). Attention is counted as it is computed, between segments, too, and in
+local layers between the tokens of neighbouring blocks (local.py). Its two
 small products count once, though `model.remat` may compute them twice. Tests
 hold this against the traced step, XLA's cost analysis and the compiled TPU
 text.
@@ -10,6 +11,7 @@ text.
 
 import jax
 
+from latemask.model import local
 from latemask.model import loss
 
 
@@ -25,15 +27,20 @@ def train_step_flops(config, plan, pruned=True):
       targets alone, as other trainers do.
   """
   kept, slots, targets = plan.num_kept, plan.num_slots, plan.num_targets
-  early = config.insertion_layer * _layer(config, kept, kept, None)
-  late_layers = config.layers - config.insertion_layer
+  is_early, is_late = (config.local_layers[:config.insertion_layer],
+                       config.local_layers[config.insertion_layer:])
+  early = sum(_layer(config, kept, kept, None, is_local)
+              for is_local in is_early)
   if config.decoder == "cross" and config.decoder_queries == "targets":
-    late = late_layers * _layer(config, targets, targets, kept)
+    late = len(is_late) * _layer(config, targets, targets, kept)
   else:
     stream = plan.length if config.insertion == "scatter" else kept + slots
     memory = kept if config.decoder == "cross" else None
-    late = (late_layers - 1) * _layer(config, stream, stream, memory)
-    late += _layer(config, targets if pruned else stream, stream, memory)
+    late = sum(_layer(config, stream, stream, memory, is_local)
+               for is_local in is_late[:-1])
+    # A local layer computes all tokens, wherever it stands.
+    last = targets if pruned and not is_late[-1] else stream
+    late += _layer(config, last, stream, memory, is_late[-1])
   width = config.width
   chunk = loss.chunk_targets(targets, config.loss_chunk)
   padded_targets = -(-targets // chunk) * chunk
@@ -67,16 +74,20 @@ def parameters(params):
   return counts
 
 
-def _layer(config, queries, keys, memory):
+def _layer(config, queries, keys, memory, is_local=False):
   """Forward FLOPs of one layer: queries among keys, then the memory."""
   d = config.width
   mlp_products = 2 + config.layer.architecture.gated
-  flops = _attention(d, queries, keys)
+  if is_local:
+    num, of_block, near = local.blocks(keys, config.local_window)
+    flops = _attention(d, queries, keys, num * of_block * near)
+  else:
+    flops = _attention(d, queries, keys, queries * keys)
   if memory is not None:
-    flops += _attention(d, queries, memory)
+    flops += _attention(d, queries, memory, queries * memory)
   return flops + 2 * queries * d * config.mlp * mlp_products
 
 
-def _attention(width, queries, keys):
+def _attention(width, queries, keys, scores):
   projections = 2 * width * width * (2 * queries + 2 * keys)
-  return projections + 2 * 2 * queries * keys * width
+  return projections + 2 * 2 * scores * width
