@@ -202,10 +202,10 @@ def _misfits(m, called):
   if m.decoder == "cross" and not m.insertion_layer:
     yield ("model.decoder cross needs model.insertion_layer of at least 1: it "
            "reads the output of the layers before")
-  yield from _misfits_of_local_layers(m)
+  yield from _misfits_of_local_layers(m, called)
 
 
-def _misfits_of_local_layers(m):
+def _misfits_of_local_layers(m, called):
   local = [i for i, is_local in enumerate(local_layers(m)) if is_local]
   if not local:
     return
@@ -213,8 +213,8 @@ def _misfits_of_local_layers(m):
     yield (f"model.global_every is {m.global_every}; model.architecture "
            f"{m.architecture} has no local layers (1: all global)")
   if m.local_window > m.max_length:
-    yield (f"model.local_window {m.local_window} is larger than "
-           f"model.max_length {m.max_length}, the positions that there are")
+    yield (f"{called('local_window')} {m.local_window} is larger than "
+           f"{called('max_length')} {m.max_length}, the positions that there are")
   late = [i for i in local if i >= m.insertion_layer]
   if late and m.decoder == "cross":
     yield (f"layer {late[0]} is late and local; model.decoder cross needs "
