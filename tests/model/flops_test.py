@@ -34,19 +34,23 @@ OPTIONS = [
 ]
 
 
-def _count(jaxpr):
-  """FLOPs of all dot_generals of a jaxpr, loops counted out."""
+def _count(jaxpr, batched=False):
+  """FLOPs of all dot_generals of a jaxpr, loops counted out.
+
+  Args:
+    batched: of those alone that multiply many pairs of matrices.
+  """
   total = 0
   for equation in jaxpr.eqns:
     if equation.primitive.name == "dot_general":
-      (contracted, _), _ = equation.params["dimension_numbers"]
+      (contracted, _), (batch, _) = equation.params["dimension_numbers"]
       lhs = equation.invars[0].aval.shape
-      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(
+      total += (len(batch) > 1 or not batched) * 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(
           lhs[i] for i in contracted)
     times = equation.params.get("length", 1) if (
         equation.primitive.name == "scan") else 1
     for inner in jax.extend.core.jaxprs_in_params(equation.params):
-      total += times * _count(inner)
+      total += times * _count(inner, batched)
   return total
 
 
@@ -69,6 +73,9 @@ def test_every_matrix_product_is_counted(tiny, changes):
         program.plan, program.state_shapes, ids)
   closed = flops.train_step_flops(program.model.config, program.plan)
   assert _count(traced.jaxpr) == 16 * sum(closed.values())
+  # Attention's have rows and heads.
+  assert _count(traced.jaxpr, batched=True) == 16 * flops.attention_flops(
+      program.model.config, program.plan)
 
 
 @pytest.mark.slow
