@@ -144,7 +144,7 @@ BAD = [
     ({"model.global_every": 0}, "model.global_every is 0; it must be a whole"),
     ({"model.local_window": 7}, "model.local_window is 7; it must be an even"),
     ({"model.global_every": 3}, "roberta_prenorm has no local layers"),
-    (_LOCAL | {"model.local_window": 66}, "66 is larger than model.max_length"),
+    (_LOCAL | {"model.local_window": 66}, "66 is larger than the positions, model.max_l"),
     (_LOCAL | {"model.layers": 7}, "layer 4 is late .*insertion scatter"),
     (_LOCAL | {"model.layers": 7, "model.decoder": "cross"},
      "layer 4 is late .*decoder cross needs"),

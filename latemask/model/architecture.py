@@ -213,8 +213,8 @@ def _misfits_of_local_layers(m, called):
     yield (f"model.global_every is {m.global_every}; model.architecture "
            f"{m.architecture} has no local layers (1: all global)")
   if m.local_window > m.max_length:
-    yield (f"{called('local_window')} {m.local_window} is larger than "
-           f"{called('max_length')} {m.max_length}, the positions that there are")
+    yield (f"{called('local_window')} {m.local_window} is larger than the "
+           f"positions, {called('max_length')} {m.max_length}")
   late = [i for i in local if i >= m.insertion_layer]
   if late and m.decoder == "cross":
     yield (f"layer {late[0]} is late and local; model.decoder cross needs "

@@ -1,7 +1,8 @@
 """A stack of layers, run as a loop or one after the other.
 
 Where local and global layers alternate, a step of the loop is a whole period of
-them, and what is left over follows one by one. How much of a layer is kept for the backward pass is `model.remat`'s choice.
+them, and what is left over follows one by one. How much of a layer is kept for
+the backward pass is `model.remat`'s choice.
 """
 
 import flax.linen as nn

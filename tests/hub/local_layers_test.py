@@ -186,7 +186,7 @@ def test_continue(tmp_path, tokenizer, layers, insertion):
     (dict(layer_types="full_attention"), "no list"),
     (dict(layer_types=["full_attention"] * 4), "5 layers, every n-th"),
     (dict(local_attention=21), "local_attention is 21; it must be an even"),
-    (dict(local_attention=2048), "local_attention 2048 is larger than max_p"),
+    (dict(local_attention=2048), "2048 is larger than the positions, max_p"),
     (dict(local_attention=None), "has no local_attention"),
     (dict(rope_parameters={
         "full_attention": {"rope_theta": 1e4},
