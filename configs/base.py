@@ -148,6 +148,14 @@ def get_config(size="base"):
   model.attention_dropout = 0.1
   # Base of the rotary angles (modern).
   model.rotary_theta = 10_000.0
+  # A layer in so many is global, from the first one on; the others are local
+  # (modern alone). Late layers behind the last of them are global, too. 1: all.
+  model.global_every = 1
+  # Tokens of its document that one sees in a local layer, half of them on
+  # either side; in positions, masked or not.
+  model.local_window = 128
+  # Base of the rotary angles in local layers.
+  model.local_rotary_theta = 10_000.0
   # Added to variances in norms.
   model.norm_eps = 1e-5
   # Dtype of the computation; parameters are float32 always. float32 is

@@ -19,6 +19,7 @@ import dataclasses
 from configs import base
 from latemask import errors
 from latemask.hub import stock_config
+from latemask.model import architecture
 
 # How a model is computed: as in base.py, whatever it is.
 _COMPUTING = ("dtype", "attention", "unroll", "remat", "loss_chunk")
@@ -37,6 +38,8 @@ def get_config(folder=None):
   if not sizes["insertion_layer"]:
     config.model.insertion_layer = sizes["layers"]
     config.model.layers = sizes["layers"] + base.LATE_LAYERS
+    late = architecture.local_layers(config.model)[sizes["layers"]:]
+    config.model.insertion = "scatter" if any(late) else "append"
   config.data.length = min(config.data.length, config.model.max_length)
   config.train.init_from = folder
   config.train.init_late = "copy"

@@ -17,6 +17,7 @@ from latemask.config import keys
 from latemask.config import spec
 from latemask.data.tokenizers import specials
 from latemask import errors
+from latemask.model import architecture
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import workdir
 from latemask.train import schedule
@@ -129,11 +130,21 @@ def test_warm_up_is_that_of_6_percent():
   step_lib.build(config)
 
 
-def test_modern_is_base():
-  """Until there are longer rows."""
-  for size in base.SIZES:
-    assert base.get_config(size).model.architecture == "modern"
-    assert modern.get_config(size) == base.get_config(size)
+def test_modern_has_the_shape_of_modernbert():
+  """Warner et al., table 3; a stack of any size ends with a global layer."""
+  for size, (layers, mlp, *_) in modern.SIZES.items():
+    config = modern.get_config(size)
+    m = config.model
+    assert (m.layers, m.insertion_layer) == (layers + 2, layers)
+    local = architecture.local_layers(m)
+    assert local == tuple(i % 3 > 0 for i in range(layers)) + (False,) * 2
+    assert not local[layers - 1]
+    assert (m.width, m.heads) == base.SIZES[size][:2]
+    assert config.train.batch_size * config.data.length >= (
+        base.get_config(size).train.batch_size * 128)
+    if size in ("base", "large"):
+      assert (layers, m.width, mlp) == {
+          "base": (22, 768, 1152), "large": (28, 1024, 2624)}[size]
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -139,6 +139,16 @@ def tiny_config(source="builtin"):
   return config
 
 
+# Changes of it: rows of 1,024 tokens, packed anew, and local layers, early and
+# late, in blocks of 32.
+LONG_ROWS = {
+    "data.dir": None, "data.length": 1024, "data.shards": 1,
+    "train.batch_size": 8, "model.architecture": "modern",
+    "model.max_length": 1024, "model.global_every": 3,
+    "model.local_window": 64, "model.layers": 7, "model.insertion_layer": 3,
+    "model.insertion": "scatter"}
+
+
 @pytest.fixture
 def tiny():
   """The config of `tiny_config`, free to change."""

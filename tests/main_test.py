@@ -131,6 +131,8 @@ def test_a_refused_config_waits_for_nothing(flag, message, monkeypatch):
   assert done.stderr.startswith(f"latemask: {message}")
 
 
+_LOCAL = {"model.architecture": "modern", "model.global_every": 3,
+          "model.local_window": 8}
 # Every one is found before anything is written, by `train.train` itself.
 BAD = [
     ({"masking.rate": 0.0}, "masking.rate is 0.0; it must be .*in .0, 1"),
@@ -139,6 +141,13 @@ BAD = [
     ({"model.insertion_layer": 4}, "insertion_layer"),
     ({"model.heads": 5}, "heads 5 does not divide"),
     ({"model.architecture": "gpt"}, "roberta_prenorm"),
+    ({"model.global_every": 0}, "model.global_every is 0; it must be a whole"),
+    ({"model.local_window": 7}, "model.local_window is 7; it must be an even"),
+    ({"model.global_every": 3}, "roberta_prenorm has no local layers"),
+    (_LOCAL | {"model.local_window": 66}, "66 is larger than the positions, model.max_l"),
+    (_LOCAL | {"model.layers": 7}, "layer 4 is late .*insertion scatter"),
+    (_LOCAL | {"model.layers": 7, "model.decoder": "cross"},
+     "layer 4 is late .*decoder cross needs"),
     ({"model.vocab_size": 64}, "smaller than the tokenizer"),
     ({"train.batch_size": 12}, "not divisible"),
     ({"train.accumulation": 5}, "not divisible"),

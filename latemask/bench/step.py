@@ -15,14 +15,14 @@ adds stock Hugging Face RoBERTa in PyTorch with its own loss, AdamW and
 torch.compile where that works; it reads whole rows with 15 % of the tokens
 masked.
 
---flops times nothing. It prints the matrix FLOPs of a step, the parameters, and
-three ratios to vanilla.py of the same size: to a step of this project, whose
-last layer computes the targets alone; to a step that computes its last layer
-for all tokens, as is usual elsewhere; and the ratio of layers x tokens.
+--flops times nothing. It prints the matrix FLOPs of a step, the share of
+attention's two small products in it, the parameters, and three ratios to
+vanilla.py with the same encoder layers: to a step of this project, whose last
+layer computes the targets alone; to a step that computes its last layer for all
+tokens, as is usual elsewhere; and the ratio of layers x tokens.
 """
 
 import json
-import re
 import statistics
 import sys
 import time
@@ -43,7 +43,10 @@ from latemask.train import step as step_lib
 
 _FLOPS_CONFIGS = tuple(
     f"configs/{name}.py:{size}" for size in ("base", "large")
-    for name in ("vanilla", "paper", "base", "cross", "lean"))
+    for name in ("vanilla", "paper", "base", "cross", "lean")) + tuple(
+        f"configs/modern.py:{size},data.length={length}{rate}"
+        for size in ("base", "large") for length in (1024, 8192)
+        for rate in ("", ",masking.predict_rate=0.375"))
 _PEERS = ("hf",)
 
 
@@ -153,9 +156,8 @@ def flops_table(specs):
   """Returns rows of the table of --flops as dicts."""
   table = []
   for spec in specs:
-    program, config = _program(spec)
-    size = re.search(r":(\w+)", spec)
-    vanilla = _program("configs/vanilla.py" + (size[0] if size else ""))[0]
+    config = spec_lib.load(spec)
+    program, vanilla = _program(config), _program(_vanilla(config))
     cost = _cost(program)
     total = sum(cost.values())
     counts = flops.parameters(program.state_shapes.params)
@@ -166,6 +168,8 @@ def flops_table(specs):
         "kept": program.plan.num_kept, "targets": program.plan.num_targets,
         "parameters": sum(counts.values()),
         **{f"{k}_flops": v for k, v in cost.items()}, "flops": total,
+        "attention": flops.attention_flops(
+            program.model.config, program.plan) / total,
         "to_vanilla": total / sum(_cost(vanilla).values()),
         "to_unpruned_vanilla": total / sum(_cost(vanilla, False).values()),
         "layer_tokens": (flops.layer_tokens(
@@ -174,12 +178,25 @@ def flops_table(specs):
   return table
 
 
-def _program(spec):
-  config = spec_lib.load(spec)
+def _vanilla(config):
+  """Returns the encoder layers of a config, with the masks of vanilla.py."""
+  plain = spec_lib.load("configs/vanilla.py")
+  config = config.copy_and_resolve_references()
+  model = config.model
+  with config.unlocked():
+    config.masking = plain.masking
+    model.layers = model.insertion_layer or model.layers
+    model.update(insertion_layer=0, decoder="self",
+                 insertion=plain.model.insertion)
+  return config
+
+
+def _program(config):
   mesh = mesh_lib.make_mesh(config, jax.devices()[:1])
+  config = config.copy_and_resolve_references()
   with config.unlocked():
     config.train.batch_size = config.train.accumulation
-  return step_lib.build(config, mesh=mesh), config
+  return step_lib.build(config, mesh=mesh)
 
 
 def _cost(program, pruned=True):
@@ -194,7 +211,8 @@ def _print_table(table):
       "targets": "{targets}", "M params": "{parameters:,.0f}",
       "embedding": "{embedding_flops:.2f}", "early": "{early_flops:.2f}",
       "late": "{late_flops:.2f}", "head": "{head_flops:.2f}",
-      "GFLOP a row": "{flops:.2f}", "/ vanilla": "{to_vanilla:.3f}",
+      "GFLOP a row": "{flops:.2f}", "attention": "{attention:.3f}",
+      "/ vanilla": "{to_vanilla:.3f}",
       "/ unpruned": "{to_unpruned_vanilla:.3f}",
       "layers x tokens": "{layer_tokens:.3f}"}
   rows = [[text.format(**{

@@ -57,6 +57,13 @@ def whole(least, most=INT64):
           value, bool) and least <= value <= most)
 
 
+def even(least, most):
+  """The even numbers from `least` to `most`."""
+  inside = whole(least, most)
+  return Domain(f"an even number from {least} to {_show(most)}",
+                lambda value: inside.has(value) and value % 2 == 0)
+
+
 def real(interval):
   """The numbers in an interval such as "[0, 1)" or "(0, inf)".
 

@@ -44,6 +44,7 @@ def code(config, cut_config, rest, tokenizer, stock):
           f"{CODE.removesuffix('.py')}.{name}ForMaskedLM"}
   stock["latemask"] = {
       "late_layers": config.layers - config.insertion_layer,
+      "late_are_local": list(config.local_layers[config.insertion_layer:]),
       "decoder": config.decoder, "decoder_queries": config.decoder_queries,
       "mask_token_id": tokenizer.specials.mask,
       "num_words": tokenizer.vocab_size}

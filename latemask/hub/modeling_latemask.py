@@ -86,12 +86,13 @@ def _linear(config, inputs, outputs):
   return nn.Linear(inputs, outputs, bias=not _style(config).modern)
 
 
-def _rotary(config, position_BxS, dtype):
+def _rotary(config, position_BxS, dtype, is_local):
   """Returns cosine and sine, [B, 1, S, h]; None without rotary positions."""
   if not _style(config).modern:
     return None
   size = config.hidden_size // config.num_attention_heads
-  theta = config.rope_parameters["full_attention"]["rope_theta"]
+  kind = "sliding_attention" if is_local else "full_attention"
+  theta = config.rope_parameters[kind]["rope_theta"]
   frequency_h = theta ** -(torch.arange(
       0, size, 2, device=position_BxS.device).float() / size)
   angle_Bx1xSxh = position_BxS[:, None, :, None].float() * torch.cat(
@@ -106,14 +107,23 @@ def _rotate(x_BxHxSxh, rotary):
   return x_BxHxSxh * rotary[0] + torch.cat([-second, first], -1) * rotary[1]
 
 
-def _sees(is_key_BxS, dtype):
-  """Returns what is added to scores, [B, 1, 1, S].
+def _sees(is_key_BxS, dtype, near=True):
+  """Returns what is added to scores, [B, 1, 1, S], or [B, 1, S, S].
 
   Finite, so that where there is no key at all the result is finite too.
+
+  Args:
+    near: [B, 1, S, S], of local layers; which keys are near which query.
   """
-  return torch.zeros(is_key_BxS.shape, dtype=dtype, device=is_key_BxS.device
-                     ).masked_fill(~is_key_BxS, torch.finfo(dtype).min
-                                   )[:, None, None]
+  sees = is_key_BxS[:, None, None] & near
+  return torch.zeros(sees.shape, dtype=dtype, device=is_key_BxS.device
+                     ).masked_fill(~sees, torch.finfo(dtype).min)
+
+
+def _near(config, position_BxS):
+  """Returns which keys a local layer lets each query see, [B, 1, S, S]."""
+  apart = position_BxS[:, None, :, None] - position_BxS[:, None, None]
+  return apart.abs() <= config.local_attention // 2
 
 
 class _Attention(nn.Module):
@@ -202,8 +212,9 @@ class _Head(nn.Module):
 class _LateMasks:
   """The language model; the stock classes below bring the rest.
 
-  config.json has in `latemask`: late_layers, decoder, decoder_queries,
-  mask_token_id, and num_words, the ids that the tokenizer has words for.
+  config.json has in `latemask`: late_layers, late_are_local (for each),
+  decoder, decoder_queries, mask_token_id, and num_words, the ids that the
+  tokenizer has words for.
   """
 
   def __init__(self, config):
@@ -306,10 +317,14 @@ class _LateMasks:
     """Returns the output of the late layers, [B, S, D]."""
     cross = self.config.latemask["decoder"] == "cross"
     x = torch.where(is_mask[..., None], slots, after if cross else before)
-    rotary = _rotary(self.config, position, x.dtype)
     memory = (after, _sees(is_kept, x.dtype)) if cross else ()
-    for layer in self.late:
-      x = layer(x, _sees(is_query, x.dtype), rotary, *memory)
+    is_local = self.config.latemask["late_are_local"]
+    places = {kind: (_sees(is_query, x.dtype,
+                           not kind or _near(self.config, position)),
+                     _rotary(self.config, position, x.dtype, kind))
+              for kind in set(is_local)}
+    for layer, kind in zip(self.late, is_local):
+      x = layer(x, *places[kind], *memory)
     name = _style(self.config).final_norm
     if name is None:
       return x
@@ -375,4 +390,4 @@ class RobertaPreLayerNormForMaskedLM(
 
 class ModernBertForMaskedLM(
     _LateMasks, transformers.ModernBertPreTrainedModel):
-  """ModernBERT, all layers global, whose masks come in late."""
+  """ModernBERT whose masks come in late."""

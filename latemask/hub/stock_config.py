@@ -35,6 +35,11 @@ _FIELDS = dict.fromkeys(hf_weights.CLASSES, _ROBERTA) | {
         "norm_eps": "norm_eps", "dropout": "mlp_dropout",
         "attention_dropout": "attention_dropout",
         "rotary_theta": "rope_parameters.full_attention.rope_theta"}}
+# And those that only a model with local layers reads.
+_LOCAL = {"local_window": "local_attention",
+          "local_rotary_theta": "rope_parameters.sliding_attention.rope_theta"}
+_STOCK_EVERY = 3
+_KINDS = {False: "full_attention", True: "sliding_attention"}
 # Where a stock class's own config.json says nothing of <pad>.
 _LAYERS = keys.PRETRAINING["model.layers"].domain
 _PAD_IDS = dict.fromkeys(hf_weights.CLASSES, 1) | {
@@ -43,7 +48,8 @@ _PAD_IDS = dict.fromkeys(hf_weights.CLASSES, 1) | {
 _REST = {"insertion_layer": 0, "insertion": "append", "decoder": "self",
          "decoder_queries": "targets", "rotary_theta": 10_000.0,
          "dtype": "float32", "attention": "auto", "unroll": 1,
-         "remat": None, "loss_chunk": 16}
+         "remat": None, "loss_chunk": 16, "global_every": 1,
+         "local_window": 128, "local_rotary_theta": 10_000.0}
 
 
 def stock_config(config, special=specials.TRAINED):
@@ -60,15 +66,18 @@ def stock_config(config, special=specials.TRAINED):
       "bos_token_id": special.bos, "pad_token_id": special.pad,
       "eos_token_id": special.eos}
   if config.architecture == "modern":
-    rope = {"rope_type": "default", "rope_theta": config.rotary_theta}
+    thetas = {False: config.rotary_theta, True: config.local_rotary_theta}
     return stock | {
         "max_position_embeddings": config.max_length,
         "hidden_activation": "gelu", "classifier_activation": "gelu",
         "norm_eps": config.norm_eps, "norm_bias": False,
         "attention_bias": False, "mlp_bias": False, "classifier_bias": False,
         "decoder_bias": True, "classifier_pooling": "cls",
-        "layer_types": ["full_attention"] * config.layers,
-        "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
+        "layer_types": [_KINDS[kind] for kind in config.local_layers],
+        "local_attention": config.local_window,
+        "rope_parameters": {
+            _KINDS[kind]: {"rope_type": "default", "rope_theta": theta}
+            for kind, theta in thetas.items()},
         "embedding_dropout": config.dropout, "mlp_dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "classifier_dropout": config.dropout,
@@ -178,9 +187,11 @@ def config_of_stock(stock, folder):
     fields[name] = _field(stock, field, where)
     domains.check(domain, field, fields[name], where)
   fields["max_length"] -= first
+  if architecture == "modern":
+    fields |= _local_fields(stock, fields["layers"], where)
   config = architecture_lib.ModelConfig(
       **_REST | fields | {"architecture": architecture})
-  architecture_lib.check(config, where, called.get)
+  architecture_lib.check(config, where, (called | _LOCAL).get)
   _check_same_function(stock, config, where)
   return config
 
@@ -206,33 +217,59 @@ def _modern_as_today(stock, where):
   """Returns what was written otherwise up to transformers 4 as it is now."""
   new = {}
   if stock.get("rope_parameters") is None and "global_rope_theta" in stock:
-    new["rope_parameters"] = {"full_attention": {
-        "rope_theta": stock["global_rope_theta"]}}
+    theta = stock["global_rope_theta"]
+    local = stock.get("local_rope_theta", _REST["local_rotary_theta"])
+    new["rope_parameters"] = {
+        "full_attention": {"rope_theta": theta},
+        "sliding_attention": {"rope_theta": theta if local is None else local}}
   if stock.get("layer_types") is None:
     # Where it says neither, the stock class has a global layer in three.
-    every = stock.get("global_attn_every_n_layers", 3)
+    every = stock.get("global_attn_every_n_layers", _STOCK_EVERY)
     domains.check(_LAYERS, "global_attn_every_n_layers", every, where)
     layers = _field(stock, "num_hidden_layers", where)
     domains.check(_LAYERS, "num_hidden_layers", layers, where)
-    new["layer_types"] = [
-        "sliding_attention" if i % every else "full_attention"
-        for i in range(layers)]
+    new["layer_types"] = [_KINDS[i % every > 0] for i in range(layers)]
   return stock | new
 
 
+def _local_fields(stock, layers, where):
+  """Returns the fields of local layers, of those that are read.
+
+  Raises:
+    InputError: they are not all layers but every n-th, or a field is missing or
+      cannot be.
+  """
+  types = stock["layer_types"]
+  if not isinstance(types, list):
+    raise errors.InputError(f"{where}: layer_types is {types!r:.60}, no list")
+  # With one global layer alone, as the stock class has it, if that can be.
+  every = next((i for i in range(1, len(types)) if types[i] == _KINDS[False]),
+               max(_STOCK_EVERY, layers))
+  if types != [_KINDS[i % every > 0] for i in range(layers)]:
+    raise errors.InputError(
+        f"{where}: layer_types is {types!r:.60}; what has a counterpart here "
+        f"is {layers} layers, every n-th {_KINDS[False]} from the first one "
+        f"on, the others {_KINDS[True]}")
+  if every == 1 or layers == 1:
+    return {}
+  # Tokens are in order: nothing is inserted.
+  fields = {"global_every": every, "insertion": "scatter"} | {
+      name: _field(stock, field, where) for name, field in _LOCAL.items()}
+  for name, field in _LOCAL.items():
+    domains.check(
+        keys.PRETRAINING[f"model.{name}"].domain, field, fields[name], where)
+  return fields
+
+
 def _check_modern(stock, config, where):
-  """Refuses local layers, and rotary positions that are not plain."""
-  if stock["layer_types"] != ["full_attention"] * config.layers:
-    raise errors.InputError(
-        f"{where}: some layers are local (layer_types has sliding_attention, "
-        "or global_attn_every_n_layers is not 1); only models whose layers "
-        "are all global (full_attention) have a counterpart here")
-  rope = stock["rope_parameters"]["full_attention"]
-  if set(rope) - {"rope_type", "rope_theta"} or stock.get(
-      "rope_scaling") or rope.get("rope_type", "default") != "default":
-    raise errors.InputError(
-        f"{where}: rope_parameters.full_attention is {rope!r:.80}, or there is "
-        "a rope_scaling; only rope_type default has a counterpart here")
+  """Refuses rotary positions that are not plain."""
+  for kind in set(config.local_layers):
+    rope = stock["rope_parameters"][_KINDS[kind]]
+    if set(rope) - {"rope_type", "rope_theta"} or stock.get(
+        "rope_scaling") or rope.get("rope_type", "default") != "default":
+      raise errors.InputError(
+          f"{where}: rope_parameters.{_KINDS[kind]} is {rope!r:.80}, or there "
+          "is a rope_scaling; only rope_type default has a counterpart here")
 
 
 def _field(stock, field, where):

@@ -7,8 +7,9 @@ that what is trained here loads there:
                    the same function under other names; bert has a vector for
                    the second text of a pair besides
   roberta_prenorm  RobertaPreLayerNormModel: the same, pre-norm, final norm
-  modern           ModernBertModel, all layers global: pre-norm (none before
-                   the first attention), rotary positions, GeGLU, no biases
+  modern           ModernBertModel: pre-norm (none before the first
+                   attention), rotary positions, GeGLU, no biases; layers that
+                   see the whole document, and local ones between them
 """
 
 import dataclasses
@@ -71,6 +72,7 @@ class LayerConfig:
   norm_eps: float
   dtype: np.dtype
   attention: str
+  local_window: int
 
 
 # Not JAX's names of them: a config is checked before JAX is imported.
@@ -103,6 +105,14 @@ class ModelConfig:
   unroll: int
   remat: str | None
   loss_chunk: int
+  global_every: int
+  local_window: int
+  local_rotary_theta: float
+
+  @property
+  def local_layers(self):
+    """See the function."""
+    return local_layers(self)
 
   @property
   def layer(self):
@@ -110,7 +120,7 @@ class ModelConfig:
     return LayerConfig(
         ARCHITECTURES[self.architecture], self.width, self.heads,
         self.mlp, self.dropout, self.attention_dropout, self.norm_eps,
-        DTYPES[self.dtype], self.attention)
+        DTYPES[self.dtype], self.attention, self.local_window)
 
   @property
   def padded_vocab_size(self):
@@ -122,6 +132,22 @@ class ModelConfig:
     """Where masks join, with the number of the key, wherever it is told."""
     return (f"masks join before layer {self.insertion_layer} of layers 0 to "
             f"{self.layers - 1}")
+
+
+def local_layers(m):
+  """Returns whether each layer is local: a tuple of bools.
+
+  Layer i is global where i % global_every == 0. Late layers behind the last of
+  these are global, too: what comes behind a stack, in which masks stand.
+
+  Args:
+    m: a `ModelConfig`, or `config.model`.
+  """
+  last = (m.layers - 1) // m.global_every * m.global_every
+  return tuple(
+      i % m.global_every > 0 and (i < max(m.insertion_layer, last)
+                                  or not m.insertion_layer)
+      for i in range(m.layers))
 
 
 def config_of(fields, where):
@@ -181,3 +207,23 @@ def _misfits(m, called):
   if m.decoder == "cross" and not m.insertion_layer:
     yield ("model.decoder cross needs model.insertion_layer of at least 1: it "
            "reads the output of the layers before")
+  yield from _misfits_of_local_layers(m, called)
+
+
+def _misfits_of_local_layers(m, called):
+  local = [i for i, is_local in enumerate(local_layers(m)) if is_local]
+  if not local:
+    return
+  if not ARCHITECTURES[m.architecture].rotary:
+    yield (f"model.global_every is {m.global_every}; model.architecture "
+           f"{m.architecture} has no local layers (1: all global)")
+  if m.local_window > m.max_length:
+    yield (f"{called('local_window')} {m.local_window} is larger than the "
+           f"positions, {called('max_length')} {m.max_length}")
+  late = [i for i in local if i >= m.insertion_layer]
+  if late and m.decoder == "cross":
+    yield (f"layer {late[0]} is late and local; model.decoder cross needs "
+           "late layers that are global (model.global_every)")
+  elif late and m.insertion != "scatter":
+    yield (f"layer {late[0]} is late and local, so it needs the tokens in "
+           "order: model.insertion scatter")

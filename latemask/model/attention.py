@@ -1,7 +1,7 @@
 """Who sees whom (`Place`), rotary positions, and attention itself.
 
-How it is computed is a table, attention_kinds.py. Letters: B batch, Q queries,
-S keys, D width, H heads, h D/H.
+How global attention is computed is a table, attention_kinds.py; local attention
+is in local.py. Letters: B batch, Q queries, S keys, D width, H heads, h D/H.
 """
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import numpy as np
 
 from latemask.model import architecture
 from latemask.model import attention_kinds
+from latemask.model import local
 from latemask.model import parts
 from latemask.model import products
 
@@ -24,26 +25,41 @@ class Place:
   Fields:
     segment_BxS: tokens see each other where these are equal.
     rotary_2xBxSxh: float32 cosine and sine, or None without rotary positions.
+    position_BxS, local_rotary_2xBxSxh: what local layers read besides, the
+      angles by their own base; None where there are none.
   """
 
   segment_BxS: jax.Array
   rotary_2xBxSxh: jax.Array | None
+  position_BxS: jax.Array | None = None
+  local_rotary_2xBxSxh: jax.Array | None = None
 
   def take(self, index_BxT):
     """Returns the place of some of the tokens."""
-    segment_BxT = jnp.take_along_axis(self.segment_BxS, index_BxT, axis=1)
-    if self.rotary_2xBxSxh is None:
-      return Place(segment_BxT, None)
-    return Place(segment_BxT, jnp.take_along_axis(
-        self.rotary_2xBxSxh, index_BxT[None, :, :, None], axis=2))
+    def of(x):
+      if x.ndim == 2:
+        return jnp.take_along_axis(x, index_BxT, axis=1)
+      return jnp.take_along_axis(x, index_BxT[None, :, :, None], axis=2)
+    return jax.tree.map(of, self)
 
 
-def place(config, position_BxS, segment_BxS, rotary_theta):
-  """Returns the `Place` of tokens at these positions of these segments."""
+def place(config, position_BxS, segment_BxS, theta, local_theta=None):
+  """Returns the `Place` of tokens at these positions of these segments.
+
+  Args:
+    config: a `LayerConfig`.
+    theta, local_theta: bases of the angles of global and of local layers; None
+      where there are no local ones.
+  """
   if not config.architecture.rotary:
     return Place(segment_BxS, None)
-  return Place(segment_BxS, rotary(
-      position_BxS, config.width // config.heads, rotary_theta))
+  size = config.width // config.heads
+  found = Place(segment_BxS, rotary(position_BxS, size, theta))
+  if local_theta is None:
+    return found
+  return found.replace(
+      position_BxS=position_BxS,
+      local_rotary_2xBxSxh=rotary(position_BxS, size, local_theta))
 
 
 def rotary(position_BxS, size, theta):
@@ -68,9 +84,14 @@ def _rotate(x_BxSxHxh, rotary_2xBxSxh):
 
 
 class Attention(nn.Module):
-  """Multi-head attention of queries to keys within their segment."""
+  """Multi-head attention of queries to keys within their segment.
+
+  Fields:
+    is_local: only to those near them (local.py); queries are the keys then.
+  """
 
   config: architecture.LayerConfig
+  is_local: bool = False
 
   @nn.compact
   def __call__(self, query_BxQxD, query_place, key_BxSxD, key_place, train):
@@ -100,14 +121,23 @@ class Attention(nn.Module):
     else:
       q_BxQxHxh, = project(query_BxQxD, 0, 1)
       k_BxSxHxh, v_BxSxHxh = project(key_BxSxD, 1, 3)
-    q_BxQxHxh = _rotate(q_BxQxHxh, query_place.rotary_2xBxSxh)
-    k_BxSxHxh = _rotate(k_BxSxHxh, key_place.rotary_2xBxSxh)
     drop = parts.Dropout(c.attention_dropout).draw(train)
-    # Initial values do not depend on it.
-    kind = "xla" if self.is_initializing() else c.attention
-    mixed_BxQxHxh = attention_kinds.KINDS[kind].attend(
-        q_BxQxHxh * size ** -0.5, k_BxSxHxh, v_BxSxHxh,
-        query_place.segment_BxS, key_place.segment_BxS, drop)
+
+    def turn(x_BxSxHxh, place):
+      return _rotate(x_BxSxHxh, place.local_rotary_2xBxSxh if self.is_local
+                     else place.rotary_2xBxSxh)
+
+    q_BxQxHxh = turn(q_BxQxHxh, query_place)
+    k_BxSxHxh = turn(k_BxSxHxh, key_place)
+    if self.is_local:
+      mixed_BxQxHxh = local.mix(
+          q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, query_place, c.local_window, drop)
+    else:
+      # Initial values do not depend on it.
+      kind = "xla" if self.is_initializing() else c.attention
+      mixed_BxQxHxh = attention_kinds.KINDS[kind].attend(
+          q_BxQxHxh * size ** -0.5, k_BxSxHxh, v_BxSxHxh,
+          query_place.segment_BxS, key_place.segment_BxS, drop)
     out_kernel = self.param(
         "out_kernel", parts.kernel_init(c.width), (c.heads, size, c.width))
     out_BxQxD = products.einsum(

@@ -44,6 +44,17 @@ def cut(config, params, keep_layers=None):
     raise errors.InputError(
         f"keep_layers is {keep}; late layers with cross-attention (those "
         f"after {config.insertion_layer}) cannot be kept in an encoder")
+  encoder_config = dataclasses.replace(
+      config, layers=keep, insertion_layer=0, decoder="self",
+      # Nothing is inserted: the tokens stand in order.
+      insertion="scatter" if any(config.local_layers) else config.insertion)
+  for layer, kinds in enumerate(zip(config.local_layers,
+                                    encoder_config.local_layers)):
+    if kinds[0] != kinds[1]:
+      raise errors.InputError(
+          f"keep_layers is {keep}; layer {layer} is late and global where an "
+          "encoder with model.global_every "
+          f"{config.global_every} has a local one; keep at most {layer}")
   stacks = [params[name]["layers"] for name in ("early", "late")
             if name in params]
   if config.decoder == "cross":
@@ -51,8 +62,7 @@ def cut(config, params, keep_layers=None):
   encoder = {k: v for k, v in params.items() if k not in _NOT_ENCODER}
   encoder["late"] = {"layers": jax.tree.map(
       lambda *parts: jnp.concatenate(parts)[:keep], *stacks)}
-  return dataclasses.replace(
-      config, layers=keep, insertion_layer=0, decoder="self"), encoder
+  return encoder_config, encoder
 
 
 def encode(config, encoder, ids_BxS, specials, key_drop=None,

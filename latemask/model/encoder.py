@@ -148,7 +148,9 @@ class LateMaskModel(nn.Module):
 
   def _place(self, position_BxS, segment_BxS):
     c = self.config
-    return attention.place(c.layer, position_BxS, segment_BxS, c.rotary_theta)
+    return attention.place(
+        c.layer, position_BxS, segment_BxS, c.rotary_theta,
+        c.local_rotary_theta if any(c.local_layers) else None)
 
   def _end(self, hidden):
     """The final norm, where the architecture has one."""

@@ -2,14 +2,18 @@
 
 Matrix products only, 2 per multiply-add, forward times three: each product has
 two more in the backward pass, and the head's gradient repeats none (see
-loss.py). Attention is counted as it is computed, between segments, too. Its two
+loss.py). Attention is counted as it is computed, between segments, too, and in
+local layers between the tokens of neighbouring blocks (local.py). Its two
 small products count once, though `model.remat` may compute them twice. Tests
 hold this against the traced step, XLA's cost analysis and the compiled TPU
 text.
 """
 
+import math
+
 import jax
 
+from latemask.model import local
 from latemask.model import loss
 
 
@@ -24,16 +28,10 @@ def train_step_flops(config, plan, pruned=True):
     pruned: False counts a last layer that computes all tokens instead of the
       targets alone, as other trainers do.
   """
-  kept, slots, targets = plan.num_kept, plan.num_slots, plan.num_targets
-  early = config.insertion_layer * _layer(config, kept, kept, None)
-  late_layers = config.layers - config.insertion_layer
-  if config.decoder == "cross" and config.decoder_queries == "targets":
-    late = late_layers * _layer(config, targets, targets, kept)
-  else:
-    stream = plan.length if config.insertion == "scatter" else kept + slots
-    memory = kept if config.decoder == "cross" else None
-    late = (late_layers - 1) * _layer(config, stream, stream, memory)
-    late += _layer(config, targets if pruned else stream, stream, memory)
+  flops = {"embedding": 0, "early": 0, "late": 0}
+  for component, *sizes in _layers(config, plan, pruned):
+    flops[component] += 3 * _layer(config, *sizes)
+  targets = plan.num_targets
   width = config.width
   chunk = loss.chunk_targets(targets, config.loss_chunk)
   padded_targets = -(-targets // chunk) * chunk
@@ -41,8 +39,13 @@ def train_step_flops(config, plan, pruned=True):
   head += 2 * padded_targets * width * config.padded_vocab_size
   # The bias' gradient is a product, too.
   grad_bias = 2 * padded_targets * config.padded_vocab_size
-  return {"embedding": 0, "early": 3 * early, "late": 3 * late,
-          "head": 3 * head + grad_bias}
+  return flops | {"head": 3 * head + grad_bias}
+
+
+def attention_flops(config, plan):
+  """Returns those of a row's step that are attention's two small products."""
+  return 3 * sum(2 * 2 * _num_scores(config, *sizes) * config.width
+                 for _, *sizes in _layers(config, plan, True))
 
 
 def layer_tokens(config, plan):
@@ -67,16 +70,38 @@ def parameters(params):
   return counts
 
 
-def _layer(config, queries, keys, memory):
+def _layers(config, plan, pruned):
+  """Yields (component, queries, keys, memory or None, is local) of each."""
+  kept, targets = plan.num_kept, plan.num_targets
+  is_early, is_late = (config.local_layers[:config.insertion_layer],
+                       config.local_layers[config.insertion_layer:])
+  for is_local in is_early:
+    yield "early", kept, kept, None, is_local
+  memory = kept if config.decoder == "cross" else None
+  stream = (plan.length if config.insertion == "scatter" else
+            kept + plan.num_slots)
+  if config.decoder == "cross" and config.decoder_queries == "targets":
+    stream = targets
+  for is_local in is_late[:-1]:
+    yield "late", stream, stream, memory, is_local
+  # A local layer computes all tokens, wherever it stands.
+  last = targets if pruned and not is_late[-1] else stream
+  yield "late", last, stream, memory, is_late[-1]
+
+
+def _layer(config, queries, keys, memory, is_local):
   """Forward FLOPs of one layer: queries among keys, then the memory."""
   d = config.width
+  read = [keys] if memory is None else [keys, memory]
+  projections = sum(2 * d * d * (2 * queries + 2 * num) for num in read)
+  scores = _num_scores(config, queries, keys, memory, is_local)
   mlp_products = 2 + config.layer.architecture.gated
-  flops = _attention(d, queries, keys)
-  if memory is not None:
-    flops += _attention(d, queries, memory)
-  return flops + 2 * queries * d * config.mlp * mlp_products
+  return projections + 2 * 2 * scores * d + (
+      2 * queries * d * config.mlp * mlp_products)
 
 
-def _attention(width, queries, keys):
-  projections = 2 * width * width * (2 * queries + 2 * keys)
-  return projections + 2 * 2 * queries * keys * width
+def _num_scores(config, queries, keys, memory, is_local):
+  """Pairs of a query and a key, or one of the memory, that are multiplied."""
+  if is_local:
+    return math.prod(local.blocks(keys, config.local_window))
+  return queries * (keys + (memory or 0))

@@ -53,10 +53,16 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-  """Self-attention, cross-attention where there is a memory, MLP."""
+  """Self-attention, cross-attention where there is a memory, MLP.
+
+  Fields:
+    is_local: self-attention is local. Such a layer has no cross-attention:
+      the tokens of a memory stand in no block beside the queries.
+  """
 
   config: architecture.LayerConfig
   cross: bool
+  is_local: bool = False
 
   @nn.compact
   def __call__(self, query_BxQxD, query_place, key_BxSxD=None, key_place=None,
@@ -91,7 +97,8 @@ class Layer(nn.Module):
       return jnp.where(is_first, x, attention_norm(x))
 
     keys = None if key_BxSxD is None else before_attention(key_BxSxD)
-    x = query_BxQxD + drop(attention.Attention(c, name="attention")(
+    x = query_BxQxD + drop(attention.Attention(
+        c, self.is_local, name="attention")(
         before_attention(query_BxQxD), query_place, keys, key_place, train))
     x = checkpoint_name(x, "attended")
     x = x if pre else attention_norm(x)

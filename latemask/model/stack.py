@@ -1,6 +1,8 @@
 """A stack of layers, run as a loop or one after the other.
 
-How much of a layer is kept for the backward pass is `model.remat`'s choice.
+Where local and global layers alternate, a step of the loop is a whole period of
+them, and what is left over follows one by one. How much of a layer is kept for
+the backward pass is `model.remat`'s choice.
 """
 
 import flax.linen as nn
@@ -44,55 +46,87 @@ class Stack(nn.Module):
 
     Args:
       target_BxT: the tokens whose output is wanted, None for all. The last
-        layer then computes queries and MLP of these only.
+        layer then computes queries and MLP of these only, if it is global:
+        out of order a local one would miss what is near.
 
     Returns:
       [B, T, D]; without targets [B, S, D].
     """
     c = self.config
-    layer = layers.Layer(c.layer, self.cross, parent=None)
+    is_local = c.local_layers[self.first_layer:][:self.num_layers]
+    layer = {kind: layers.Layer(c.layer, self.cross, kind, parent=None)
+             for kind in (False, True)}
     params = self.param("layers", lambda key: jax.vmap(
-        lambda k: _init_layer(c, layer, k))(
+        lambda k: _init_layer(c, layer[False], k))(
             jax.random.split(key, self.num_layers)))
     # Without dropout there is no random number in the step.
     train = train and max(c.dropout, c.attention_dropout) > 0
     key_drop = self.make_rng("dropout") if train else None
 
-    @REMAT[c.remat]
-    def apply(layer_params, index, query, query_place, key=None):
-      rngs = {"dropout": jax.random.fold_in(key_drop, index)} if train else {}
-      return layer.apply(
-          {"params": layer_params}, query, query_place, key, place,
-          memory_BxKxD, memory_place, index == 0, train, rngs=rngs)
+    def of(kind):
+      @REMAT[c.remat]
+      def apply(layer_params, index, query, query_place, key=None):
+        rngs = {"dropout": jax.random.fold_in(key_drop, index)} if train else {}
+        return layer[kind].apply(
+            {"params": layer_params}, query, query_place, key, place,
+            memory_BxKxD, memory_place, index == 0, train, rngs=rngs)
+      return apply
 
-    return _run(apply, (_cast_kernels(params, c.layer.dtype),
-                        self.first_layer + jnp.arange(self.num_layers)),
-                mesh.split_batch(hidden_BxSxD), place, target_BxT, c.unroll)
+    apply = {kind: of(kind) for kind in layer}
+    hidden_BxSxD = _run(
+        [apply[kind] for kind in is_local],
+        (_cast_kernels(params, c.layer.dtype),
+         self.first_layer + jnp.arange(self.num_layers)),
+        mesh.split_batch(hidden_BxSxD), place,
+        None if is_local[-1] else target_BxT, c.unroll,
+        c.global_every if any(is_local) else 1)
+    if target_BxT is None or not is_local[-1]:
+      return hidden_BxSxD
+    return parts.take(hidden_BxSxD, target_BxT)
 
 
-def _run(apply, stacked, hidden_BxSxD, place, target_BxT, unroll):
+def _run(apply, stacked, hidden_BxSxD, place, target_BxT, unroll, period):
   """Runs stacked layers: in a loop, or up to `unroll` of them one by one.
 
   Args:
-    apply: function (parameters of a layer, its index, queries, their place,
-      keys or None for the queries themselves) -> states of the queries.
+    apply: for each layer a function (parameters of a layer, its index, queries,
+      their place, keys or None for the queries themselves) -> states of the
+      queries.
     stacked: (parameters, index), each with the layers on its first axis.
     target_BxT: what the last layer computes; None for all.
+    period: layers of a step of the loop, as long as they repeat the first ones.
   """
-  def step(hidden, layer):
-    return mesh.split_batch(apply(*layer, hidden, place)), None
+  def step(hidden, layers_of_step):
+    singles = ([layers_of_step] if period == 1 else
+               _split_layers(layers_of_step, 0)[1])
+    for apply_one, layer in zip(apply, singles):
+      hidden = mesh.split_batch(apply_one(*layer, hidden, place))
+    return hidden, None
 
-  whole = len(stacked[1]) - (target_BxT is not None)
-  looped = whole if whole > unroll else 0
-  loop, single = _split_layers(stacked, looped)
-  if looped:
-    hidden_BxSxD, _ = jax.lax.scan(step, hidden_BxSxD, loop, unroll=unroll)
-  for layer in single[:whole - looped]:
-    hidden_BxSxD, _ = step(hidden_BxSxD, layer)
+  whole = len(apply) - (target_BxT is not None)
+  steps = 0 if whole <= unroll else _repeats(apply[:whole], period)
+  loop, single = _split_layers(stacked, steps * period)
+  if steps:
+    if period > 1:
+      loop = jax.tree.map(
+          lambda x: x.reshape(steps, period, *x.shape[1:]), loop)
+    hidden_BxSxD, _ = jax.lax.scan(
+        step, hidden_BxSxD, loop, unroll=max(1, unroll // period))
+  for apply_one, layer in zip(apply[steps * period:whole], single):
+    hidden_BxSxD = mesh.split_batch(apply_one(*layer, hidden_BxSxD, place))
   if target_BxT is None:
     return hidden_BxSxD
-  return apply(*single[-1], parts.take(hidden_BxSxD, target_BxT),
-               place.take(target_BxT), hidden_BxSxD)
+  return apply[-1](*single[-1], parts.take(hidden_BxSxD, target_BxT),
+                   place.take(target_BxT), hidden_BxSxD)
+
+
+def _repeats(kinds, period):
+  """Returns how often the first `period` of them come one after the other."""
+  steps = 0
+  while kinds[steps * period:][:period] == kinds[:period] and (
+      (steps + 1) * period <= len(kinds)):
+    steps += 1
+  return steps if steps > 1 or period == 1 else 0
 
 
 def _cast_kernels(params, dtype):

@@ -39,6 +39,7 @@ from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import encoder
 from latemask.model import layers
+from latemask.model import parts
 from latemask.runtime import workdir as workdir_lib
 
 _RATE = 0.5
@@ -226,12 +227,18 @@ def hidden_states(config, params, masked):
     insertion_layer..N); of a cross decoder kept after 0..insertion_layer, and
     no slots.
   """
-  config = dataclasses.replace(config, insertion="append")
-  # As if every kept token were a target, too: the last layer computes targets
-  # alone.
+  # In the order of the row, which local layers need. And as if every kept token
+  # were a target, too: the last layer computes targets alone.
+  config = dataclasses.replace(config, insertion="scatter")
   batch, num_kept = masked.kept_ids_BxK.shape
-  masked = masked.replace(corrupted_BxC=jnp.broadcast_to(
-      jnp.arange(num_kept), (batch, num_kept)))
+  num_slots = masked.slot_position_BxQ.shape[1]
+  rows_Bx1, columns_1xL = np.ogrid[:batch, :masked.place_BxL.shape[1]]
+  # Where each stands in the row; what stands nowhere is not read.
+  index_BxS = jnp.zeros((batch, num_kept + num_slots), jnp.int32).at[
+      rows_Bx1, masked.place_BxL].set(columns_1xL, mode="drop")
+  kept_BxK, slot_BxQ = index_BxS[:, :num_kept], index_BxS[:, num_kept:]
+  masked = masked.replace(
+      target_index_BxT=jnp.concatenate([slot_BxQ, kept_BxK], axis=1))
   first = config.insertion_layer
   method = "encode" if config.decoder == "cross" else None
   embedded, handed_on = layer_outputs(
@@ -240,10 +247,14 @@ def hidden_states(config, params, masked):
   if method:
     return [embedded[0], *handed_on[:first]], []
   kept, slots = embedded
-  # The last layer's output stands in the order of targets: slots, then kept.
-  num_slots = slots.shape[1]
-  last = handed_on.pop()
-  late = handed_on[first:]
-  return ([kept, *handed_on[:first], *(x[:, :num_kept] for x in late),
-           last[:, num_slots:]],
-          [slots, *(x[:, num_kept:] for x in late), last[:, :num_slots]])
+  # The last layer's output stands in the order of targets: slots, then kept;
+  # a local one computes all.
+  *late, last = handed_on[first:]
+  if config.local_layers[-1]:
+    late, last = [*late, last], None
+  outputs = [[parts.take(x, index) for x in late]
+             for index in (kept_BxK, slot_BxQ)]
+  if last is not None:
+    outputs[0].append(last[:, num_slots:])
+    outputs[1].append(last[:, :num_slots])
+  return [kept, *handed_on[:first], *outputs[0]], [slots, *outputs[1]]

@@ -18,6 +18,9 @@ _COMPARED = {
     "mlp": lambda config: True,
     "norm_eps": lambda config: True,
     "rotary_theta": lambda config: config.layer.architecture.rotary,
+    "global_every": lambda config: True,
+    "local_window": lambda config: any(config.local_layers),
+    "local_rotary_theta": lambda config: any(config.local_layers),
 }
 
 

@@ -264,11 +264,17 @@ def test_modernbert_as_it_was_written_before(tmp_path):
   assert hub_folder.load_model(tmp_path, specials.TRAINED.mask)[0] == today
   again = transformers.AutoConfig.from_pretrained(tmp_path)
   assert again.layer_types == stock.config.layer_types
+  # Where it says nothing of the global layers, they are one in three.
   for changes in (dict(global_attn_every_n_layers=3),
                   dict(global_attn_every_n_layers=...),
                   dict(layer_types=["full_attention", "sliding_attention"])):
-    with pytest.raises(errors.InputError, match="some layers are local"):
-      hub_folder.load_model(_config_json(tmp_path, **changes), specials.TRAINED.mask)
+    _config_json(tmp_path, local_attention=32, **changes)
+    found, *_ = hub_folder.load_model(tmp_path, specials.TRAINED.mask)
+    assert found == dataclasses.replace(
+        today, global_every=3, local_window=32, insertion="scatter")
+    assert found.local_layers == (False, True)
+    again = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert again.layer_types == ["full_attention", "sliding_attention"]
   rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
   with pytest.raises(errors.InputError, match="only rope_type default"):
     hub_folder.load_model(_config_json(

@@ -417,8 +417,10 @@ def _recorded(config, workdir, num_devices, num_steps=None):
 
 
 @pytest.mark.long
-def test_same_run_on_1_2_4_8_devices(tiny_run, tmp_path):
+@pytest.mark.parametrize("changes", [{}, conftest.LONG_ROWS])
+def test_same_run_on_1_2_4_8_devices(tiny_run, tmp_path, changes):
   """Rows and masks bit for bit, losses to rounding; and from 8 on with 2."""
+  tiny_run.update_from_flattened_dict(changes)
   tiny_run.model.dropout = 0.1
   tiny_run.train.num_steps = 8
   tiny_run.checkpoint.every_steps = 4

@@ -56,7 +56,8 @@ def _stop_at(monkeypatch, step, signum=signal.SIGTERM):
 @pytest.mark.parametrize("changes", [
     {}, pytest.param({"optimizer.name": "muon", "train.average_share": 0.3,
                       "masking.phases": ((0.5, 0.5), (0.15, 0.5, 0.1))},
-                     marks=pytest.mark.slow)])
+                     marks=pytest.mark.slow),
+    pytest.param(conftest.LONG_ROWS, marks=pytest.mark.long)])
 def test_stopped_and_resumed_is_unbroken(
     tiny_run, tmp_path, monkeypatch, capsys, changes):
   """20 steps = some, SIGTERM, the rest: bit for bit, rows and lines too."""
