@@ -81,6 +81,10 @@ def get_config(size="base"):
   data.length = 128
   # documents: they see only themselves; stream: one running text.
   data.packing = "documents"
+  # Of documents, which share a row: best (those that fill it; a document is
+  # cut where it is longer than a row, and where rows would stay empty), or next
+  # (as they come, cut wherever a row ends: rows packed before this key).
+  data.fit = "best"
   # Files of packed rows; None: one per 16 MiB of text.
   data.shards = integer()
   # Documents that may be skipped because they cannot be read.

@@ -93,6 +93,8 @@ PRETRAINING = {
     # A row holds <s>, </s> and the shortest piece that is worth one.
     "data.length": Key(domains.whole(10, MOST_TOKENS)),
     "data.packing": Key(domains.choice("documents", "stream")),
+    "data.fit": Key(
+        domains.choice("best", "next"), before="next", kept=True),
     # Their names have five digits.
     "data.shards": Key(domains.optional(domains.whole(1, 99_999))),
     "data.max_bad_documents": Key(_COUNT, free=True),

@@ -225,6 +225,11 @@ def _warnings(config, loader, epochs):
            "out: its held-out rows are read as then, and border on rows of "
            "their own documents in training; pack it anew, as another "
            "data.dir, to measure on documents that are not trained on")
+  if config.data.packing == "documents" and config.data.fit != "next":
+    for packed in loader.packed.sets:
+      if packed_set.is_older_than_fit(packed.directory):
+        yield (f"{packed.directory} was packed before data.fit: its documents "
+               "are cut wherever a row ends")
   num_rows = min(loader.num_eval_rows, config.eval.max_rows)
   if num_rows < evaluate.FEW_ROWS:
     yield (f"only {num_rows} held-out rows: what is measured on them is noise "

@@ -30,6 +30,7 @@ from latemask.train import schedule
 TABLES = {
     "data.documents": formats.DOCUMENTS,
     "data.packing": packing.PACKINGS,
+    "data.fit": packing.FITS,
     "data.tokenizer_kind": kinds.TRAINED,
     "masking.unit": units.UNITS,
     "masking.word_starts": word_starts.WORD_STARTS,
