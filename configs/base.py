@@ -170,6 +170,12 @@ def get_config(size="base"):
   # Parameters to begin with: a run, a checkpoint of it or a Hugging Face
   # folder; None: fresh ones.
   train.init_from = text()
+  # What is taken of a run: parameters, or all (the optimizer's moments, too; the
+  # steps count anew): the next of the phases that runs are chained to.
+  train.init_state = "parameters"
+  # Number of this run among such phases. Each has masks, dropout and an order of
+  # rows of its own; masking.phases are others, inside of one run.
+  train.phase = 1
   # Late layers that it does not have: copy (of its last ones) or fresh.
   train.init_late = "fresh"
   # Standard deviation of fresh kernels: fan_in (0.554 / sqrt(inputs), which is

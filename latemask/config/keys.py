@@ -138,6 +138,9 @@ PRETRAINING = {
     "model.loss_chunk": Key(domains.whole(1)),
 
     "train.init_from": Key(_PATH),
+    "train.init_state": Key(
+        domains.choice("parameters", "all"), before="parameters"),
+    "train.phase": Key(domains.whole(1, 2**16), before=1),
     "train.init_late": Key(domains.choice("copy", "fresh"), before="fresh"),
     "train.init_kernels": Key(
         domains.choice("fan_in", "fixed"), before="fan_in"),

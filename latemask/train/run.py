@@ -35,6 +35,7 @@ from latemask.runtime import workdir as workdir_lib
 from latemask.train import check as check_lib
 from latemask.train import evaluate
 from latemask.train import init_from
+from latemask.train import init_state
 from latemask.train import lengthen
 from latemask.train import loop
 from latemask.train import metrics
@@ -136,6 +137,8 @@ def _begin(program, tokenizer, checkpoints, beginning):
       state = state.replace(params=init_from.begin(
           beginning, program.model.config, tokenizer, state.params,
           program.config.train.init_late))
+    if program.config.train.init_state == "all":
+      state = init_state.begin(beginning, program, state)
     progress = checkpoints_lib.Progress(
         state, trained_length=beginning and pretrained.trained_length(
             beginning, program.config))

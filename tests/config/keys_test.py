@@ -40,6 +40,7 @@ TABLES = {
     "model.decoder_queries": insertion.QUERIES,
     "model.dtype": architecture.DTYPES,
     "model.remat": stack.REMAT,
+    "train.init_state": ("parameters", "all"),  # An if.
     "train.init_late": init_from._INIT_LATE,
     "train.init_kernels": initial.KERNELS,
     "train.mask_vector": mask_vector.MASK_VECTORS,

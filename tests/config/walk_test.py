@@ -140,7 +140,7 @@ def test_refused_in_one_line_or_meant(rows, meant):
       message = str(refused.value)
       assert message.startswith(f"{key} is ") and "it must be " in message
       assert "\n" not in message and len(message) < 200
-  assert num_tried == {True: 88, False: 22}[rows is keys.PRETRAINING] * len(
+  assert num_tried == {True: 90, False: 22}[rows is keys.PRETRAINING] * len(
       VALUES)
 
 
