@@ -81,6 +81,10 @@ def get_config(size="base"):
   data.length = 128
   # documents: they see only themselves; stream: one running text.
   data.packing = "documents"
+  # Of documents, which share a row: best (those that fill it; a document is
+  # cut where it is longer than a row, and where rows would stay empty), or next
+  # (as they come, cut wherever a row ends: rows packed before this key).
+  data.fit = "best"
   # Files of packed rows; None: one per 16 MiB of text.
   data.shards = integer()
   # Documents that may be skipped because they cannot be read.
@@ -180,6 +184,12 @@ def get_config(size="base"):
   # Parameters to begin with: a run, a checkpoint of it or a Hugging Face
   # folder; None: fresh ones.
   train.init_from = text()
+  # What is taken of a run: parameters, or all (the optimizer's moments, too; the
+  # steps count anew): the next of the phases that runs are chained to.
+  train.init_state = "parameters"
+  # Number of this run among such phases. Each has masks, dropout and an order of
+  # rows of its own; masking.phases are others, inside of one run.
+  train.phase = 1
   # Late layers that it does not have: copy (of its last ones) or fresh.
   train.init_late = "fresh"
   # Standard deviation of fresh kernels: fan_in (0.554 / sqrt(inputs), which is

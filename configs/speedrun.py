@@ -43,6 +43,7 @@ def _wikitext():
 
 def _mini():
   config = demo.get_config()
+  config.data.fit = "next"  # As the rows of the records are.
   config.train.num_steps = 400
   config.optimizer.learning_rate = 1e-2
   config.eval.every_steps = 100

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from latemask.config import spec
+from latemask.data import loader as loader_lib
 from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask.data.tokenizers import specials
@@ -103,6 +104,13 @@ def test_rows_keep_their_split(before, capsys):
   assert prepare_lib.prepare(config, "rows").digest == packed.digest
   assert {p: p.read_bytes() for p in (before / "rows").iterdir()} == whole
   assert "held out" not in capsys.readouterr().out
+  # A new run on them says how they fit.
+  loader = loader_lib.Loader(packed, config)
+  told = "rows was packed before data.fit: its documents are cut wherever a row"
+  for fit, is_told in (("best", True), ("next", False)):
+    config.data.fit = fit
+    found = [told in line for line in run._warnings(config, loader, 1)]
+    assert any(found) == is_told
   # Any fraction does, as it is that of the loader; other text does not.
   config.data.eval_fraction = 0.3
   assert packed_set.load(config, "rows").digest == packed.digest

@@ -14,6 +14,8 @@ import multiprocessing
 import statistics
 import time
 
+import ml_collections
+
 from latemask.config import spec
 from latemask.data import packing
 from latemask.data.sources import table as sources_lib
@@ -23,6 +25,9 @@ from latemask import errors
 from latemask.runtime import console
 
 _VOCAB_SIZE = 4096
+# Rows as configs/base.py has them.
+_DATA = ml_collections.ConfigDict(
+    {"packing": "documents", "fit": "best", "length": 128})
 # Texts that the library is given at once.
 _BATCH = 256
 
@@ -31,7 +36,7 @@ def _rows(tokenizer, texts):
   """Packs texts; returns the seconds it took and the tokens."""
   counts = dict.fromkeys(packing.COUNTS, 0)
   start_secs = time.perf_counter()
-  for _ in packing.pack(texts, tokenizer, "documents", 128, counts,
+  for _ in packing.pack(texts, tokenizer, _DATA, counts,
                         progress=lambda num_chars: None):
     pass
   return time.perf_counter() - start_secs, counts["tokens"]

@@ -1,5 +1,6 @@
 """What a checkpoint says of itself: digests, config, tokenizer, rows."""
 
+import contextlib
 import hashlib
 import json
 
@@ -59,11 +60,9 @@ def read(path, average=False):
   """
   path = epath.Path(path).absolute()
   params_of = "average" if average else "params"
-  try:
-    run = checked(ocp.Checkpointer(
-        ocp.JsonCheckpointHandler()).restore(path / "run"), path)
+  with _whole(path):
+    run, tree = _run_and_tree(path)
     state = ocp.PyTreeCheckpointer()
-    tree = state.metadata(path / "state").item_metadata.tree
     if not tree.get(params_of):
       raise errors.InputError(
           f"{path} has no average of its parameters: it is of a run without "
@@ -78,13 +77,71 @@ def read(path, average=False):
     compare(found, {name: run["digests"][name] for name in found})
     if average:
       params = jax.tree.map(lambda x: x / params["weight"], params["params"])
-  except errors.InputError:
-    raise
-  except Exception as error:  # As in `restore`.
-    raise errors.InputError(
-        f"{path} is no whole checkpoint: {line(error)[:300]}") from error
   return (run["config"], tokenizers_lib.of_record(run["tokenizer"]),
           params, trained_length(run), step, run["manifest"])
+
+
+def described(path):
+  """Returns what a checkpoint holds, without the arrays themselves.
+
+  Args:
+    path: WORKDIR/checkpoints/STEP.
+
+  Returns:
+    (config of its run as a dict, {name in its state: shape}).
+
+  Raises:
+    InputError: there is no whole checkpoint.
+  """
+  with _whole(path):
+    run, tree = _run_and_tree(epath.Path(path).absolute())
+    return run["config"], {
+        partition.path_name(name): tuple(leaf.shape)
+        for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def read_field(path, field, shapes):
+  """Reads a field of the state of a checkpoint, laid out as another.
+
+  Args:
+    path: WORKDIR/checkpoints/STEP.
+    field: of `step.TrainState`.
+    shapes: the tree that it becomes, ShapeDtypeStructs with shardings; of the
+      shapes that `described` tells.
+
+  Raises:
+    InputError: there is no whole checkpoint.
+  """
+  path, wanted = epath.Path(path).absolute(), {field: shapes}
+  with _whole(path):
+    run, _ = _run_and_tree(path)
+    found = ocp.PyTreeCheckpointer().restore(
+        path / "state", args=ocp.args.PyTreeRestore(
+            item=wanted, partial_restore=True,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)))
+    names = digests(found)
+    compare(names, {name: run["digests"][name] for name in names})
+    return found[field]
+
+
+@contextlib.contextmanager
+def _whole(path):
+  """Its body reads a checkpoint, on whose damage Orbax raises anything."""
+  try:
+    yield
+  except errors.InputError:
+    raise
+  except Exception as error:
+    raise errors.InputError(
+        f"{path} is no whole checkpoint: {line(error)[:300]}") from error
+
+
+def _run_and_tree(path):
+  """Returns (`run` of a checkpoint, the tree of what describes its arrays)."""
+  run = checked(ocp.Checkpointer(
+      ocp.JsonCheckpointHandler()).restore(path / "run"), path)
+  return run, ocp.PyTreeCheckpointer().metadata(
+      path / "state").item_metadata.tree
 
 
 def trained_length(run):

@@ -93,6 +93,8 @@ PRETRAINING = {
     # A row holds <s>, </s> and the shortest piece that is worth one.
     "data.length": Key(domains.whole(10, MOST_TOKENS)),
     "data.packing": Key(domains.choice("documents", "stream")),
+    "data.fit": Key(
+        domains.choice("best", "next"), before="next", kept=True),
     # Their names have five digits.
     "data.shards": Key(domains.optional(domains.whole(1, 99_999))),
     "data.max_bad_documents": Key(_COUNT, free=True),
@@ -143,6 +145,9 @@ PRETRAINING = {
     "model.loss_chunk": Key(domains.whole(1)),
 
     "train.init_from": Key(_PATH),
+    "train.init_state": Key(
+        domains.choice("parameters", "all"), before="parameters"),
+    "train.phase": Key(domains.whole(1, 2**16), before=1),
     "train.init_late": Key(domains.choice("copy", "fresh"), before="fresh"),
     "train.init_kernels": Key(
         domains.choice("fan_in", "fixed"), before="fan_in"),

@@ -192,8 +192,8 @@ def _estimate(config, source, tokenizer):
   bad = sources_lib.BadDocuments(float("inf"))
   counts = dict.fromkeys(packing.COUNTS, 0)
   found = packing.pack(
-      _sample(source, bad), tokenizer, config.data.packing,
-      config.data.length, counts, progress=lambda num_bytes: None)
+      _sample(source, bad), tokenizer, config.data, counts,
+      progress=lambda num_bytes: None)
   for _ in found:
     pass
   counts["bad_documents"] = bad.count

@@ -67,12 +67,12 @@ class Order:
   """
 
   def __init__(self, packed, config):
-    """Takes a `packed_set.Packed`, and the seed and fraction of a run.
+    """Takes a `packed_set.Packed`, and the seed, phase and fraction of a run.
 
     Raises:
       InputError: `data.eval_fraction` leaves no row to train on.
     """
-    self._seed = config.seed
+    self._seed, self._phase = config.seed, config.train.phase
     self._train, self._eval = (
         _by_rows(packed, config) if packed.split is None
         else _by_documents(packed))
@@ -83,7 +83,10 @@ class Order:
   def train_row(self, index):
     """Returns the row of the set that stands at `index` of the training."""
     epoch, place = divmod(index, self.num_train_rows)
-    seed, = np.random.SeedSequence([self._seed, epoch]).generate_state(1)
+    # That of the first phase is what it was before there were others: numpy
+    # fills up with zeros.
+    seed, = np.random.SeedSequence(
+        [self._seed, epoch, self._phase - 1]).generate_state(1)
     return self._train[_permutation(self.num_train_rows, int(seed))[place]]
 
   def eval_row(self, index):

@@ -205,10 +205,29 @@ def changes(config, packed):
   return ", ".join(filter(None, said))
 
 
+def is_older_than_fit(directory):
+  """Returns whether what lies there was begun before there was `data.fit`.
+
+  Such a set goes with any, and keeps its own.
+  """
+  begun = read_begun(epath.Path(directory))
+  return begun is not None and "fit" not in begun["settings"]
+
+
+def fit_as_packed(config, directory):
+  """Returns the config with the `data.fit` of a set that is gone on with."""
+  if not is_older_than_fit(directory):
+    return config
+  config = config.copy_and_resolve_references()
+  config.data.fit = keys.BEFORE["data.fit"]
+  return config
+
+
 def settings(config):
   """What the rows depend on, but for the tokenizer."""
   data = config.data
-  return {"source": data.source, "length": data.length,
+  fit = {"fit": data.fit} if data.packing == "documents" else {}
+  return fit | {"source": data.source, "length": data.length,
           "packing": data.packing, "documents": data.documents,
           "text_fields": list(data.text_fields),
           "vocab_size": None if data.tokenizer or config.train.init_from
@@ -223,12 +242,13 @@ def settings_before(config):
   """What settings that are older than a key mean.
 
   Sets older than the split by documents go with any `data.eval_fraction`: it
-  is that of the loader.
+  is that of the loader. Those that are older than `data.fit` go with any, too.
   """
   wanted = settings(config)
   return {key: keys.BEFORE[f"data.{key}"] for key in wanted
           if f"data.{key}" in keys.BEFORE} | {
-              "eval_fraction": wanted["eval_fraction"]}
+              key: wanted[key] for key in ("eval_fraction", "fit")
+              if key in wanted}
 
 
 def read_begun(directory):

@@ -5,7 +5,8 @@ from 65,536 ids on), a row is filled up with pad. Where <s> and
 </s> stand here, a tokenizer may have [CLS] and [SEP]:
   documents   `<s> a </s><s> b </s>...`: every piece of a document stands
       between <s> and </s> and sees only itself in the model, which derives
-      segments and positions from the <s> ids;
+      segments and positions from the <s> ids. A document that is longer than a
+      row goes on in another; which pieces share a row says `data.fit`;
   stream      `<s> ...a </s> b... </s>`: one running text, as in RoBERTa's
       FULL-SENTENCES; documents see their neighbours.
 """
@@ -13,6 +14,9 @@ from 65,536 ids on), a row is filled up with pad. Where <s> and
 import itertools
 
 import numpy as np
+
+from latemask.data import best_fit
+
 # Pieces shorter than this are dropped (and counted): with fewer tokens
 # between <s> and </s> there is nothing to learn, and rows of special tokens
 # only could not be masked.
@@ -21,6 +25,8 @@ MIN_PIECE_TOKENS = 8
 COUNTS = ("documents", "tokens", "maskable_tokens", "rows",
           "dropped_documents", "dropped_tokens")
 _ENCODE_CHARS = 1 << 17
+# Tokens that wait for a row that they fit (best fit).
+_WINDOW_TOKENS = 1 << 20
 # Rows in which tokens are counted at once: a call a row takes its time.
 _COUNTED_ROWS = 64
 
@@ -30,17 +36,18 @@ def row_dtype(vocab_size):
   return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def pack(documents, tokenizer, packing, length, counts, progress):
+def pack(documents, tokenizer, data, counts, progress):
   """Yields the rows of some documents, as bytes.
 
   Args:
-    packing: a row of `PACKINGS`.
+    data: `config.data`, of which `packing`, `fit` and `length` are read.
     counts: dict of `COUNTS`, added to.
     progress: called with the characters of text just done.
   """
   dtype = row_dtype(tokenizer.vocab_size)
   encoded = _encode(documents, tokenizer, dtype, counts, progress)
-  rows = PACKINGS[packing](encoded, length, dtype, tokenizer.specials, counts)
+  rows = PACKINGS[data.packing](data)(
+      encoded, data.length, dtype, tokenizer.specials, counts)
   while some := list(itertools.islice(rows, _COUNTED_ROWS)):
     counts["rows"] += len(some)
     counts["maskable_tokens"] += num_maskable(
@@ -78,7 +85,32 @@ def _batches(documents):
     yield batch
 
 
-def _pack_documents(encoded, length, dtype, specials, counts):
+def _pack_best(encoded, length, dtype, specials, counts):
+  """Yields rows of `<s> piece </s>` segments, short documents being whole."""
+  size = dtype.itemsize
+  bos, pad, eos = _special_bytes(specials, dtype)
+  inner_bytes, min_bytes = (length - 2) * size, MIN_PIECE_TOKENS * size
+  pieces = _pieces(encoded, inner_bytes, min_bytes, size, counts)
+  for row, room in best_fit.rows(pieces, inner_bytes, 2 * size, min_bytes,
+                                 _WINDOW_TOKENS * size):
+    text = [part for piece in row for part in (bos, piece, eos)]
+    yield _filled(text, room, pad, size, length, counts)
+
+
+def _pieces(encoded, inner_bytes, min_bytes, size, counts):
+  """Yields documents; those that are too long, cut to the length of rows."""
+  for data, lengths in encoded:
+    stop = 0
+    for num_tokens in lengths:
+      start, stop = stop, stop + num_tokens * size
+      while stop - start >= min_bytes:
+        piece = data[start:min(start + inner_bytes, stop)]
+        start += len(piece)
+        yield piece
+      counts["dropped_tokens"] += (stop - start) // size
+
+
+def _pack_next(encoded, length, dtype, specials, counts):
   """Yields rows of `<s> piece </s>` segments, cutting pieces to fit."""
   size = dtype.itemsize
   bos, pad, eos = _special_bytes(specials, dtype)
@@ -143,4 +175,7 @@ def _special_bytes(specials, dtype):
       specials.bos, specials.pad, specials.eos)]
 
 
-PACKINGS = {"documents": _pack_documents, "stream": _pack_stream}
+FITS = {"best": _pack_best, "next": _pack_next}
+# config.data -> how the rows of encoded documents are made.
+PACKINGS = {"documents": lambda data: FITS[data.fit],
+            "stream": lambda data: _pack_stream}

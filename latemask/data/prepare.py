@@ -112,6 +112,7 @@ def _prepare(config, directory, pack, tokenizer, claim, sources,
              eval_sources):
   """Packs what is not packed yet, and returns the `packed_set.Packed`."""
   start_secs = time.monotonic()
+  config = packed_set.fit_as_packed(config, directory)
   everything = sources + eval_sources
   num_shards = config.data.shards or sources_lib.default_shards(everything)
   begun = packed_set.read_begun(directory)

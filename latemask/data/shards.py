@@ -95,8 +95,8 @@ def pack(job, shard, progress=lambda num_bytes: None):
     with _no_cycles():
       for part, counts in parts.items():
         texts = (text for _, text in documents[part])
-        for row in packing.pack(texts, tokenizer, config.data.packing,
-                                config.data.length, counts, progress):
+        for row in packing.pack(
+            texts, tokenizer, config.data, counts, progress):
           writer.write(row)
     writer.close()
     result = add(parts.values(), COUNTS) | {

@@ -40,7 +40,8 @@ class Part:
 
 def stream(seed, number, kind="threefry2x32"):
   """Returns the key of one of the streams of random numbers of a seed."""
-  return jax.random.fold_in(jax.random.key(seed, impl=KINDS[kind]), number)
+  return jax.random.fold_in(
+      jax.random.key(seed, impl=KINDS[kind]), np.uint32(number))
 
 
 def index(shape, part=None):

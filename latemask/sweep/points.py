@@ -188,10 +188,18 @@ def _with_rows(config, out):
     if config.train.init_from:  # Its tokenizer may be that of the rows.
       settings["init_from"] = config.train.init_from
     fraction = {"eval_fraction": settings.pop("eval_fraction")}
+    settings.pop("fit", None)
     directory = f"{out}/data/{_digest(settings)}"
     # Rows that were packed before documents were held out go with any.
     if not (packed_set.holds_out_rows(directory) or config.data.eval_source):
-      directory = f"{out}/data/{_digest(settings | fraction)}"
+      settings |= fraction
+      directory = f"{out}/data/{_digest(settings)}"
+    # Those that are older than the key go with any, and keep their name, which
+    # is that of the default, too.
+    if config.data.fit != "best" and not packed_set.is_older_than_fit(
+        directory):
+      settings["fit"] = config.data.fit
+      directory = f"{out}/data/{_digest(settings)}"
     with config.unlocked():
       config.data.dir = directory
   return config

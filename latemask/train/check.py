@@ -14,6 +14,7 @@ from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
 from latemask.train import evaluate
 from latemask.train import init_from
+from latemask.train import init_state
 from latemask.train import step as step_lib
 
 
@@ -56,4 +57,6 @@ def check(config, workdir, but=()):
     plan_lib.make_plan(config, vocabulary, rate)
   if beginning:
     init_from.check(beginning, program.model.config, tokenizer)
+  if config.train.init_state == "all" and not record_lib.steps(workdir):
+    init_state.check(beginning, program, tokenizer)
   return program, beginning

@@ -60,6 +60,16 @@ def make_optimizer(name, o, schedule):
       optax.scale_by_learning_rate(schedule))
 
 
+def go_on(theirs, fresh):
+  """Returns the state of another run with the schedule at its beginning.
+
+  Args:
+    theirs, fresh: of what `make_optimizer` returns.
+  """
+  *moments, _ = theirs
+  return (*moments, fresh[-1])  # The last one counts for the learning rate.
+
+
 def decay_mask(params):
   """Returns a tree of bool: whether weight decay applies."""
   def one(path, _):

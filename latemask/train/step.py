@@ -31,8 +31,11 @@ from latemask.train import mask_vector
 from latemask.train import optimizer as optimizer_lib
 from latemask.train import schedule as schedule_lib
 
-# Streams of random numbers, folded into the key of the seed.
+# Streams of random numbers of a seed. A run that is a later phase of others
+# (train.phase) has four of its own. Their numbers are none of a step: to
+# unsafe_rbg stream 6 at step 2 is stream 2 at step 6.
 _INIT, _MASK, _DROPOUT, _EVAL = range(4)
+_NUM_STREAMS, _NO_STEP = 4, 1 << 31
 # That of evaluation masks which are the same for every run.
 _EVAL_SEED = 0
 
@@ -207,6 +210,12 @@ class Program:
         embedding_SxVxD, params["output_bias"], masked.target_ids_BxT,
         masked.target_weights_BxT, c.vocab_size, c.loss_chunk)
 
+  def keys_at(self, step):
+    """Returns the keys of (masks, dropout) of a step; rows are folded in."""
+    return (jax.random.fold_in(self._key(_MASK), step),
+            jax.random.fold_in(
+                self._key(_DROPOUT, self.config.train.dropout_rng), step))
+
   def _jit(self, function, **options):
     jitted = jax.jit(function, **options)
     return _InMesh(jitted, self.mesh)
@@ -218,6 +227,8 @@ class Program:
     return share and max(1, share * self.config.train.num_steps)
 
   def _key(self, stream, kind="threefry2x32"):
+    if self.config.train.phase > 1:
+      stream += _NO_STEP + _NUM_STREAMS * self.config.train.phase
     return rng.stream(self.config.seed, stream, kind)
 
   def _init(self):
@@ -233,9 +244,7 @@ class Program:
         average_lib.begin(params) if self._average_steps else None)
 
   def _train_step(self, plan, state, ids_BxL):
-    key_mask = jax.random.fold_in(self._key(_MASK), state.step)
-    key_drop = jax.random.fold_in(
-        self._key(_DROPOUT, self.config.train.dropout_rng), state.step)
+    key_mask, key_drop = self.keys_at(state.step)
     ids_AxBxL, rows_AxB = (
         self._micro_batches(x) for x in (ids_BxL, jnp.arange(len(ids_BxL))))
 
@@ -283,10 +292,9 @@ class Program:
         jnp.moveaxis(x, 1, 0), None, mesh_lib.BATCH_AXES)
 
   def _eval_step(self, plan, params, rows_B, ids_BxL):
-    seed = (self.config.seed if self.config.eval.masks == "seeded"
-            else _EVAL_SEED)
-    masked = selection.mask_batch(
-        plan, rng.stream(seed, _EVAL), rows_B, ids_BxL)
+    key = (self._key(_EVAL) if self.config.eval.masks == "seeded"
+           else rng.stream(_EVAL_SEED, _EVAL))
+    masked = selection.mask_batch(plan, key, rows_B, ids_BxL)
     return self.loss_sums(params, masked), selection.count(plan, ids_BxL)
 
 

@@ -37,6 +37,7 @@ from latemask.train import schedule
 TABLES = {
     "data.documents": formats.DOCUMENTS,
     "data.packing": packing.PACKINGS,
+    "data.fit": packing.FITS,
     "data.tokenizer_kind": kinds.TRAINED,
     "masking.unit": units.UNITS,
     "masking.word_starts": word_starts.WORD_STARTS,
@@ -47,6 +48,7 @@ TABLES = {
     "model.dtype": architecture.DTYPES,
     "model.attention": attention_kinds.KINDS,
     "model.remat": stack.REMAT,
+    "train.init_state": ("parameters", "all"),  # An if.
     "train.init_late": init_from._INIT_LATE,
     "train.init_kernels": initial.KERNELS,
     "train.mask_vector": mask_vector.MASK_VECTORS,

@@ -103,7 +103,7 @@ for value, there in {
               "data.label_separator"},
     None: {"data.train", "data.dev", "data.test", "data.stride"}}.items():
   MEANT_OF_OWN[value] = MEANT_OF_OWN[value] | there
-KINDS = [(keys.PRETRAINING, MEANT, 91), (keys.GLUE, MEANT_OF_FINETUNING, 27),
+KINDS = [(keys.PRETRAINING, MEANT, 94), (keys.GLUE, MEANT_OF_FINETUNING, 27),
          (keys.OWN, MEANT_OF_OWN, 34)]
 
 

@@ -49,7 +49,9 @@ def _expected_pieces(config, packed):
   return packed.tokenizer.encode(texts)
 
 
-def test_documents_are_whole_between_special_tokens(config, tmp_path):
+@pytest.mark.parametrize("fit", packing.FITS)
+def test_documents_are_whole_between_special_tokens(config, tmp_path, fit):
+  config.data.fit = fit
   packed = prepare_lib.prepare(config, tmp_path)
   rows = _rows(packed)
   assert rows.shape == (packed.manifest["totals"]["rows"], 32)
@@ -65,15 +67,8 @@ def test_documents_are_whole_between_special_tokens(config, tmp_path):
   assert totals["tokens"] == len(stream)
   assert len(text) + totals["dropped_tokens"] == sum(map(len, expected))
   assert totals["dropped_tokens"] < 0.1 * len(text)
-  # In order: the pieces of a document are the document, but for an end that
-  # is too short to be a piece.
-  pieces = iter([p[1:-1] for p in pieces])
-  for ids in expected:
-    found = np.zeros(0, int)
-    while len(ids) - len(found) >= packing.MIN_PIECE_TOKENS:
-      found = np.concatenate([found, next(pieces)])
-    np.testing.assert_array_equal(found, ids[:len(found)])
-  assert next(pieces, None) is None
+  if fit == "next":
+    _check_in_order([p[1:-1] for p in pieces], expected)
   # What can be masked is counted in each part.
   parts = totals["parts"]
   cut = len(rows) - parts["held_out"]["rows"]
@@ -83,6 +78,17 @@ def test_documents_are_whole_between_special_tokens(config, tmp_path):
     assert parts[part]["tokens"] == np.count_nonzero(found != specials.TRAINED.pad)
   assert packed.maskable_share == parts["training"]["maskable_tokens"] / (
       parts["training"]["tokens"])
+
+
+def _check_in_order(pieces, expected):
+  """The pieces of a document are the document, but for an end too short."""
+  pieces = iter(pieces)
+  for ids in expected:
+    found = np.zeros(0, int)
+    while len(ids) - len(found) >= packing.MIN_PIECE_TOKENS:
+      found = np.concatenate([found, next(pieces)])
+    np.testing.assert_array_equal(found, ids[:len(found)])
+  assert next(pieces, None) is None
 
 
 def test_padding_is_rare(config, tmp_path):
@@ -292,7 +298,8 @@ def test_large_vocabularies_take_four_bytes():
 @pytest.mark.parametrize("changes, message", [
     ({"data.length": 64}, "another length (32, not 64)"),
     ({"data.source": "builtin"}, "another source"),
-    ({"data.packing": "stream"}, "another packing (documents, not stream)"),
+    ({"data.packing": "stream"}, "another packing (documents, not stream);"),
+    ({"data.fit": "next"}, "another fit (best, not next)"),
     ({"data.text_fields": ("body",)}, "another text_fields"),
     ({"data.vocab_size": 300}, "another vocab_size (320, not 300)"),
     ({"data.eval_fraction": 0.2}, "another eval_fraction (0.1, not 0.2)"),

@@ -21,7 +21,6 @@ from latemask.model import architecture as architecture_lib
 from latemask.model import cut
 from latemask.train import init_from
 from latemask.train import step as step_lib
-from tests import conftest
 from tests.hub import export_test
 from tests.hub import stock_test
 from tests.hub import with_code_test

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import pathlib
 import random
 import re
 import signal
@@ -182,6 +183,22 @@ def test_rows_that_are_the_same_are_shared(write, tmp_path):
       {"data.length": 16}]), tmp_path / "out")
   one, same, other = (point.config.data.dir for point in points)
   assert one == same != other
+
+
+def test_rows_of_another_fit_are_others(write, tmp_path):
+  path = write([{"data.fit": fit} for fit in ("best", "next")])
+  def directories():
+    return [pathlib.Path(point.config.data.dir)
+            for point in points_lib.read(path, tmp_path / "out")[0]]
+  best, other = directories()
+  assert best != other
+  # Rows that were packed before there was the key go with both.
+  best.mkdir(parents=True)
+  (best / "manifest.json").write_text('{"settings": {}, "split": null}')
+  assert directories() == [best, best]
+  (best / "manifest.json").write_text(
+      '{"settings": {"fit": "best"}, "split": null}')
+  assert directories() == [best, other]
 
 
 def test_rows_do_not_depend_on_shares(write, tmp_path):

@@ -26,6 +26,7 @@ def get_config():
   """Returns what all runs of the study share; 50 % masks behind 12 layers."""
   config = base.get_config("small")
   config.data.vocab_size = 4096
+  config.data.fit = "next"  # As all of it was packed.
   config.model.width, config.model.heads, config.model.mlp = 128, 4, 384
   config.model.layers, config.model.insertion_layer = ENCODER + 2, ENCODER
   config.model.dropout = config.model.attention_dropout = 0.0
