@@ -2,12 +2,13 @@
 
 import dataclasses
 import hashlib
+import math
 
 import jax
 import numpy as np
 
 from latemask import errors
-from latemask.finetune import batches as batches_lib
+from latemask.finetune import lengths as lengths_lib
 from latemask.finetune import windows as windows_lib
 from latemask.finetune.tasks import glue
 from latemask.finetune.tasks import kinds
@@ -92,7 +93,11 @@ def read(config, params, tokenizer, trained_length):
   # then is another one; a head of BERT's width begins as it did.
   if config.from_scratch or encoder["embedding"].shape[1] != 768:
     weights.update(b"kernels by fan-in")
-  return [_encode(config, tokenizer, max_length, weights.copy(), *found)
+  # Twice a parameter forwards, twice that backwards; embeddings are looked up.
+  flops_per_token = 6 * sum(
+      leaf.size for leaf in jax.tree.leaves(encoder.get("late")))
+  return [_encode(config, tokenizer, max_length, flops_per_token,
+                  weights.copy(), *found)
           for found in _SOURCES[isinstance(config.task, str)](config)]
 
 
@@ -136,7 +141,8 @@ def _own(config):
 _SOURCES = {True: _glue, False: _own}
 
 
-def _encode(config, tokenizer, max_length, digest, task, rows):
+def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
+            rows):
   """Returns `Data` of (task, {split: rows})."""
   own_data = {} if isinstance(config.task, str) else config.data
   encoded = {}
@@ -160,13 +166,17 @@ def _encode(config, tokenizer, max_length, digest, task, rows):
       config.task.class_weights, task, rows["train"].labels)
   if weights:
     digest.update(repr(weights).encode())
-  longest = max(e.lengths_W.max() for e in encoded.values())
+  lengths_W = np.concatenate([e.lengths_W for e in encoded.values()])
+  num_epochs = config.grid.num_epochs or task.num_epochs
+  num_cells = math.prod(map(len, (
+      config.grid.learning_rates, config.grid.batch_sizes, config.grid.seeds)))
   return Data(
       task, encoded["train"],
       *({split.removeprefix(kind): found for split, found in encoded.items()
          if split.startswith(kind)} for kind in ("dev", "test")),
-      config.grid.num_epochs or task.num_epochs, max_length,
-      batches_lib.buckets(max_length, longest), digest.hexdigest(),
+      num_epochs, max_length, lengths_lib.choose(
+          max_length, lengths_W, flops_per_token, num_cells * num_epochs,
+          jax.default_backend()), digest.hexdigest(),
       weights or None)
 
 

@@ -181,7 +181,7 @@ def load(config):
         f"{model.max_length} positions")
   model = dataclasses.replace(
       model, dropout=config.dropout, attention_dropout=config.dropout,
-      dtype=config.dtype, remat=None)
+      dtype=config.dtype, remat="elementwise")
   head = {} if config.from_scratch else pretrained.class_head(
       config.init_from, "text" if isinstance(config.task, str)
       else kinds.KINDS[config.task.kind].head)

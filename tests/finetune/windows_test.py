@@ -8,6 +8,8 @@ import tokenizers as library
 
 from latemask import errors
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
+from latemask.finetune import batches
+from latemask.finetune import lengths as lengths_lib
 from latemask.finetune import windows
 from latemask.finetune.tasks import kinds
 from latemask.finetune.tasks import task
@@ -67,6 +69,32 @@ def test_pairs_are_cut_as_stock_cuts_them():
     kept = windows._cut([range(first), range(second)], room)
     assert [len(text) for text in kept] == [sides.count(0), sides.count(1)], (
         first, second, room)
+
+
+def _padded(lengths_W, lengths):
+  return sum(min(n for n in lengths if n >= one) for one in lengths_W)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lengths_are_the_cheapest(seed):
+  """Against every choice of each number."""
+  rng = np.random.default_rng(seed)
+  lengths_W = np.minimum(rng.geometric(0.04, 60) + 3, 100)
+  candidates = batches.buckets(100, lengths_W.max())
+  counts = np.bincount(np.searchsorted(candidates, lengths_W),
+                       minlength=len(candidates))
+  for lengths, num_tokens in lengths_lib._cheapest(candidates, counts):
+    assert num_tokens == _padded(lengths_W, lengths) == min(
+        _padded(lengths_W, (*some, candidates[-1])) for some
+        in itertools.combinations(candidates[:-1], len(lengths) - 1))
+
+
+def test_long_runs_take_more_lengths():
+  lengths_W = np.random.default_rng(0).integers(8, 128, 1000)
+  found = [lengths_lib.choose(128, lengths_W, 6e7, passes, "cpu")
+           for passes in (1, 10, 100, 10_000)]
+  assert found[0] == (128,) and len(found[-1]) == 7
+  assert [len(lengths) for lengths in found] == sorted(map(len, found))
 
 
 def _of_text(encoded, window):
