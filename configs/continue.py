@@ -21,7 +21,7 @@ from latemask import errors
 from latemask.hub import stock_config
 
 # How a model is computed: as in base.py, whatever it is.
-_COMPUTING = ("dtype", "unroll", "remat", "loss_chunk")
+_COMPUTING = ("dtype", "unroll", "remat", "loss_tokens", "loss_chunk")
 
 
 def get_config(folder=None):
