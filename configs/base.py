@@ -177,8 +177,8 @@ def get_config(size="base"):
   # large products that it needs), dots (all but any large product) or layer
   # (all but layer inputs).
   model.remat = "elementwise"
-  # Targets a row whose logits exist at a time, at most.
-  model.loss_chunk = 16
+  # Targets a device whose logits exist at a time, at most.
+  model.loss_tokens = 1024
 
   config.train = train = ml_collections.ConfigDict()
   # Parameters to begin with: a run, a checkpoint of it or a Hugging Face

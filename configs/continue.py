@@ -22,7 +22,8 @@ from latemask.hub import stock_config
 from latemask.model import architecture
 
 # How a model is computed: as in base.py, whatever it is.
-_COMPUTING = ("dtype", "attention", "unroll", "remat", "loss_chunk")
+_COMPUTING = (
+    "dtype", "attention", "unroll", "remat", "loss_tokens", "loss_chunk")
 
 
 def get_config(folder=None):

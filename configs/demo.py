@@ -6,7 +6,7 @@
 Trains a tokenizer and a small late-mask encoder (4 layers, then 1 that sees
 the masks) on the prose of the running Python. On two slow cores it takes eight
 minutes, and ends 1.98 nats below the unigram entropy (eval loss 4.20 on 113
-held-out rows, Python 3.11).
+held-out rows, packed with data.fit=next; Python 3.11).
 """
 
 from configs import base
@@ -30,7 +30,6 @@ def get_config():
   config.model.attention_dropout = 0.0
   config.model.dtype = "float32"
   config.model.unroll = 5  # Faster on CPU, and few layers to compile.
-  config.model.loss_chunk = 32
   config.train.batch_size = 32
   config.train.num_steps = 500
   # In the same seconds AdamW, at 2e-3, ends 0.2 nats higher.

@@ -53,12 +53,14 @@ def before(commit, tmp_path, monkeypatch):
 def _config(path):
   """Returns today's config of a run that was begun with that file's.
 
-  Of its warm-up it knows nothing: there is no flag for it any more.
+  Of its warm-up and of how its logits were cut it knows nothing: there are no
+  flags for them any more.
   """
   config = conftest.base.get_config("tiny")
   begun = json.loads(path.read_text())
   for key, value in spec.flatten(begun).items():
-    if value is not None and key != "optimizer.warmup_steps":
+    if value is not None and key not in (
+        "optimizer.warmup_steps", "model.loss_chunk"):
       config.update_from_flattened_dict({
           key: tuple(value) if isinstance(value, list) else value})
   return config
@@ -82,7 +84,7 @@ def test_a_run_goes_on_exactly(commit, before, capsys):
     assert told == {k: v for k, v in line.items() if k in told}
   out = capsys.readouterr().out
   assert "goes on as it was begun, with " in out
-  assert "optimizer.warmup_steps 2" in out
+  assert "optimizer.warmup_steps 2" in out and "model.loss_chunk 16" in out
   if commit == "047c3e9":
     assert "eval.masks seeded, masking.word_starts spaces" in out
     assert "rows was packed before documents were held out" in out

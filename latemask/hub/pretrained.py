@@ -21,7 +21,7 @@ from latemask.model import architecture
 FREE_FIELDS = (
     "layers", "vocab_size", "max_length", "insertion_layer", "insertion",
     "decoder", "decoder_queries", "dropout", "attention_dropout", "dtype",
-    "attention", "unroll", "remat", "loss_chunk")
+    "attention", "unroll", "remat", "loss_tokens", "loss_chunk")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,7 @@ _PAD_IDS = dict.fromkeys(hf_weights.CLASSES, 1) | {
 _REST = {"insertion_layer": 0, "insertion": "append", "decoder": "self",
          "decoder_queries": "targets", "rotary_theta": 10_000.0,
          "dtype": "float32", "attention": "auto", "unroll": 1,
-         "remat": None, "loss_chunk": 16, "global_every": 1,
+         "remat": None, "loss_tokens": 1024, "global_every": 1,
          "local_window": 128, "local_rotary_theta": 10_000.0}
 
 

@@ -104,10 +104,12 @@ class ModelConfig:
   attention: str
   unroll: int
   remat: str | None
-  loss_chunk: int
   global_every: int
   local_window: int
   local_rotary_theta: float
+  loss_tokens: int = keys.BEFORE["model.loss_tokens"]
+  # Of runs that are older than that, in its place: targets a row.
+  loss_chunk: int | None = None
 
   @property
   def local_layers(self):
@@ -165,7 +167,8 @@ def config_of(fields, where):
       cannot have.
   """
   keys.check_group("model", fields, where)
-  wanted = [field.name for field in dataclasses.fields(ModelConfig)]
+  wanted = [field.name for field in dataclasses.fields(ModelConfig)
+            if field.default is dataclasses.MISSING]
   fields = {key.removeprefix("model."): value for key, value in keys.fill(
       {f"model.{key}": value for key, value in fields.items()},
       [f"model.{key}" for key in wanted]).items()}

@@ -33,8 +33,10 @@ def train_step_flops(config, plan, pruned=True):
     flops[component] += 3 * _layer(config, *sizes)
   targets = plan.num_targets
   width = config.width
-  chunk = loss.chunk_targets(targets, config.loss_chunk)
-  padded_targets = -(-targets // chunk) * chunk
+  padded_targets = targets
+  if config.loss_chunk:  # Else next to nothing is padded.
+    chunk = loss.chunk_targets(targets, config.loss_chunk)
+    padded_targets = -(-targets // chunk) * chunk
   head = 2 * targets * width * width
   head += 2 * padded_targets * width * config.padded_vocab_size
   # The bias' gradient is a product, too.

@@ -33,7 +33,7 @@ class Sums:
 
 
 def head_loss(hidden_BxTxD, embedding_SxVxD, bias_V, ids_BxT, weights_BxT,
-              vocab_size, chunk):
+              vocab_size, tokens, chunk=None):
   """Returns the `Sums` of softmax(hidden embedding^T + bias) against ids.
 
   Args:
@@ -41,17 +41,16 @@ def head_loss(hidden_BxTxD, embedding_SxVxD, bias_V, ids_BxT, weights_BxT,
     embedding_SxVxD: a copy for each shard of the batch, see `per_shard`.
     embedding_SxVxD, bias_V: rows from `vocab_size` on are padding and get no
       probability.
-    chunk: targets a row whose logits exist at a time, at most.
+    tokens: targets of a shard whose logits exist at a time, at most.
+    chunk: None; or targets of a row, instead.
   """
   bias_V = jnp.where(
       jnp.arange(bias_V.shape[0]) < vocab_size, bias_V, -1e30)
-  num_targets = ids_BxT.shape[1]
-  chunk = chunk_targets(num_targets, chunk)
-  spare = -num_targets % chunk
-  hidden, ids, weights = (
-      _chunks(jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2)),
-              chunk, embedding_SxVxD.shape[0])
-      for x in (hidden_BxTxD, ids_BxT, weights_BxT))
+  shards, given = embedding_SxVxD.shape[0], (
+      hidden_BxTxD, ids_BxT, weights_BxT)
+  if chunk is None:
+    chunk, given = tokens, (_one_row(x, shards) for x in given)
+  hidden, ids, weights = (_chunks(x, chunk, shards) for x in given)
   loss, correct = _loss(
       hidden, embedding_SxVxD, bias_V, ids, weights)
   return Sums(loss, correct, jnp.sum(weights_BxT))
@@ -63,15 +62,25 @@ def chunk_targets(num_targets, chunk):
   return -(-num_targets // num_chunks)
 
 
+def _one_row(x_BxTx, shards):
+  """[B, T, ...] -> [shards, rows of a shard x T, ...]."""
+  return mesh.constrain(
+      x_BxTx.reshape(shards, -1, *x_BxTx.shape[2:]), mesh.BATCH_AXES)
+
+
 def _chunks(x_BxTx, chunk, shards):
   """[B, T, ...] -> [chunks, shards, rows of a shard x chunk, ...].
+
+  What is lacking to even chunks is zero.
 
   The axis of the device shards stays an axis of its own, so that gradients of
   the embedding add up on each device and are reduced once, after the loop.
   """
   batch, targets, *rest = x_BxTx.shape
-  x = x_BxTx.reshape(
-      shards, batch // shards, targets // chunk, chunk, *rest)
+  chunk = chunk_targets(targets, chunk)
+  x = jnp.pad(x_BxTx, ((0, 0), (0, -targets % chunk)) + ((0, 0),) * len(rest))
+  targets = x.shape[1]
+  x = x.reshape(shards, batch // shards, targets // chunk, chunk, *rest)
   x = jnp.moveaxis(x, 2, 0)
   x = x.reshape(targets // chunk, shards, batch // shards * chunk, *rest)
   return mesh.constrain(x, None, mesh.BATCH_AXES)

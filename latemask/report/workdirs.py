@@ -54,6 +54,7 @@ def read_run(path):
   if "optimizer.warmup_steps" in config:  # Begun before it was a share.
     config["optimizer.warmup_fraction"] = (
         config.pop("optimizer.warmup_steps") / config["train.num_steps"])
+  config.pop("model.loss_chunk", None)  # What it meant is but rounding.
   for key in _NEEDED_KEYS:
     if key not in config:
       raise Damaged(f"{path}/config.json has no {key}")

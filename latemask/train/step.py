@@ -208,7 +208,7 @@ class Program:
     return loss.head_loss(
         self.hidden(params, masked, key_drop, looked_up_BxKxD),
         embedding_SxVxD, params["output_bias"], masked.target_ids_BxT,
-        masked.target_weights_BxT, c.vocab_size, c.loss_chunk)
+        masked.target_weights_BxT, c.vocab_size, c.loss_tokens, c.loss_chunk)
 
   def keys_at(self, step):
     """Returns the keys of (masks, dropout) of a step; rows are folded in."""

@@ -47,7 +47,7 @@ MEANT = {
     # A seed has 32 bits; the others are compared with what there is: more of
     # them than steps, rows, layers, targets or failures means all, or never.
     2**31: {"seed", "data.tokenizer_sample_bytes", "data.max_bad_documents",
-            "data.workers", "model.unroll", "model.loss_chunk",
+            "data.workers", "model.unroll", "model.loss_tokens",
             "train.max_rollbacks", "eval.every_steps", "eval.max_rows",
             "checkpoint.every_steps", "checkpoint.keep",
             "checkpoint.max_failed_saves", "metrics.every_steps",

@@ -81,8 +81,7 @@ def test_every_matrix_product_is_counted(tiny, changes):
 @pytest.mark.slow
 def test_xla_agrees_on_the_unrolled_step(tiny):
   """Up to the elementwise terms, which wide layers make small."""
-  tiny.model.update(dict(width=256, mlp=1024, heads=2, unroll=4,
-                         loss_chunk=32))
+  tiny.model.update(dict(width=256, mlp=1024, heads=2, unroll=4))
   program = _program(tiny, {})
   ids = jax.ShapeDtypeStruct((16, 32), jnp.int32)
   cost = program.train_step.lower(
@@ -157,7 +156,7 @@ def test_modern_reaches_its_bounds(length, bound, predicting_fewer):
 @pytest.mark.parametrize("decoder", ["self", "cross"])
 def test_predicting_fewer_costs_in_proportion(tiny, decoder):
   tiny.data.length = tiny.model.max_length = 64
-  tiny.model.update(dict(decoder=decoder, loss_chunk=8))
+  tiny.model.update(dict(decoder=decoder, loss_tokens=8))
   tiny.masking.rate = 0.5
 
   def cost(predict_rate):

@@ -1,6 +1,7 @@
 """The chunked head loss against a dense one: value and gradient."""
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,12 +34,15 @@ def _head_loss(hidden, embedding, *args):
   return loss.head_loss(hidden, tied_embedding.per_shard(embedding), *args)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
-def test_chunked_equals_dense(chunk):
+# Targets of a shard, or of a row.
+@pytest.mark.parametrize("tokens, chunk", [
+    (1, None), (3, None), (7, None), (10, None), (100, None), (None, 1),
+    (None, 3), (None, 7), (None, 100)])
+def test_chunked_equals_dense(tokens, chunk):
   inputs = _inputs()
 
   def chunked(*args):
-    sums = _head_loss(*args, REAL, chunk)
+    sums = _head_loss(*args, REAL, tokens, chunk)
     return 3 * sums.loss, sums.correct
 
   (value, hits), grads = jax.value_and_grad(
@@ -59,14 +63,15 @@ def test_without_gradient_the_value_is_the_same():
   assert sums.weight == inputs[-1].sum()
 
 
-def test_split_over_devices():
+@pytest.mark.parametrize("chunks", [(3,), (None, 3)])
+def test_split_over_devices(chunks):
   inputs = _inputs()
   mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"),
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
   def value_and_grads(*args):
     return jax.value_and_grad(
-        lambda *a: _head_loss(*a, REAL, 3).loss, (0, 1, 2))(*args)
+        lambda *a: _head_loss(*a, REAL, *chunks).loss, (0, 1, 2))(*args)
 
   alone = value_and_grads(*inputs)
   with jax.set_mesh(mesh):
@@ -97,6 +102,38 @@ def test_no_targets_is_no_loss():
   hidden, embedding, bias, ids, weights = _inputs()
   sums = _head_loss(hidden, embedding, bias, ids, weights * 0, REAL, 2)
   assert sums.means == {"loss": 0, "accuracy": 0}
+
+
+def _rows_of_products(batch, targets, shards, tokens, chunk=None):
+  """Returns the targets of a shard in each product with the embedding."""
+  def shape(*sizes, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(sizes, dtype)
+  found = []
+  def look(jaxpr):
+    for equation in jaxpr.eqns:
+      if equation.primitive.name == "dot_general":
+        shapes = [v.aval.shape for v in (*equation.invars, *equation.outvars)]
+        found.extend(s[1] for s in shapes if len(s) == 3 and s[1] != V)
+      for inner in jax.extend.core.jaxprs_in_params(equation.params):
+        look(inner)
+  look(jax.make_jaxpr(jax.grad(lambda *a: loss.head_loss(
+      *a, REAL, tokens, chunk).loss, allow_int=True))(
+          shape(batch, targets, D), shape(shards, V, D), shape(V),
+          shape(batch, targets, dtype=jnp.int32),
+          shape(batch, targets, dtype=jnp.float32)).jaxpr)
+  return set(found)
+
+
+def test_products_have_as_many_rows_whatever_the_length():
+  """8,192 tokens a chip, half of them targets, in 64 rows or in one."""
+  for length in (128, 1024, 8192):
+    rows = 8192 // length
+    assert _rows_of_products(rows, length // 2, 1, 1024) == {1024}
+    assert _rows_of_products(4 * rows, length // 2, 4, 1024) == {1024}
+  # Even where they do not come out even.
+  assert _rows_of_products(1, 4100, 1, 1024) == {820}
+  # As it was, a row of 8,192 has products of 16 rows.
+  assert _rows_of_products(1, 4096, 1, None, 16) == {16}
 
 
 @pytest.mark.parametrize("targets, chunk, even", [

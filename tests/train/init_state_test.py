@@ -152,7 +152,7 @@ def _phase(number, source, length, out):
   config.data.eval_fraction = 0.1
   config.model.update(_SMALL)
   config.train.batch_size = 512 // length
-  config.train.num_steps = 6
+  config.train.num_steps = 4
   config.metrics.every_steps = 1
   config.eval.rates = ()
   if number > 1:
@@ -162,7 +162,7 @@ def _phase(number, source, length, out):
 
 @pytest.mark.slow
 def test_three_phases_at_size_tiny(tmp_path, monkeypatch, capsys):
-  """Each begins where the last one stood, counts anew, and can be stopped."""
+  """Each begins where the last one stood, and counts anew."""
   begun, source = [], _texts(tmp_path)
   real = run_lib.introduce
   monkeypatch.setattr(run_lib, "introduce", lambda program, loader, progress: (
@@ -175,7 +175,7 @@ def test_three_phases_at_size_tiny(tmp_path, monkeypatch, capsys):
       config.data.dir = str(tmp_path / "2" / "data")
     ended, evaluation = run_lib.train(config, tmp_path / str(number))
     ended = jax.device_get(ended)
-    assert int(ended.step) == 6 and np.isfinite(evaluation["eval/loss"])
+    assert int(ended.step) == 4 and np.isfinite(evaluation["eval/loss"])
     state = begun[-1]
     assert int(state.step) == 0
     if last:
@@ -184,7 +184,7 @@ def test_three_phases_at_size_tiny(tmp_path, monkeypatch, capsys):
                    last.opt_state[:-1])
       assert int(state.opt_state[-1].count) == 0
       # The moments are warm: Adam's correction counts all of their steps.
-      assert int(state.opt_state[1].count) == 6 * (number - 1)
+      assert int(state.opt_state[1].count) == 4 * (number - 1)
       assert max(np.abs(x).max() for x in jax.tree.leaves(
           state.opt_state[1].mu)) > 0
       assert f"phase {number}: the optimizer's state of " in (
@@ -196,18 +196,33 @@ def test_three_phases_at_size_tiny(tmp_path, monkeypatch, capsys):
            if "learning_rate" in line]
   assert rates == sorted(rates, reverse=True) and rates[-1] < rates[0] / 3
 
-  # Stopped and gone on with, without the run that it began with.
-  config = _phase(2, source, 128, tmp_path)
-  config.data.dir = str(tmp_path / "2" / "data")
+
+@pytest.fixture
+def second(tiny_run, run):
+  """The config of a second phase of `run`."""
+  tiny_run.train.init_from = str(run[0])
+  tiny_run.train.init_state, tiny_run.train.phase = "all", 2
+  return tiny_run
+
+
+@pytest.mark.long
+def test_a_stopped_phase_goes_on_without_the_one_before(
+    second, run, tmp_path, monkeypatch):
+  """And to the bits of one that was not stopped."""
+  shutil.copytree(run[0], tmp_path / "1")
+  second.train.init_from = str(tmp_path / "1")
+  second.train.num_steps = 6
+  unbroken, _ = run_lib.train(second, tmp_path / "unbroken")
   with monkeypatch.context() as patch:
-    run_test._stop_at(patch, 3)
+    run_test._stop_at(patch, 2)
     with pytest.raises(signals_lib.Stopped):
-      run_lib.train(config, tmp_path / "again")
-  shutil.move(tmp_path / "1", tmp_path / "gone")
-  again, _ = run_lib.train(config, tmp_path / "again")
-  second = begun[2]  # What the third began with, but for the step.
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(again).params,
-               second.params)
+      run_lib.train(second, tmp_path / "broken")
+  shutil.rmtree(tmp_path / "1")
+  resumed, _ = run_lib.train(second, tmp_path / "broken")
+  assert int(resumed.step) == 6
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(unbroken),
+               jax.device_get(resumed))
+
 
 def test_configs_are_modern_in_long_rows():
   """As many tokens a step and in all as the size; shapes of one model."""
@@ -228,14 +243,6 @@ def test_configs_are_modern_in_long_rows():
     assert found[0].model.max_length >= phases.LONGEST
 
 
-@pytest.fixture
-def second(tiny_run, run):
-  """The config of a second phase of `run`."""
-  tiny_run.train.init_from = str(run[0])
-  tiny_run.train.init_state, tiny_run.train.phase = "all", 2
-  return tiny_run
-
-
 def _names(tree):
   return {partition.path_name(path)
           for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
@@ -245,7 +252,10 @@ def test_a_checkpoint_s_state_is_read_as_it_was_saved(second, run, tmp_path):
   """Onto another mesh, too; every leaf but the schedule's count."""
   second.mesh.fsdp = 2
   program, beginning = check_lib.check(second, tmp_path / "out")
-  state = init_state.begin(beginning, program, program.init_state())
+  fresh = jax.tree.map(lambda shape: jax.device_put(
+      np.zeros(shape.shape, shape.dtype), shape.sharding),
+                       program.state_shapes)
+  state = init_state.begin(beginning, program, fresh)
   theirs = run[1].opt_state
   assert _names(state.opt_state) == _names(theirs)
   jax.tree.map(np.testing.assert_array_equal,
