@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from latemask.data import loader as loader_lib
+from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import selection
 from latemask.runtime import distributed
@@ -396,7 +397,7 @@ def _recorded(config, workdir, num_devices, num_steps=None):
         *args, **options | {"devices": devices}))
     real = loader_lib.Loader.train_batches
     def train_batches(self, sharding, batch_size, start, stop):
-      program = build(config, 320)
+      program = build(config, specials.trained(320))
       mask = jax.jit(lambda step, ids_BxL: selection.mask_batch(
           program.plan, jax.random.fold_in(program._key(step_lib._MASK), step),
           jax.numpy.arange(batch_size), ids_BxL))
