@@ -106,6 +106,7 @@ def _hash(key_2, shape, part=None):
     is_ahead = part and part.axis < lead
     place = index(ahead, part if is_ahead else None)
     part = None if is_ahead else part
+    # Both halves: of rows with one in common, some correlate.
     key_2 = (mix(place ^ key_2[0], key_2[1]), mix(place ^ key_2[1], key_2[0]))
   # The second half of the key enters between the rounds: else two keys would
   # give the same numbers in another order.

@@ -164,17 +164,19 @@ def test_chunked_drops_with_any_generator():
 
 
 def test_gradients_of_chunks_are_summed_in_float32():
-  """Of 64 blocks in bfloat16, not the rounding of 64 sums."""
+  """Of 64 blocks in bfloat16: each is rounded once more, not their sums.
+
+  Summed in bfloat16, the errors are 2.5 times those of xla.
+  """
   inputs = _inputs(1024, 16, dtype=jnp.bfloat16)
-  exact = _run("xla", _as(inputs, np.float32))
-  for kind in ("xla", "chunked"):
-    for expected, found in zip(exact, _run(kind, inputs)):
-      error = np.abs(found.astype(np.float32) - expected).max()
-      assert error < 0.02 * np.abs(expected).max(), kind
-
-
-def _as(inputs, dtype):
-  return *(np.asarray(x, dtype) for x in inputs[:3]), *inputs[3:]
+  exact = _run("xla", (*(np.asarray(x, np.float32) for x in inputs[:3]),
+                       *inputs[3:]))
+  errors_of = {kind: [
+      np.sqrt(np.mean(np.square(found.astype(np.float32) - expected)))
+      for expected, found in zip(exact[2:], _run(kind, inputs)[2:])]
+               for kind in ("xla", "chunked")}
+  assert np.all(np.array(errors_of["chunked"]) < 1.8 * np.array(
+      errors_of["xla"])), errors_of
 
 
 def test_no_array_holds_all_scores():
