@@ -30,12 +30,21 @@ SMALL = {
         "FLAGS": "--config.train.num_steps=3 --config.train.batch_size=8 "
                  "--config.data.length=32 --config.data.workers=1 "
                  "--config.model.layers=5 --config.model.dtype=float32"},
+    "your_labels": {
+        "ENCODER": "{}/encoder", "SOURCE": "text:{}/text.txt",
+        "NUM_STEPS": "3", "ROWS": "{}/rows", "NUM_ROWS": "100",
+        "PRETRAIN": "--config.train.batch_size=8 --config.data.length=32 "
+                    "--config.data.workers=1 --config.data.vocab_size=320 "
+                    "--config.model.layers=2 --config.model.insertion_layer=1 "
+                    "--config.model.width=32 --config.model.unroll=1",
+        "NUM_EPOCHS": "1", "FLAGS": "--config.grid.learning_rates=(1e-3,)"},
 }
 # They show pictures.
 DRAW = ("quickstart", "mask_rate_and_insertion")
 # Take seconds, not minutes.
-QUICK = ("your_encoder_your_text",)
-NEEDS = {"finetune_and_export": ("torch", "transformers")}
+QUICK = ("your_encoder_your_text", "your_labels")
+NEEDS = dict.fromkeys(
+    ("finetune_and_export", "your_labels"), ("torch", "transformers"))
 
 
 def _cells(path, kind=None):
