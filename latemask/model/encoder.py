@@ -14,8 +14,9 @@ The last late layer computes queries and MLP for the targets only: nothing
 else of it is read. Where layers are local (`model.global_every`), early ones
 see kept tokens that are near by position, and late ones want every token in its
 place: insertion scatter, decoder self; late layers behind a stack are global
-(architecture.py, `local_layers`). One final norm (pre-norm architectures) ends the encoder;
-`self` ends its late layers with it, since fine-tuning may keep or drop them.
+(architecture.py, `local_layers`). One final norm (pre-norm architectures) ends
+the encoder; `self` ends its late layers with it, since fine-tuning may keep or
+drop them.
 """
 
 import flax.linen as nn
