@@ -146,8 +146,9 @@ def _prepare(config, directory, pack, tokenizer, claim, sources,
       "complete": True, "totals": totals, "shards": shards}, sort_keys=True)
   done_tokens = sum(shards[s]["tokens"] for s in todo)
   print(f"packed {totals['documents']:,} documents, {totals['tokens']:,} "
-        f"tokens, {totals['rows']:,} rows of {config.data.length} in "
-        f"{num_shards} shards; {_held_out(totals)}dropped "
+        f"tokens, {totals['rows']:,} rows of {config.data.length} "
+        f"({1 - totals['tokens'] / totals['rows'] / config.data.length:.1%} "
+        f"padding) in {num_shards} shards; {_held_out(totals)}dropped "
         f"{totals['dropped_documents']:,} short documents, "
         f"{totals['dropped_tokens']:,} tokens; skipped "
         f"{totals['bad_documents']:,} bad documents; "
