@@ -195,8 +195,9 @@ def introduce(program, loader, progress):
             len(program.phases) > 1))
     for tokens, share in attention_kinds.wasted(
         c, (plan.num_kept, length), devices[0].platform):
-      distributed.say(f"splash pads {tokens} tokens to whole blocks: {share:.0%} "
-                      "of their scores are computed for nothing")
+      distributed.say(
+          f"splash pads {tokens} tokens to whole blocks: {share:.0%} of their "
+          "scores are computed for nothing")
   distributed.say(
       f"{loader.num_train_rows:,} rows to train on, {loader.num_eval_rows:,} "
       f"held out; {num_steps:,} steps of {batch_size:,} rows = {epochs:.1f} "
