@@ -1,5 +1,7 @@
 """Every row of the table: one function, and no neighbour is seen."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -13,6 +15,7 @@ from latemask.data import packed_set
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import selection
+from latemask.model import architecture
 from latemask.model import attention_kinds
 from latemask.model import cudnn
 from latemask.model import encoder
@@ -20,6 +23,8 @@ from latemask.model import parts
 from latemask.model import splash
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import rng
+from latemask.runtime import workdir
+from latemask.train import check as check_lib
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 from tests import conftest
@@ -323,3 +328,20 @@ def test_models_are_the_same_on_a_mesh(tiny, kind, changes):
       expected[1]["late"]))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
       b, a, atol=1e-4 * max(1, np.abs(a).max())), expected, found)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_written(tiny, tmp_path):
+  tiny.model.attention = "splash"
+  with pytest.raises(errors.InputError, match="splash runs on a TPU"):
+    check_lib.check(tiny, tmp_path / "run")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_run_may_change_its_kind(tiny, tmp_path):
+  """And what was learned with a kernel is used without it."""
+  workdir.write_config(tiny, tmp_path)
+  tiny.model.attention = "chunked"
+  workdir.compare_config(tiny, tmp_path)
+  fields = dataclasses.asdict(encoder.make_model(tiny, 320).config)
+  fields["attention"] = "splash"
+  assert architecture.config_of(fields, "a file").attention == "auto"
