@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from latemask.bench import hlo
 from latemask.checkpoint import checkpoints
 from latemask.data import loader as loader_lib
 from latemask.data import packed_set
@@ -199,19 +200,22 @@ def test_no_array_holds_all_scores():
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_devices_change_nothing(kind):
-  """Rows split over (data, fsdp), heads over tensor."""
-  mesh = jax.make_mesh((1, 2, 2), ("data", "fsdp", "tensor"),
-                       devices=jax.devices()[:4],
+  """Rows split over (data, fsdp), heads over tensor: nothing moves."""
+  mesh = jax.make_mesh((1, 2, 2), mesh_lib.AXES, devices=jax.devices()[:4],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
   inputs = _inputs(40, 40)
-  run = jax.jit(lambda *inputs: _attend(kind, *inputs, NO_DROP))
-  whole = run(*inputs)
-  spec = P(("data", "fsdp"), None, "tensor")
+
+  def mix(*inputs):
+    return _attend(kind, *inputs, NO_DROP)
+
   with jax.set_mesh(mesh):
-    split = jax.jit(run.__wrapped__)(*(
-        jax.device_put(x, NamedSharding(mesh, spec if x.ndim == 4 else P(
-            ("data", "fsdp")))) for x in inputs))
-  np.testing.assert_allclose(split, whole, atol=1e-6)
+    split = [jax.device_put(x, NamedSharding(mesh, P(
+        mesh_lib.BATCH_AXES, None, "tensor") if x.ndim == 4 else P(
+            mesh_lib.BATCH_AXES))) for x in inputs]
+    compiled = jax.jit(mix).lower(*split).compile()
+    found = compiled(*split)
+  assert not hlo.collectives(compiled.as_text())
+  np.testing.assert_allclose(found, jax.jit(mix)(*inputs), atol=1e-6)
 
 
 @pytest.mark.parametrize("case, kind", [
