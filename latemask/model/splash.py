@@ -2,15 +2,12 @@
 
 Blocks of queries meet blocks of keys in the chip's own memory, so that no
 scores are stored, forwards or backwards. Lengths are padded to whole blocks of
-128 tokens; `waste` says what that costs, and a run prints it. Under a mesh
-each device runs the kernel on its rows and heads. Letters: attention_kinds.py.
+128 tokens; `waste` says what that costs, and a run prints it. Under a mesh each
+device runs the kernel on its rows and heads. Letters: attention_kinds.py.
 """
 
 import jax
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel as kernel_lib)
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_mask as mask_lib)
+from jax.experimental.pallas.ops.tpu import splash_attention as splash_lib
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
@@ -41,13 +38,13 @@ def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
   blocks = _block_sizes(_padded(queries), _padded(keys))
 
   def of_device(q, k, v, segment_q, segment_k):
-    kernel = kernel_lib.make_splash_mha(
-        mask_lib.MultiHeadMask([mask_lib.FullMask(
+    kernel = splash_lib.make_splash_mha(
+        splash_lib.MultiHeadMask([splash_lib.FullMask(
             (_padded(queries), _padded(keys)))] * q.shape[1]),
         block_sizes=blocks, head_shards=1, q_seq_shards=1,
         residual_checkpoint_name="mixed", interpret=interpret)
     return jax.vmap(kernel)(
-        q, k, v, kernel_lib.SegmentIds(segment_q, segment_k))
+        q, k, v, splash_lib.SegmentIds(segment_q, segment_k))
 
   heads, tokens = P(mesh.BATCH_AXES, "tensor"), P(mesh.BATCH_AXES)
   mixed_BxHxQxh = mesh.per_device(
@@ -67,6 +64,6 @@ def _block_sizes(queries, keys):
   """Returns those of the three kernels: forward, to q, and to k and v."""
   q, k = (next(b for b in _BLOCKS if not length % b)
           for length in (queries, keys))
-  return kernel_lib.BlockSizes(
+  return splash_lib.BlockSizes(
       block_q=q, block_kv=k, block_kv_compute=k, block_q_dkv=q, block_kv_dkv=k,
       block_kv_dkv_compute=k, block_q_dq=q, block_kv_dq=k)

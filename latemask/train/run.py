@@ -36,7 +36,6 @@ from latemask.runtime import workdir as workdir_lib
 from latemask.train import check as check_lib
 from latemask.train import evaluate
 from latemask.train import init_from
-from latemask.train import init_state
 from latemask.train import lengthen
 from latemask.train import loop
 from latemask.train import metrics
@@ -138,8 +137,6 @@ def _begin(program, tokenizer, checkpoints, beginning):
       state = state.replace(params=init_from.begin(
           beginning, program.model.config, tokenizer, state.params,
           program.config.train.init_late))
-    if program.config.train.init_state == "all":
-      state = init_state.begin(beginning, program, state)
     progress = checkpoints_lib.Progress(
         state, trained_length=beginning and pretrained.trained_length(
             beginning, program.config))
@@ -198,8 +195,9 @@ def introduce(program, loader, progress):
             len(program.phases) > 1))
     for tokens, share in attention_kinds.wasted(
         c, (plan.num_kept, length), devices[0].platform):
-      distributed.say(f"splash pads {tokens} tokens to whole blocks: "
-                      f"{share:.0%} of their scores are computed for nothing")
+      distributed.say(
+          f"splash pads {tokens} tokens to whole blocks: {share:.0%} of their "
+          "scores are computed for nothing")
   distributed.say(
       f"{loader.num_train_rows:,} rows to train on, {loader.num_eval_rows:,} "
       f"held out; {num_steps:,} steps of {batch_size:,} rows = {epochs:.1f} "
@@ -233,11 +231,6 @@ def _warnings(config, loader, epochs):
            "out: its held-out rows are read as then, and border on rows of "
            "their own documents in training; pack it anew, as another "
            "data.dir, to measure on documents that are not trained on")
-  if config.data.packing == "documents" and config.data.fit != "next":
-    for packed in loader.packed.sets:
-      if packed_set.is_older_than_fit(packed.directory):
-        yield (f"{packed.directory} was packed before data.fit: its documents "
-               "are cut wherever a row ends")
   num_rows = min(loader.num_eval_rows, config.eval.max_rows)
   if num_rows < evaluate.FEW_ROWS:
     yield (f"only {num_rows} held-out rows: what is measured on them is noise "

@@ -1,5 +1,7 @@
 """Every row of the table: one function, and no neighbour is seen."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -7,12 +9,14 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from latemask.bench import hlo
 from latemask.checkpoint import checkpoints
 from latemask.data import loader as loader_lib
 from latemask.data import packed_set
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import selection
+from latemask.model import architecture
 from latemask.model import attention_kinds
 from latemask.model import cudnn
 from latemask.model import encoder
@@ -20,6 +24,8 @@ from latemask.model import parts
 from latemask.model import splash
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import rng
+from latemask.runtime import workdir
+from latemask.train import check as check_lib
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 from tests import conftest
@@ -194,19 +200,22 @@ def test_no_array_holds_all_scores():
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_devices_change_nothing(kind):
-  """Rows split over (data, fsdp), heads over tensor."""
-  mesh = jax.make_mesh((1, 2, 2), ("data", "fsdp", "tensor"),
-                       devices=jax.devices()[:4],
+  """Rows split over (data, fsdp), heads over tensor: nothing moves."""
+  mesh = jax.make_mesh((1, 2, 2), mesh_lib.AXES, devices=jax.devices()[:4],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
   inputs = _inputs(40, 40)
-  run = jax.jit(lambda *inputs: _attend(kind, *inputs, NO_DROP))
-  whole = run(*inputs)
-  spec = P(("data", "fsdp"), None, "tensor")
+
+  def mix(*inputs):
+    return _attend(kind, *inputs, NO_DROP)
+
   with jax.set_mesh(mesh):
-    split = jax.jit(run.__wrapped__)(*(
-        jax.device_put(x, NamedSharding(mesh, spec if x.ndim == 4 else P(
-            ("data", "fsdp")))) for x in inputs))
-  np.testing.assert_allclose(split, whole, atol=1e-6)
+    split = [jax.device_put(x, NamedSharding(mesh, P(
+        mesh_lib.BATCH_AXES, None, "tensor") if x.ndim == 4 else P(
+            mesh_lib.BATCH_AXES))) for x in inputs]
+    compiled = jax.jit(mix).lower(*split).compile()
+    found = compiled(*split)
+  assert not hlo.collectives(compiled.as_text())
+  np.testing.assert_allclose(found, jax.jit(mix)(*inputs), atol=1e-6)
 
 
 @pytest.mark.parametrize("case, kind", [
@@ -323,3 +332,20 @@ def test_models_are_the_same_on_a_mesh(tiny, kind, changes):
       expected[1]["late"]))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
       b, a, atol=1e-4 * max(1, np.abs(a).max())), expected, found)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_written(tiny, tmp_path):
+  tiny.model.attention = "splash"
+  with pytest.raises(errors.InputError, match="splash runs on a TPU"):
+    check_lib.check(tiny, tmp_path / "run")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_run_may_change_its_kind(tiny, tmp_path):
+  """And what was learned with a kernel is used without it."""
+  workdir.write_config(tiny, tmp_path)
+  tiny.model.attention = "chunked"
+  workdir.compare_config(tiny, tmp_path)
+  fields = dataclasses.asdict(encoder.make_model(tiny, 320).config)
+  fields["attention"] = "splash"
+  assert architecture.config_of(fields, "a file").attention == "auto"
