@@ -3,8 +3,9 @@
   python -m latemask.main --config configs/demo.py --workdir runs/demo
   python -m latemask.main --config configs/base.py:small --workdir runs/small \\
       --config.data.source='text:/data/*.txt' --config.masking.rate=0.4
-  python -m latemask.main --config configs/glue.py --workdir runs/small-glue \\
-      --config.init_from=runs/small --config.task=cola
+  python -m latemask.main --config configs/finetune.py --workdir runs/tuned \\
+      --config.init_from=runs/small --config.data.train=train.csv \\
+      --config.data.dev=dev.csv
 
 A config that has the key `task` fine-tunes; others pre-train.
 

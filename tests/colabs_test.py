@@ -37,7 +37,7 @@ SMALL = {
                     "--config.data.workers=1 --config.data.vocab_size=320 "
                     "--config.model.layers=2 --config.model.insertion_layer=1 "
                     "--config.model.width=32 --config.model.unroll=1",
-        "NUM_EPOCHS": "1", "FLAGS": "--config.grid.learning_rates=(1e-3,)"},
+        "NUM_EPOCHS": "1"},
 }
 # They show pictures.
 DRAW = ("quickstart", "mask_rate_and_insertion")

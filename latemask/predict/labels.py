@@ -16,6 +16,7 @@ from latemask import errors
 from latemask.finetune import batches
 from latemask.finetune import step
 from latemask.finetune import windows
+from latemask.finetune.adapters import folder as adapters
 from latemask.finetune.tasks import entities
 from latemask.finetune.tasks import kinds
 from latemask.finetune.tasks import task as task_lib
@@ -23,6 +24,7 @@ from latemask.hub import pretrained
 from latemask.hub import stock_config
 from latemask.hub import weights as hf_weights
 from latemask.model import cut
+from latemask.runtime import console
 
 _WHOLE = ml_collections.ConfigDict({"name": "none"})
 # Rows that are read ahead and sorted by length, so that there is little
@@ -34,13 +36,18 @@ def find(path):
   """Returns the folder of a model: `path`, or what it exported.
 
   Raises:
-    InputError: it is no folder of a fine-tuned model, and no fine-tuning
-      workdir with one exported model.
+    InputError: it is an adapter, or a fine-tuning workdir without one exported
+      model.
   """
   path = epath.Path(path)
-  if not (path / "cells").is_dir():
-    return path
-  found = sorted(folder.parent for folder in path.glob("export/*/config.json"))
+  # With a dot: what was being written when a program was killed.
+  found = [path] if not (path / "cells").is_dir() else sorted(
+      folder for folder in path.glob("export/*") if "." not in folder.name)
+  for folder in filter(adapters.is_folder, found):
+    raise errors.InputError(
+        f"{folder} is an adapter alone; " + console.command(
+            "tools.merge", "--adapter", str(folder), "--out", "DIR")
+        + " makes a whole model")
   if len(found) != 1:
     raise errors.InputError(
         f"{path} is a fine-tuning workdir with "

@@ -55,22 +55,21 @@ def _parser():
 def _rows(args, labeller):
   """Yields the texts of each row."""
   kind = labeller.task.kind
+  trained = labeller.text or _COLUMNS.get(kind, ())  # (): no one knows.
+  is_lines = args.input is None or unpack.ending(args.input)[0] == ".txt"
+  text = ("text",) if is_lines else tuple(args.text or trained or ("text",))
+  if trained and len(text) != len(trained):
+    raise errors.InputError(
+        f"the model was trained on {', '.join(trained)}; "
+        + ("a line of text is one column: name a file of rows with --input"
+           if is_lines else f"--text names {', '.join(text)}"))
   if args.input is None:
     for number, line in enumerate(sys.stdin, 1):
-      yield from _of_line(f"standard input, line {number:,}", line, kind)
+      yield own.texts_of(f"standard input, line {number:,}", kind, text,
+                         [line.rstrip("\r\n")])
     return
-  text = args.text or labeller.text or _COLUMNS.get(kind, ("text",))
-  if unpack.ending(args.input)[0] == ".txt":
-    text = ("text",)
   for _, texts, _ in own.rows_of(args.input, kind, text):
     yield texts
-
-
-def _of_line(where, line, kind):
-  if kind == "span":
-    raise errors.InputError(
-        "questions and contexts need a file; name it with --input")
-  yield own.texts_of(where, kind, ("text",), [line.rstrip("\r\n")])
 
 
 def main():
