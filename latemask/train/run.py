@@ -36,6 +36,7 @@ from latemask.runtime import workdir as workdir_lib
 from latemask.train import check as check_lib
 from latemask.train import evaluate
 from latemask.train import init_from
+from latemask.train import init_state
 from latemask.train import lengthen
 from latemask.train import loop
 from latemask.train import metrics
@@ -137,6 +138,8 @@ def _begin(program, tokenizer, checkpoints, beginning):
       state = state.replace(params=init_from.begin(
           beginning, program.model.config, tokenizer, state.params,
           program.config.train.init_late))
+    if program.config.train.init_state == "all":
+      state = init_state.begin(beginning, program, state)
     progress = checkpoints_lib.Progress(
         state, trained_length=beginning and pretrained.trained_length(
             beginning, program.config))
@@ -231,6 +234,11 @@ def _warnings(config, loader, epochs):
            "out: its held-out rows are read as then, and border on rows of "
            "their own documents in training; pack it anew, as another "
            "data.dir, to measure on documents that are not trained on")
+  if config.data.packing == "documents" and config.data.fit != "next":
+    for packed in loader.packed.sets:
+      if packed_set.is_older_than_fit(packed.directory):
+        yield (f"{packed.directory} was packed before data.fit: its documents "
+               "are cut wherever a row ends")
   num_rows = min(loader.num_eval_rows, config.eval.max_rows)
   if num_rows < evaluate.FEW_ROWS:
     yield (f"only {num_rows} held-out rows: what is measured on them is noise "
