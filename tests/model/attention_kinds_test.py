@@ -40,7 +40,7 @@ STAND_INS = {
 OTHERS = ["chunked", "splash", "cudnn", "auto"]
 # Splash, interpreted, takes seconds to compile: where others have more cases
 # it has fewer.
-LENGTHS = [(kind, lengths) for lengths in ((64, 64), (37, 53), (53, 37))
+LENGTHS = [(kind, lengths) for lengths in ((37, 53), (64, 37))
            for kind in OTHERS if kind != "splash"] + [("splash", (150, 37))]
 
 
@@ -139,10 +139,9 @@ def test_no_document_sees_its_neighbours(kind):
     assert np.any(one[segment == 2] != two[segment == 2])
 
 
-@pytest.mark.parametrize("queries", [64, 37])
-def test_chunked_drops_what_xla_drops(queries):
+def test_chunked_drops_what_xla_drops():
   """To the bit: with weights that are all alike, and values that name keys."""
-  keys = 24
+  queries, keys = 37, 24
   drop = parts.Drop(0.3, jax.random.key(0, impl=rng.KINDS["hash"]))
   q = np.zeros((ROWS, queries, HEADS, keys), np.float32)
   v = np.tile(np.eye(keys, dtype=np.float32)[None, :, None], (
@@ -325,7 +324,7 @@ def test_models_are_the_same_on_a_mesh(tiny, kind, changes):
   tiny.model.update(changes)
   tiny.masking.random_rate = tiny.masking.same_rate = 0.1
   tiny.train.batch_size = 4
-  tiny.model.layers, tiny.model.insertion_layer = 3, 1
+  tiny.model.layers, tiny.model.insertion_layer = 2, 1
   expected = _gradient(tiny, "xla", (1, 1, 1))
   found = _gradient(tiny, kind, (1, 2, 2))
   assert all(np.any(g) for path, g in jax.tree_util.tree_leaves_with_path(
