@@ -103,6 +103,7 @@ def test_no_order_of_rows_is_met_again(tiny_run, packed_dir):
     assert len(pairs[0] & pairs[1]) <= 8
 
 
+@pytest.mark.slow
 def test_all_keys_of_a_run_are_of_its_phase(tiny, monkeypatch):
   """Whatever draws a number; but for masks that are the same for all runs."""
   real, drawn = rng.stream, []
@@ -116,7 +117,7 @@ def test_all_keys_of_a_run_are_of_its_phase(tiny, monkeypatch):
   ids = jax.ShapeDtypeStruct((16, 32), jnp.int32)
   rows = jax.ShapeDtypeStruct((16,), jnp.int32)
   numbers = []
-  for program in _programs(tiny):
+  for program in itertools.islice(_programs(tiny), 2):
     drawn.clear()
     # Traced anew, whatever has been built before.
     with jax.set_mesh(program.mesh):
@@ -129,9 +130,7 @@ def test_all_keys_of_a_run_are_of_its_phase(tiny, monkeypatch):
             program.plan, p, r, i), shapes.params, rows, ids)
         assert {pair for pair in drawn if pair[0] != 7} == others
     numbers.append({number for seed, number in drawn if seed == 7})
-  assert numbers == [{0, 1, 2, 3}, *(
-      {first, first + 1, first + 2, first + 3}
-      for first in (2**31 + 8, 2**31 + 12))]
+  assert numbers == [set(range(4)), set(range(2**31 + 8, 2**31 + 12))]
 
 
 def _texts(folder):
