@@ -37,7 +37,7 @@ SMALL = {
                     "--config.data.workers=1 --config.data.vocab_size=320 "
                     "--config.model.layers=2 --config.model.insertion_layer=1 "
                     "--config.model.width=32 --config.model.unroll=1",
-        "NUM_EPOCHS": "1"},
+        "NUM_EPOCHS": "1", "RATES": "(1e-3,)", "FLAGS": ""},
 }
 # They show pictures.
 DRAW = ("quickstart", "mask_rate_and_insertion")

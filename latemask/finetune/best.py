@@ -3,6 +3,7 @@
 No weights of a cell are kept, so it is trained once more.
 """
 
+import hashlib
 import json
 import typing
 
@@ -102,10 +103,16 @@ def use(config, program, data, tokenizer, trained_length, workdir, claim):
   if not chosen:
     return
   best = max(chosen, key=lambda result: result["score"])
+  tests = hashlib.sha256()
+  for encoded in data.test.values():
+    for ids in encoded.ids:
+      tests.update(ids)
   wanted = {**best, "predict_test": config.predict_test,
-            "export": config.export}
+            "export": config.export, "tests": tests.hexdigest()}
   record = workdir / "best" / f"{data.name}.json"
-  if record.exists() and json.loads(record.read_text()) == wanted:
+  folder = workdir / "export" / data.name
+  if (record.exists() and json.loads(record.read_text()) == wanted
+      and (folder.exists() or not config.export)):
     return
   cell = grid_lib.Cell(best["batch_size"], best["learning_rate"], best["seed"])
   distributed.say(f"{data.name}: training {cell}, the best, anew")
@@ -124,7 +131,6 @@ def use(config, program, data, tokenizer, trained_length, workdir, claim):
     distributed.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "
                     f"(in the grid {best['score']:.4f})")
   if config.export:
-    folder = workdir / "export" / data.name
     _EXPORTS[adapters.stores_all(config)].write(
         config, program, data, params, tokenizer, trained_length, folder)
     distributed.say(f"wrote {folder}: {cell}")

@@ -67,9 +67,13 @@ def task_of(folder):
   head = next((head for head, (ending, _) in hf_weights.HEADS.items()
                if name.endswith(ending)), None)
   if head is None:
+    if not name:
+      raise errors.InputError(
+          f"{folder} is no fine-tuned model: neither a workdir of fine-tuning "
+          "nor a folder that was exported from one")
     raise errors.InputError(
-        f"{folder} holds {name or 'no class'}, which was fine-tuned for "
-        "nothing; a class here ends in "
+        f"{folder} holds {name}, which was fine-tuned for nothing; a class "
+        "here ends in "
         + ", ".join(ending for ending, _ in hf_weights.HEADS.values()))
   names = stock.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
   labels = tuple(names[key] for key in sorted(names, key=int))

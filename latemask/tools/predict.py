@@ -100,6 +100,7 @@ def _writer(path):
   if not path:
     yield sys.stdout.write
     return
+  files.make(pathlib.Path(path).parent)
   with files.writing(pathlib.Path(path)) as part:
     with open(part, "w", encoding="utf-8") as file:
       yield file.write

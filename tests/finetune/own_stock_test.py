@@ -5,6 +5,7 @@ say the same, and that what can be learned is.
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -161,6 +162,13 @@ def test_learned_exported_served(tmp_path, kind, monkeypatch, capsys):
     predict.main()
   assert ended.value.code == 2
   assert "said.jsonl exists" in capsys.readouterr().err
+  if kind == "classes":  # Other rows to answer, and a model that is lost.
+    shutil.rmtree(workdir / "export")
+    config.data.test = config.data.train
+    assert finetune_run.finetune(config, workdir) == results
+    assert (workdir / "export" / kind / "config.json").exists()
+    lines = (workdir / "test" / f"{kind}.tsv").read_text().splitlines()
+    assert len(lines) == 65
 
 
 @pytest.mark.parametrize("kind, architecture", [

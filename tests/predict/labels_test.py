@@ -3,6 +3,7 @@
 import json
 import types
 
+from etils import epath
 import pytest
 
 from latemask import errors
@@ -42,6 +43,19 @@ def test_an_adapter_is_to_be_merged(tmp_path, inner):
     labels.find(tmp_path / inner)
   assert f"latemask.tools.merge --adapter {folder} --out DIR" in str(
       found.value)
+
+
+def test_a_run_that_was_pre_trained(tmp_path):
+  (tmp_path / "config.json").write_text('{"model": {}}')
+  with pytest.raises(errors.InputError, match="is no fine-tuned model"):
+    labels.task_of(epath.Path(tmp_path))
+
+
+def test_the_folder_of_out_is_made(tmp_path):
+  path = tmp_path / "some" / "where.jsonl"
+  with predict._writer(path) as write:
+    write("{}")
+  assert path.read_text() == "{}" and len(list(path.parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize("kind, trained, argv, message", [
