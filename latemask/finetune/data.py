@@ -67,10 +67,12 @@ class Data:
 
 def about(config, data):
   """Returns what `predict` has to know of a task, as JSON."""
-  own_data = {} if isinstance(config.task, str) else config.data
+  is_glue = isinstance(config.task, str)
   return {"kind": data.task.kind, "has_no_answers": data.task.has_no_answers,
-          "max_length": data.max_length, "text": list(own_data.get("text", ())),
-          "stride": own_data.get("stride")}
+          "max_length": data.max_length,
+          "text": list(glue.TASKS[data.name].features if is_glue
+                       else config.data.text),
+          "stride": None if is_glue else config.data.stride}
 
 
 def read(config, params, tokenizer, trained_length):

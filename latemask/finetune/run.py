@@ -83,7 +83,7 @@ def _finetune(config, workdir, claim):
   distributed.say(
       f"{model.architecture}: {model.layers} "
       f"layer{'s' * (model.layers > 1)} of width {model.width}; "
-      f"{len(cells)} cells a task, to train: "
+      f"{len(cells)} cell{'s' * (len(cells) > 1)} a task, to train: "
       + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
       + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
   distributed.say(_about_head(params["head"]))
@@ -157,7 +157,8 @@ def check(config):
   adapters.check(config)
   if config.init_from is None:
     raise errors.InputError(
-        "init_from is missing; give the workdir of a pre-training run")
+        "init_from is missing; give the workdir of a pre-training run, or a "
+        "Hugging Face folder")
   if not isinstance(config.task, str):
     own.check(config)
 

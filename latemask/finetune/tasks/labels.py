@@ -26,8 +26,9 @@ class _Classes:
     self._numbers = {name: i for i, name in enumerate(self.names)}
     if len(self.names) < 2:
       raise errors.InputError(
-          f"{data.train}: all rows have the label {self.names[0]!r} in "
-          f"{data.label}; there must be two classes at least")
+          (f"data.labels names {self.names[0]!r} alone" if self.is_given else
+           f"{data.train}: all rows have the label {self.names[0]!r} in "
+           f"{data.label}") + "; there must be two classes at least")
 
   def __call__(self, where, texts, cell):
     del texts

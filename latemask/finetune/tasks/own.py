@@ -64,15 +64,15 @@ def check(config):
   for split in ("train", "dev"):
     if not data[split]:
       raise errors.InputError(
-          f"data.{split} is missing; name a file of labelled rows "
-          f"({', '.join(tables.FORMATS)})")
+          f"data.{split} is missing; name a file of labelled rows, such as "
+          f"{split}.csv")
   if config.predict_test and not data.test:
     raise errors.InputError("predict_test is True, and data.test names no file")
   allowed = _COLUMNS[config.task.kind]
   if len(data.text) not in allowed:
     raise errors.InputError(
-        f"data.text names {len(data.text)} columns; a task of kind "
-        f"{config.task.kind} has {' or '.join(map(str, allowed))}")
+        f"data.text names {', '.join(data.text)}; of a task of kind "
+        f"{config.task.kind} it names {' or '.join(map(str, allowed))}")
 
 
 # Kind -> how many texts a row may have.

@@ -149,7 +149,7 @@ _GOOD = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
      "no column 'text'; it has words, label"),
     ("classes", _GOOD, [{"text": "a", "label": "z"}], {},
      r"dev.*line 1: the label 'z' is none of those of the training file \(x, y"),
-    ("classes", _GOOD, None, {"labels": ("x",)}, "all rows have the label 'x'"),
+    ("classes", _GOOD, None, {"labels": ("x",)}, "data.labels names 'x' alone"),
     ("classes", _GOOD, None, {"labels": ("x", "z")},
      "line 2: the label 'y' is none of data.labels"),
     ("classes", _GOOD + [{"text": " ", "label": "x"}], None, {},
@@ -160,7 +160,7 @@ _GOOD = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
      "label is None; it must be a label"),
     ("classes", _GOOD[:1], None, {}, "all rows have the label 'x' in label"),
     ("classes", _GOOD, None, {"text": ("text", "label", "x")},
-     "data.text names 3 columns; a task of kind classes has 1 or 2"),
+     "names text, label, x; of a task of kind classes it names 1 or 2"),
     ("multilabel", [{"text": "a", "label": []}], None, {}, "no row has a label"),
     ("number", _GOOD, None, {}, "label is 'x'; it must be a number"),
     ("number", [{"text": "a", "label": "nan"}], None, {}, "'nan'; it must be a n"),
@@ -179,7 +179,7 @@ _GOOD = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
      "line 1: the answer 'd' does not stand at character 0"),
     ("span", [{"question": "q", "context": "c", "answers": [3]}], None,
      {"text": ("question", "context"), "label": "answers"}, "answers is"),
-    ("span", _GOOD, None, {}, "kind span has 2"),
+    ("span", _GOOD, None, {}, "kind span it names 2"),
 ])
 def test_what_cannot_be(tmp_path, kind, train, dev, data, message):
   with pytest.raises(errors.InputError, match=message) as refused:
