@@ -164,7 +164,7 @@ def get_config(size="base"):
   # (all but layer inputs).
   model.remat = "elementwise"
   # Targets a device whose logits exist at a time, at most.
-  model.loss_tokens = 512
+  model.loss_tokens = 1024
 
   config.train = train = ml_collections.ConfigDict()
   # Parameters to begin with: a run, a checkpoint of it or a Hugging Face

@@ -135,7 +135,7 @@ PRETRAINING = {
     "model.unroll": Key(domains.whole(1)),
     "model.remat": Key(domains.optional(
         domains.choice("elementwise", "dots", "layer"))),
-    "model.loss_tokens": Key(domains.whole(1), before=512),
+    "model.loss_tokens": Key(domains.whole(1), before=1024),
     "model.loss_chunk": Key(
         domains.optional(domains.whole(1)), instead="model.loss_tokens"),
 

@@ -42,7 +42,7 @@ _PAD_IDS = dict.fromkeys(hf_weights.CLASSES, 1) | {
 # What it does not say, or says of every model that can be read.
 _REST = {"insertion_layer": 0, "insertion": "append", "decoder": "self",
          "decoder_queries": "targets", "rotary_theta": 10_000.0,
-         "dtype": "float32", "unroll": 1, "remat": None, "loss_tokens": 512}
+         "dtype": "float32", "unroll": 1, "remat": None, "loss_tokens": 1024}
 
 
 def stock_config(config, special=specials.TRAINED):
