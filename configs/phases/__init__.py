@@ -17,13 +17,13 @@ LONGEST = 8192
 
 def phase(number, length, size):
   """Returns modern.py as a phase: rows of `length`, as many tokens a step."""
-  config = modern.get_config(size)
-  times = length // base.get_config(size).data.length
+  config, short = modern.get_config(size), base.get_config(size)
+  times = length // short.data.length
   config.data.length = length
   config.model.max_length = LONGEST
   config.masking.rate = 0.3
   config.train.phase = number
-  config.train.batch_size = max(1, config.train.batch_size // times)
+  config.train.batch_size = max(1, short.train.batch_size // times)
   config.train.num_steps = round(_SHARES[number] * config.train.num_steps)
   config.optimizer.schedule = "constant"
   config.eval.max_rows //= times

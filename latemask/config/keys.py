@@ -264,8 +264,8 @@ OWN = {
 # Key -> the value by which it does what was done before it was there.
 BEFORE = {key: row.before for key, row in PRETRAINING.items()
           if row.before is not _ALWAYS}
-_BEFORE = BEFORE | {key: row.before for key, row in _FINETUNING.items()
-                    if row.before is not _ALWAYS}
+_BEFORE_OF_FINETUNING = {key: row.before for key, row in _FINETUNING.items()
+                         if row.before is not _ALWAYS}
 
 
 def table(config):
@@ -341,8 +341,9 @@ def fill(found, wanted):
     found: {dotted key: value} as it was written.
     wanted: the keys that there are today; no other is added.
   """
-  return {key: _BEFORE[key] for key in wanted
-          if key in _BEFORE and key not in found} | dict(found)
+  before = BEFORE | _BEFORE_OF_FINETUNING
+  return {key: before[key] for key in wanted
+          if key in before and key not in found} | dict(found)
 
 
 def as_begun(found, now):

@@ -41,8 +41,9 @@ def _build(folder, architecture, adapter, **changes):
 
 
 @pytest.mark.parametrize("architecture, adapter", [
-    ("bert", "head"), ("bert", "bitfit"), ("bert", "lora"),
-    ("modern", "lora"), ("roberta_prenorm", "lora")])
+    ("bert", "lora"), ("modern", "lora"),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        ("bert", "head"), ("bert", "bitfit"), ("roberta_prenorm", "lora")))])
 def test_first_losses_are_those_of_peft(tmp_path, architecture, adapter):
   """Or of stock with all else held still."""
   if adapter == "lora":

@@ -172,8 +172,9 @@ def test_learned_exported_served(tmp_path, kind, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("kind, architecture", [
-    ("multilabel", "bert"), ("number", "modern"), ("tokens", "modern"),
-    ("span", "bert"), ("span", "modern")])
+    ("tokens", "modern"), ("span", "bert"),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        ("multilabel", "bert"), ("number", "modern"), ("span", "modern")))])
 def test_first_losses_are_those_of_stock(tmp_path, kind, architecture):
   stock_test._folder(tmp_path / "stock", architecture, kind="Model")
   config = _config(tmp_path, kind)

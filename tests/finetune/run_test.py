@@ -223,7 +223,7 @@ def _program(config):
   data, = data_lib.read(config, params, tokenizer, length)
   return finetune_step.make_program(
       config, model, jax.tree.map(jax.numpy.asarray, params),
-      tokenizer.specials, 2), data
+      tokenizer.specials, *data.program), data
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.model import architecture as architecture_lib
 from latemask.model import cut
+from latemask.model import heads
 from latemask.train import init_from
 from latemask.train import step as step_lib
 from tests.hub import export_test
@@ -67,7 +68,7 @@ def test_same_function(tmp_path):
   assert config.local_layers == (False, True, True, False, True)
   assert (config.rotary_theta, config.local_rotary_theta) == tuple(
       THETAS.values())
-  head = cut.init_head(config, stock_test.LABELS, jax.random.key(0))
+  head = heads.init(config, stock_test.LABELS, jax.random.key(0))
   for length in (16, 1024):
     ids_BxS = _rows(length)
     found = stock_test._ours(config)(
@@ -123,7 +124,7 @@ def test_out_and_back(tiny, tokenizer, tmp_path, changes):
   # The cut encoder with a head for classes, too.
   hub_folder.export(
       cut_config, encoder, tokenizer, tmp_path / "classes",
-      class_head=cut.init_head(config, 2, jax.random.key(0)))
+      class_head=heads.init(config, 2, jax.random.key(0)))
   assert hub_folder.load(tmp_path / "classes")[0] == cut_config
 
 
