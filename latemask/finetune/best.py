@@ -120,7 +120,7 @@ def use(config, program, data, tokenizer, trained_length, workdir, claim):
       config, program, data, cell, stop_after=best["best_epoch"])
   claim.check()
   for part, encoded in data.test.items():
-    logits = program.predict(params, encoded, data.lengths)
+    logits = program.predict(params, encoded, data.eval_lengths)
     if not kinds.is_finite(logits):
       raise grid_lib.FailedError(
           f"{data.name}: logits of {cell}, the best, are not finite on the "

@@ -92,7 +92,7 @@ def _on_dev(program, params, data):
   """Returns ({metric: value}, the answer that all rows got or None)."""
   scores, everything = {}, []
   for part, encoded in data.dev.items():
-    logits = program.predict(params, encoded, data.lengths)
+    logits = program.predict(params, encoded, data.eval_lengths)
     found = (kinds.answers(data.task, encoded, logits)
              if kinds.is_finite(logits) else None)
     scores |= kinds.score(data.task, part, encoded.rows.labels, found)

@@ -166,8 +166,6 @@ class Program:
 
     An array [W, outputs]; of a head for tokens a list of [S, outputs].
     """
-    # Every other length: a pass is short, and a program takes long to compile.
-    lengths = lengths[::-2][::-1]
     batches = batches_lib.in_order(
         np.arange(len(encoded.ids)), encoded.lengths_W, _EVAL_BATCH)
     running = [self.logits(params, batches_lib.pad(
