@@ -90,21 +90,25 @@ def _pack_best(encoded, length, dtype, specials, counts):
   size = dtype.itemsize
   bos, pad, eos = _special_bytes(specials, dtype)
   inner_bytes, min_bytes = (length - 2) * size, MIN_PIECE_TOKENS * size
-  pieces = _pieces(encoded, inner_bytes, min_bytes, size, counts)
+  pieces = _pieces(encoded, lambda: inner_bytes, min_bytes, size, counts)
   for row, room in best_fit.rows(pieces, inner_bytes, 2 * size, min_bytes,
                                  _WINDOW_TOKENS * size):
     text = [part for piece in row for part in (bos, piece, eos)]
     yield _filled(text, room, pad, size, length, counts)
 
 
-def _pieces(encoded, inner_bytes, min_bytes, size, counts):
-  """Yields documents; those that are too long, cut to the length of rows."""
+def _pieces(encoded, room, min_bytes, size, counts):
+  """Yields documents, cut where a piece has no more room.
+
+  Args:
+    room: function of nothing: the bytes that the next piece may take.
+  """
   for data, lengths in encoded:
     stop = 0
     for num_tokens in lengths:
       start, stop = stop, stop + num_tokens * size
       while stop - start >= min_bytes:
-        piece = data[start:min(start + inner_bytes, stop)]
+        piece = data[start:min(start + room(), stop)]
         start += len(piece)
         yield piece
       counts["dropped_tokens"] += (stop - start) // size
@@ -117,19 +121,12 @@ def _pack_next(encoded, length, dtype, specials, counts):
   inner_bytes, min_bytes = (length - 2) * size, MIN_PIECE_TOKENS * size
   # `room` is what a piece may take, its <s> and </s> already taken off.
   row, room = [], inner_bytes
-  for data, lengths in encoded:
-    stop = 0
-    for num_tokens in lengths:
-      start, stop = stop, stop + num_tokens * size
-      while stop - start >= min_bytes:
-        piece = data[start:min(start + room, stop)]
-        row += bos, piece, eos
-        start += len(piece)
-        room -= len(piece) + 2 * size
-        if room < min_bytes:
-          yield _filled(row, room, pad, size, length, counts)
-          row, room = [], inner_bytes
-      counts["dropped_tokens"] += (stop - start) // size
+  for piece in _pieces(encoded, lambda: room, min_bytes, size, counts):
+    row += bos, piece, eos
+    room -= len(piece) + 2 * size
+    if room < min_bytes:
+      yield _filled(row, room, pad, size, length, counts)
+      row, room = [], inner_bytes
   if row:
     yield _filled(row, room, pad, size, length, counts)
 

@@ -60,7 +60,7 @@ def _export_model(config, program, data, params, tokenizer, trained_length,
       program.model, params["encoder"], tokenizer, folder,
       class_head=kinds.unscaled(data.task, params["head"]),
       labels=data.task.labels, head=kinds.KINDS[data.task.kind].head,
-      task=data_lib.about(config, data),
+      task=data_lib.about(data),
       trained_length=max(trained_length, config.max_length or 0),
       overwrite=True)
 
@@ -74,7 +74,7 @@ def _export_adapter(config, program, data, params, tokenizer, trained_length,
       params | {"head": kinds.unscaled(data.task, params["head"])}, {
           "init_from": config.init_from, "keep_layers": config.keep_layers,
           "head": kinds.KINDS[data.task.kind].head,
-          "labels": data.task.labels, "task": data_lib.about(config, data),
+          "labels": data.task.labels, "task": data_lib.about(data),
           "trained_length": max(trained_length, config.max_length or 0)})
 
 

@@ -70,14 +70,12 @@ class Data:
     return self.task.kind, kinds.num_outputs(self.task), self.class_weights
 
 
-def about(config, data):
+def about(data):
   """Returns what `predict` has to know of a task, as JSON."""
-  is_glue = isinstance(config.task, str)
-  return {"kind": data.task.kind, "has_no_answers": data.task.has_no_answers,
-          "max_length": data.max_length,
-          "text": list(glue.TASKS[data.name].features if is_glue
-                       else config.data.text),
-          "stride": None if is_glue else config.data.stride}
+  task = data.task
+  return {"kind": task.kind, "has_no_answers": task.has_no_answers,
+          "max_length": data.max_length, "text": list(task.text),
+          "stride": task.stride}
 
 
 def read(config, params, tokenizer, trained_length):
@@ -151,11 +149,11 @@ _SOURCES = {True: _glue, False: _own}
 def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
             rows):
   """Returns `Data` of (task, {split: rows})."""
-  own_data = {} if isinstance(config.task, str) else config.data
+  is_own = not isinstance(config.task, str)
   encoded = {}
   for split, there in rows.items():
     found = encoded[split] = windows_lib.encode(
-        tokenizer, task, there, max_length, own_data.get("stride"))
+        tokenizer, task, there, max_length)
     if there.num_dropped:
       distributed.say(f"{task.name}, {split}: warning: {there.num_dropped:,} "
                       "broken lines are left out")
@@ -163,14 +161,14 @@ def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
       distributed.say(f"{task.name}, {split}: warning: {found.num_cut:,} of "
                       f"{len(there):,} rows are cut to {max_length} tokens "
                       "(max_length)" + "; data.stride makes windows of them"
-                      * bool(own_data))
+                      * is_own)
     if not split.startswith("test"):
       for array in (*found.ids, *(
           found.targets if isinstance(found.targets, list)
           else [found.targets])):
         digest.update(array)
-  weights = own_data and _class_weights(
-      config.task.class_weights, task, rows["train"].labels)
+  weights = _class_weights(
+      config.task.class_weights, task, rows["train"].labels) if is_own else None
   if weights:
     digest.update(repr(weights).encode())
   lengths_W = np.concatenate([e.lengths_W for e in encoded.values()])
@@ -183,8 +181,7 @@ def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
          if split.startswith(kind)} for kind in ("dev", "test")),
       num_epochs, max_length, lengths_lib.choose(
           max_length, lengths_W, flops_per_token, num_cells * num_epochs,
-          jax.default_backend()), digest.hexdigest(),
-      weights or None)
+          jax.default_backend()), digest.hexdigest(), weights)
 
 
 def _class_weights(how, task, labels):
@@ -195,7 +192,7 @@ def _class_weights(how, task, labels):
   """
   if how == "none":
     return None
-  if task.kind not in ("classes", "multilabel", "tokens"):
+  if not task.labels:
     raise errors.InputError(
         f"task.class_weights is {how}; a task of kind {task.kind} has no "
         "classes")

@@ -10,8 +10,8 @@ import numpy as np
 from latemask.finetune import batches
 
 # What a program takes to compile, forward and backward and then forward alone,
-# and the FLOP/s of a machine of unknown speed. Both are guesses to within a
-# factor of two, measured on two cores (20 s) and one H100.
+# and the FLOP/s of a machine of unknown speed. Guesses: what they decide is
+# speed alone.
 _COMPILE_SECS = {"cpu": 10.0, "gpu": 20.0, "tpu": 20.0}
 _FLOPS_PER_SEC = {"cpu": 5e10, "gpu": 1e14, "tpu": 5e13}
 # Compiling is to take no more of a run than this.
@@ -23,10 +23,10 @@ def choose(max_length, lengths_W, flops_per_token, num_passes, platform):
 
   Args:
     max_length: none is longer.
-    lengths_W: of the windows that are trained on; the last of the lengths
-      holds the longest.
+    lengths_W: of all windows, held-out ones among them; the last of the
+      lengths holds the longest.
     flops_per_token: of a train step.
-    num_passes: how often each window is trained on, in all cells together.
+    num_passes: how often a window is trained on, in all cells together.
     platform: cpu, gpu or tpu.
   """
   candidates = batches.buckets(max_length, lengths_W.max())

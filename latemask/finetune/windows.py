@@ -47,12 +47,12 @@ class Encoded:
     return len(self.ids)
 
 
-def encode(tokenizer, task, rows, max_length, stride=None):
+def encode(tokenizer, task, rows, max_length):
   """Returns `Encoded`.
 
   Args:
-    stride: tokens that two windows of a text share; None: no windows, where
-      two texts are too long, the longer one is cut.
+    task: its `stride` is the tokens that two windows of a text share; None: no
+      windows, where two texts are too long, the longer one is cut.
 
   Raises:
     InputError: windows of a text would not move on.
@@ -62,9 +62,9 @@ def encode(tokenizer, task, rows, max_length, stride=None):
   found, row_W, spots, num_cut = [], [], [], 0
   for number, (texts, marks) in enumerate(texts_of(tokenizer, rows)):
     room = max_length - template.num_specials(len(texts))
-    if sum(map(len, texts)) > room and stride is None:
+    if sum(map(len, texts)) > room and task.stride is None:
       num_cut += 1
-    for kept, first in _windows(texts, room, stride):
+    for kept, first in _windows(texts, room, task.stride):
       place = template.starts([len(text) for text in kept])[-1]
       found.append(template.row(kept))
       row_W.append(number)

@@ -10,6 +10,8 @@ Those of the stock Hugging Face classes, a row of `HEADS` each:
   span    ...ForQuestionAnswering: the same, without dropout but in modern
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -47,38 +49,30 @@ class ClassificationHead(nn.Module):
 
 
 class TokenHead(nn.Module):
-  """From the state of each token to a number per label."""
+  """From the state of each token to a number per label.
+
+  Fields:
+    drops_states: dropout of states that come from no prediction head, too.
+  """
 
   config: architecture.ModelConfig
   num_labels: int
+  drops_states: bool = True
 
   @nn.compact
   def __call__(self, hidden_BxSxD, train=False):
     """Returns logits, float32 [B, S, labels]."""
     c = self.config
-    if c.layer.architecture.rotary:
+    has_head = c.layer.architecture.rotary
+    if has_head:
       hidden_BxSxD = encoder_lib.Head(c, name="head")(hidden_BxSxD)
-    return _out(self, parts_lib.Dropout(c.dropout)(hidden_BxSxD, train))
+    drops = train and (has_head or self.drops_states)
+    return _out(self, parts_lib.Dropout(c.dropout)(hidden_BxSxD, drops))
 
 
-class SpanHead(nn.Module):
-  """From the state of each token to how well a span begins and ends there."""
-
-  config: architecture.ModelConfig
-  num_labels: int
-
-  @nn.compact
-  def __call__(self, hidden_BxSxD, train=False):
-    """Returns logits, float32 [B, S, 2]."""
-    c = self.config
-    if c.layer.architecture.rotary:
-      hidden_BxSxD = parts_lib.Dropout(c.dropout)(
-          encoder_lib.Head(c, name="head")(hidden_BxSxD), train)
-    return _out(self, hidden_BxSxD)
-
-
-# What a head reads and says -> its module.
-HEADS = {"text": ClassificationHead, "tokens": TokenHead, "span": SpanHead}
+# What a head reads and says -> what makes it of (ModelConfig, labels).
+HEADS = {"text": ClassificationHead, "tokens": TokenHead,
+         "span": functools.partial(TokenHead, drops_states=False)}
 
 
 def _out(head, hidden):

@@ -57,7 +57,9 @@ def find(path):
 
 
 def task_of(folder):
-  """Returns (the `Task` of a folder, what its training noted of it, or {}).
+  """Returns (the `Task` of a folder, tokens of a window of its training).
+
+  What no one knows is () for the columns of its texts, and None for the tokens.
 
   Raises:
     InputError: its class is that of no task.
@@ -87,7 +89,9 @@ def task_of(folder):
     kind = "number" if len(labels) == 1 else kind
   return (task_lib.Task(
       kind, kind, () if kind in ("number", "span") else labels, (), 0,
-      has_no_answers=about.get("has_no_answers", False)), about)
+      has_no_answers=about.get("has_no_answers", False),
+      text=tuple(about.get("text", ())), stride=about.get("stride")),
+          about.get("max_length"))
 
 
 class Labeller:
@@ -95,7 +99,6 @@ class Labeller:
 
   Fields:
     task: its `Task`; what it learned a number in is folded into the head.
-    text: columns that it was trained on; () where no one knows.
   """
 
   def __init__(self, path, max_length=None, stride=None):
@@ -111,9 +114,9 @@ class Labeller:
         so many positions, or no whole head.
     """
     folder = find(path)
-    self.task, about = task_of(folder)
-    self.text = tuple(about.get("text", ()))
-    self._stride = about.get("stride") if stride is None else stride
+    self.task, trained_tokens = task_of(folder)
+    if stride is not None:
+      self.task = dataclasses.replace(self.task, stride=stride)
     loaded = pretrained.load(folder)
     config, encoder = cut.cut(loaded.config, loaded.params)
     if max_length and max_length > config.max_length:
@@ -121,8 +124,7 @@ class Labeller:
           f"--max_length is {max_length}; the model has {config.max_length} "
           "positions")
     self._tokenizer = loaded.tokenizer
-    self._max_length = max_length or about.get(
-        "max_length", loaded.trained_length)
+    self._max_length = max_length or trained_tokens or loaded.trained_length
     head = pretrained.class_head(folder, kinds.KINDS[self.task.kind].head)
     if "out_kernel" not in head:
       raise errors.InputError(f"{folder} has no weights of a head")
@@ -148,7 +150,7 @@ class Labeller:
     encoded = windows.encode(
         self._tokenizer, self.task, task_lib.Rows(
             tuple(list(column) for column in zip(*rows)), None),
-        self._max_length, self._stride)
+        self._max_length)
     lengths = batches.buckets(self._max_length, encoded.lengths_W.max())
     logits = self._program.predict(self._params, encoded, lengths)
     return _SAYS[self.task.kind](self.task, encoded, logits)

@@ -18,6 +18,14 @@ def parser(module, description, **options):
       formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
 
+def add_out(parser):
+  """Adds --out and --overwrite, those of a folder that is replaced whole."""
+  parser.add_argument("--out", required=True, help="folder to make")
+  parser.add_argument("--overwrite", action="store_true",
+                      help="replace an earlier export at --out, and nothing "
+                      "else")
+
+
 def command(module, *arguments):
   """Returns `python -m latemask.MODULE ...` as one can paste it.
 

@@ -23,7 +23,7 @@ def _parser():
   parser = console.parser("tools.export", __doc__)
   parser.add_argument("--init_from", required=True,
                       help="run, checkpoint or Hugging Face folder")
-  parser.add_argument("--out", required=True, help="folder to make")
+  console.add_out(parser)
   parser.add_argument("--keep_layers", type=int,
                       help="layers of the encoder; default: those that never "
                       "met a mask")
@@ -37,9 +37,6 @@ def _parser():
                       help="add the code that guesses words in transformers")
   parser.add_argument("--sentence", action="store_true",
                       help="add the files of sentence-transformers")
-  parser.add_argument("--overwrite", action="store_true",
-                      help="replace an earlier export at --out, and nothing "
-                      "else")
   return parser
 
 

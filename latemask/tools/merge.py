@@ -23,12 +23,9 @@ from latemask.runtime import console
 def _parser():
   parser = console.parser("tools.merge", __doc__)
   parser.add_argument("--adapter", required=True, help="folder of the adapter")
-  parser.add_argument("--out", required=True, help="folder to make")
+  console.add_out(parser)
   parser.add_argument("--init_from", help="run, checkpoint or Hugging Face "
                       "folder of the encoder; default: where it was")
-  parser.add_argument("--overwrite", action="store_true",
-                      help="replace an earlier export at --out, and nothing "
-                      "else")
   return parser
 
 

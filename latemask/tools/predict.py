@@ -55,7 +55,7 @@ def _parser():
 def _rows(args, labeller):
   """Yields the texts of each row."""
   kind = labeller.task.kind
-  trained = labeller.text or _COLUMNS.get(kind, ())  # (): no one knows.
+  trained = labeller.task.text or _COLUMNS.get(kind, ())  # (): no one knows.
   is_lines = args.input is None or unpack.ending(args.input)[0] == ".txt"
   text = ("text",) if is_lines else tuple(args.text or trained or ("text",))
   if trained and len(text) != len(trained):

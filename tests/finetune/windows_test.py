@@ -1,5 +1,6 @@
 """Texts as windows of ids: cuts, strides, where tags and answers stand."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -97,6 +98,10 @@ def test_long_runs_take_more_lengths():
   assert [len(lengths) for lengths in found] == sorted(map(len, found))
 
 
+def _with_stride(of, stride):
+  return dataclasses.replace(of, stride=stride)
+
+
 def _of_text(encoded, window):
   """Returns the ids of a window without its special tokens."""
   return encoded.ids[window][1:-1].tolist()
@@ -107,8 +112,8 @@ def test_windows_hold_the_whole_text(tokenizer, stride):
   text = conftest.make_text(1, seed=3).strip()
   ids = tokenizer.encode([text])[0].tolist()
   encoded = windows.encode(
-      tokenizer, _CLASSES, task.Rows(([text, "he"],), np.array([1, 0])), 12,
-      stride)
+      tokenizer, _with_stride(_CLASSES, stride),
+      task.Rows(([text, "he"],), np.array([1, 0])), 12)
   assert encoded.num_cut == 0 and max(encoded.lengths_W) == 12
   assert encoded.row_W.tolist() == [0] * (len(encoded) - 1) + [1]
   np.testing.assert_array_equal(encoded.targets, 1 - encoded.row_W)
@@ -129,7 +134,7 @@ def test_windows_hold_the_whole_text(tokenizer, stride):
 def test_a_window_that_would_not_move_on(tokenizer):
   rows = task.Rows((["the old time " * 9],), None)
   with pytest.raises(errors.InputError, match="stride is 10.*room for 10"):
-    windows.encode(tokenizer, _CLASSES, rows, 12, 10)
+    windows.encode(tokenizer, _with_stride(_CLASSES, 10), rows, 12)
 
 
 @pytest.mark.parametrize("stride", [None, 2, 5])
@@ -139,8 +144,8 @@ def test_tags_go_to_the_first_token_of_their_word(tokenizer, stride):
   rows = [rng.choice(["strange", "he", "oldtime", "x1-y2", "the"], n).tolist()
           for n in (1, 4, 30)]
   labels = [rng.integers(0, 3, len(words)).astype(np.int32) for words in rows]
-  encoded = windows.encode(tokenizer, _TAGS, task.Rows((rows,), labels),
-                           16, stride)
+  encoded = windows.encode(
+      tokenizer, _with_stride(_TAGS, stride), task.Rows((rows,), labels), 16)
   assert (encoded.num_cut > 0) == (stride is None)
   for ids, target, spots in zip(encoded.ids, encoded.targets, encoded.spots):
     assert len(target) == len(ids) and target[0] == target[-1] == -1
@@ -169,7 +174,7 @@ def test_answers_are_found_where_they_stand(tokenizer, answer, stride):
   rows = task.Rows((["who came?", "why?"], [_CONTEXT, _CONTEXT]), [
       (task.Answer(start, answer),), ()])
   encoded = windows.encode(
-      tokenizer, _SPAN, rows, 40 if stride else 200, stride)
+      tokenizer, _with_stride(_SPAN, stride), rows, 40 if stride else 200)
   assert (len(encoded) > 2) == (stride is not None)
   has_it = encoded.targets.any(axis=1)
   assert has_it[encoded.row_W == 0].any() and not has_it[
@@ -179,7 +184,7 @@ def test_answers_are_found_where_they_stand(tokenizer, answer, stride):
     window_Sx2 = np.zeros((len(ids), 2), np.float32)
     window_Sx2[target, [0, 1]] = 5
     logits.append(window_Sx2)
-  lacking = task.dataclasses.replace(_SPAN, has_no_answers=True)
+  lacking = dataclasses.replace(_SPAN, has_no_answers=True)
   found = kinds.answers(lacking, encoded, logits)
   assert found[1] == "" and answer in found[0]
   # A token may hold a character more.

@@ -68,7 +68,7 @@ def test_the_folder_of_out_is_made(tmp_path):
      "trained on tokens; --text names a, b")])
 def test_as_many_columns_as_it_was_trained_on(kind, trained, argv, message):
   labeller = types.SimpleNamespace(
-      task=types.SimpleNamespace(kind=kind), text=trained)
+      task=types.SimpleNamespace(kind=kind, text=trained))
   args = predict._parser().parse_args(["--init_from", "tuned", *argv])
   with pytest.raises(errors.InputError, match=message):
     next(predict._rows(args, labeller))
@@ -76,7 +76,7 @@ def test_as_many_columns_as_it_was_trained_on(kind, trained, argv, message):
 
 def test_of_a_published_model_no_one_knows_the_columns(tmp_path):
   labeller = types.SimpleNamespace(
-      task=types.SimpleNamespace(kind="classes"), text=())
+      task=types.SimpleNamespace(kind="classes", text=()))
   rows = tmp_path / "rows.jsonl"
   rows.write_text(json.dumps({"a": "one", "b": "two", "text": "three"}))
   for argv, wanted in ((["--text", "a", "b"], ["one", "two"]), ([], ["three"])):

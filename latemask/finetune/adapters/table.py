@@ -11,7 +11,6 @@ from typing import Callable
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 
 from latemask import errors
 from latemask.finetune.adapters import lora
@@ -38,7 +37,7 @@ def _biases(settings, config, encoder, key):
   """The biases of dense layers and norms. Source: arXiv 2106.10199."""
   del settings, key
   flat = flax.traverse_util.flatten_dict(encoder, sep="/")
-  found = {path: jnp.array(leaf) for path, leaf in flat.items()
+  found = {path: leaf for path, leaf in flat.items()
            if re.search("bias$", path)}
   if not found:
     raise errors.InputError(
@@ -57,8 +56,8 @@ def _with(settings, config, encoder, params, key_drop):
 
 ADAPTERS = {
     "none": Adapter(
-        lambda settings, config, encoder, key: jax.tree.map(jnp.array, encoder),
-        _with, stores_all=True),
+        lambda settings, config, encoder, key: encoder, _with,
+        stores_all=True),
     "head": Adapter(lambda settings, config, encoder, key: {}, _with),
     "bitfit": Adapter(_biases, _with),
     "lora": Adapter(lora.begin, lora.whole),

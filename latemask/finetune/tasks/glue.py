@@ -107,7 +107,7 @@ def task(name):
       name, "classes" if official.labels else "number",
       official.names or official.labels, official.metrics,
       official.num_epochs, official.parts,
-      None if official.labels else (0, 5))
+      None if official.labels else (0, 5), text=official.features)
 
 
 def read(name, split, data_dir, tfds_dir):

@@ -49,6 +49,7 @@ def read(config):
         tuple(list(column) for column in zip(*(r[1] for r in there))), labels)
   task = task_lib.Task(
       kind, kind, read_label.names, (), _NUM_EPOCHS,
+      text=tuple(data.text), stride=data.stride,
       **read_label.fields(rows["train"].labels))
   return dataclasses.replace(
       task, metrics=kinds.KINDS[kind].metrics(task)), rows

@@ -23,6 +23,8 @@ class Task:
     limits: least and largest number that can be; None: any.
     shift, scale: of a number: what is learned is (number - shift) / scale.
     has_no_answers: spans: there are questions without an answer.
+    text: columns of its texts.
+    stride: of its windows, see `windows.encode`.
   """
 
   name: str
@@ -35,6 +37,8 @@ class Task:
   shift: float = 0.0
   scale: float = 1.0
   has_no_answers: bool = False
+  text: tuple[str, ...] = ()
+  stride: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
