@@ -10,10 +10,11 @@ All contenders live in one process and take turns, A B A B, so that a machine
 that slows down slows down all of them. Each prints a JSON line: the median step
 and the spread (smallest and largest), tokens per second (of rows, masked or
 not), FLOP/s, MFU where the chip's peak is known or --peak measures it, and the
-ratio to the first contender: the median of the ratios of each round. --peer hf
-adds stock Hugging Face RoBERTa in PyTorch with its own loss, AdamW and
-torch.compile where that works; it reads whole rows with 15 % of the tokens
-masked.
+ratio to the first contender: the median of the ratios of each round. They are
+compiled side by side, so compile_secs is a program's own with one contender
+alone. --peer hf adds the stock Hugging Face class of the first contender's
+encoder layers in PyTorch, with its own loss, AdamW, SDPA and torch.compile
+where that works; it reads whole rows with 15 % of the tokens masked.
 
 --flops times nothing. It prints the matrix FLOPs of a step, the share of
 attention's two small products in it, the parameters, and three ratios to
@@ -22,6 +23,7 @@ layer computes the targets alone; to a step that computes its last layer for all
 tokens, as is usual elsewhere; and the ratio of layers x tokens.
 """
 
+from concurrent import futures
 import json
 import statistics
 import sys
@@ -54,7 +56,7 @@ class Contender:
   """A config on all devices, ready to step."""
 
   def __init__(self, spec, args):
-    """Compiles and initialises."""
+    """Initialises it; `compile` comes before the first step."""
     self.name = spec
     config = _config(spec, args)
     self.program = step_lib.build(config)
@@ -67,11 +69,15 @@ class Contender:
         self.program.batch_sharding)
     self._ids_BxL = ids_BxL
     self._state = self.program.init_state()
-    start_secs = time.monotonic()
     self._step = self.program.train_step.lower(
-        self.program.state_shapes, ids_BxL).compile()
-    self.compile_secs = time.monotonic() - start_secs
+        self.program.state_shapes, ids_BxL)
     self.details = {"dtype": config.model.dtype}
+
+  def compile(self):
+    """Compiles its step, in any thread."""
+    start_secs = time.monotonic()
+    self._step = self._step.compile()
+    self.compile_secs = time.monotonic() - start_secs
 
   def step(self):
     """Takes a step, to its end."""
@@ -231,7 +237,7 @@ def _parser():
   parser.add_argument("--dtype", choices=("float32", "bfloat16"))
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--peer", choices=_PEERS,
-                      help="hf: Hugging Face RoBERTa in PyTorch")
+                      help="hf: the stock Hugging Face class in PyTorch")
   parser.add_argument("--eager", action="store_true",
                       help="the peer without torch.compile")
   parser.add_argument("--peak", action="store_true",
@@ -250,10 +256,10 @@ def _run(args):
     value = getattr(args, flag)
     if value is not None and value < 1:
       raise errors.InputError(f"--{flag} is {value}; it must be positive")
-  contenders = []
-  for spec in args.config:
-    print(f"compiling {spec}", file=sys.stderr)
-    contenders.append(Contender(spec, args))
+  contenders = [Contender(spec, args) for spec in args.config]
+  print(f"compiling {', '.join(args.config)}", file=sys.stderr)
+  with futures.ThreadPoolExecutor() as pool:
+    list(pool.map(Contender.compile, contenders))
   if args.peer:
     # Imported here: PyTorch is no part of what latemask needs.
     from latemask.bench import torch_peer

@@ -1,15 +1,18 @@
-"""Stock Hugging Face RoBERTa in PyTorch, as a contender of the bench."""
+"""The stock Hugging Face class in PyTorch, as a contender of the bench."""
 
+import dataclasses
 import time
 
 import numpy as np
 
 from latemask.data.tokenizers import specials
 from latemask import errors
+from latemask.hub import stock_config
+from latemask.hub import weights as hf_weights
 
 
 class Peer:
-  """RobertaForMaskedLM of a program's sizes, its own loss, AdamW."""
+  """...ForMaskedLM of a program's class and sizes, its own loss, AdamW."""
 
   def __init__(self, program, dtype, ids_BxL, compiled):
     """Builds it on the GPU where there is one.
@@ -33,21 +36,17 @@ class Peer:
           "transformers") from error
     self._torch = torch
     c = program.model.config
-    # Two matrices of the peer's MLP cost what three of a gated one do.
-    mlp = c.mlp * 3 // 2 if c.layer.architecture.gated else c.mlp
+    c = dataclasses.replace(
+        c, layers=c.insertion_layer or c.layers, insertion_layer=0)
+    model_type = hf_weights.CLASSES[c.architecture][0]
     self.rows, self.length = ids_BxL.shape
     self.flops = None
     self._device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.width,
-        num_hidden_layers=c.insertion_layer or c.layers,
-        num_attention_heads=c.heads, intermediate_size=mlp,
-        max_position_embeddings=c.max_length + 2, type_vocab_size=1,
-        hidden_dropout_prob=c.dropout,
-        attention_probs_dropout_prob=c.attention_dropout,
-        layer_norm_eps=c.norm_eps, bos_token_id=specials.TRAINED.bos,
-        pad_token_id=specials.TRAINED.pad, eos_token_id=specials.TRAINED.eos,
-        attn_implementation="sdpa")).to(self._device).train()
+    model = transformers.AutoModelForMaskedLM.from_config(
+        transformers.AutoConfig.for_model(
+            model_type, **stock_config.stock_config(c)),
+        attn_implementation="sdpa", dtype=torch.float32)
+    model.to(self._device).train()
     o = program.config.optimizer
     self._optimizer = torch.optim.AdamW(
         model.parameters(), lr=o.learning_rate, betas=(o.b1, o.b2),
@@ -74,7 +73,7 @@ class Peer:
         self._model = model
         self.details["torch_compile_error"] = type(error).__name__
     self.compile_secs = time.monotonic() - start_secs
-    self.name = "hf roberta, 15 %"
+    self.name = f"hf {model_type}, 15 %"
 
   def step(self):
     """Masks, takes a step, waits for its end."""
