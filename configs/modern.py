@@ -15,9 +15,10 @@ local, which need model.insertion=scatter.
 from configs import base
 
 # Encoder layers, mlp, rows of a batch. All but the last period of layers is
-# whole: it ends with a global layer, as ModernBERT's do.
+# whole: it ends with a global layer, as ModernBERT's do. With the late layers
+# half of the layers of tiny and small are global.
 SIZES = {
-    "tiny": (4, 128, 8),
+    "tiny": (10, 128, 8),
     "small": (10, 384, 8),
     "base": (22, 1152, 512),
     "large": (28, 2624, 512),

@@ -38,6 +38,8 @@ from ml_collections import config_flags
 from latemask.config import keys
 from latemask import errors
 
+_NONE = re.compile(r"--?config\.([\w.]+)=None")
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see above")
 _WORKDIR = flags.DEFINE_string("workdir", None, "see above")
 _DISTRIBUTED = flags.DEFINE_string("distributed", "off", "see above")
@@ -119,7 +121,12 @@ def parse(argv):
     print(__doc__)
     sys.exit(0)
   try:
-    return flags.FLAGS(argv)
+    # The flags of a key know its type, and None is of another.
+    rest = flags.FLAGS([a for a in argv if not _NONE.fullmatch(a)])
+    for key in filter(None, map(_NONE.fullmatch, argv)):
+      with _CONFIG.value.unlocked():
+        _CONFIG.value.update_from_flattened_dict({key[1]: None})
+    return rest
   # What a config file, its size or an override can raise while it is read.
   except (flags.Error, AttributeError, ImportError, KeyError, OSError,
           SyntaxError, TypeError, ValueError, errors.InputError) as error:

@@ -112,7 +112,10 @@ def test_config_that_cannot_be_and_a_run(tmp_path, corpus, monkeypatch):
 
 @pytest.mark.parametrize("flag, message", [
     ("model.heads=0", "model.heads is 0; it must be a whole number from 1"),
-    ("model.heads=7", "model.heads 7 does not divide model.width 64")])
+    ("model.heads=7", "model.heads 7 does not divide model.width 64"),
+    ("model.heads=None", "model.heads is None; it must be a whole number"),
+    ("model.remat=None', '--config.model.heads=0", "model.heads is 0"),
+    ("model.hats=None", "unknown config key --config.model.hats=None")])
 def test_a_refused_config_waits_for_nothing(flag, message, monkeypatch):
   """What takes seconds to import is imported for a run alone."""
   monkeypatch.delenv("PYTHONPATH")  # With TensorFlow.

@@ -98,7 +98,7 @@ def choose(platform, queries, keys, dtype, drops):
   Splash for 512 tokens and more on a TPU, where it computes the same (no
   dropout of weights, and bfloat16); otherwise chunks for 1,024 tokens and more,
   and whole scores for fewer. Tokens: the root of queries times keys. On a GPU
-  cudnn must be asked for: nobody has measured it here.
+  cudnn must be asked for: it has been measured on one chip alone.
 
   Args:
     platform: cpu, gpu or tpu.

@@ -5,8 +5,8 @@ bias, and of which cuDNN makes a gradient that nobody reads (JAX 0.10): memory
 stays quadratic in the length, a head's share of what `xla` takes. The kernel
 knows segments only of rows that lie in one piece each, and kept tokens with
 slots behind them do not. It has no dropout here. Source of the demands: JAX
-0.10.2, jax/_src/cudnn/fused_attention_stablehlo.py. Not yet run on a GPU by
-this project. Letters: attention_kinds.py.
+0.10.2, jax/_src/cudnn/fused_attention_stablehlo.py. Run on one H100 so far,
+with JAX 0.11.2 (latemask/bench/README.md). Letters: attention_kinds.py.
 """
 
 import jax

@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from configs import base
+from configs import modern
 from latemask.bench import aot
 from latemask.bench import hlo
 from latemask.data.tokenizers import specials
@@ -119,6 +120,24 @@ def test_long_rows_hold_no_scores(attention):
   assert text.count('custom_call_target="tpu_custom_call"') == (
       9 if attention == "splash" else 0)
   assert found["hbm"]["temporaries"] < 2**30
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [
+    pytest.param("tiny", marks=pytest.mark.ci), "base"])
+def test_modern_at_8192_holds_no_scores(size):
+  """Local layers and splash: nor more memory than short rows take."""
+  config = modern.get_config(size)
+  config.data.length = 8192
+  found, text, _ = _compile(config, "v5e:2x2", rows=1)
+  _assert_no_scores(text)
+  assert 'custom_call_target="tpu_custom_call"' in text
+  if size == "base":
+    config.data.length = 128
+    short, _, _ = _compile(config, "v5e:2x2", rows=64)
+    assert 1 < short["flops_per_chip"] / short[
+        "closed_form_flops_per_chip"] < 1.03
+    assert found["hbm"]["temporaries"] < 1.3 * short["hbm"]["temporaries"]
 
 
 @pytest.mark.long
