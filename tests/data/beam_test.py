@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from latemask.config import spec as spec_lib
@@ -107,6 +109,28 @@ def test_beam_packs_the_same_bytes(text, tmp_path, capsys):
   # Complete: no pipeline is run.
   _prepare(tmp_path / "beam", spec, "--runner=DirectRunner")
   assert "nothing is to be done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source, changes", [
+    ("parquet", {"tokenizer_kind": "bpe"}), ("files", {})])
+def test_beam_packs_other_sources_and_tokenizers_alike(
+    source, changes, text, tmp_path):
+  pytest.importorskip("apache_beam")
+  lines = text.read_text().splitlines()
+  if source == "parquet":
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": lines}), path, row_group_size=40)
+  else:
+    path = tmp_path / "a*.txt"
+    for i in range(0, 400, 10):
+      (tmp_path / f"a{i}.txt").write_text("\n".join(lines[i:i + 10]))
+    text.unlink()
+  spec = _spec(path, source=f"{source}:{path}", **changes)
+  _prepare(tmp_path / "here", spec)
+  _prepare(tmp_path / "beam", spec, "--runner=DirectRunner")
+  found = _bytes(tmp_path / "beam")
+  assert found == _bytes(tmp_path / "here")
+  assert sum(name.endswith(".arrayrecord") for name in found) == _SHARDS
 
 
 @pytest.mark.parametrize("first, second", [
