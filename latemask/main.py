@@ -122,10 +122,14 @@ def parse(argv):
     sys.exit(0)
   try:
     # The flags of a key know its type, and None is of another.
-    rest = flags.FLAGS([a for a in argv if not _NONE.fullmatch(a)])
-    for key in filter(None, map(_NONE.fullmatch, argv)):
-      with _CONFIG.value.unlocked():
-        _CONFIG.value.update_from_flattened_dict({key[1]: None})
+    nones = [a for a in argv if _NONE.fullmatch(a)]
+    rest = flags.FLAGS([a for a in argv if a not in nones])
+    config = _CONFIG.value
+    # One that is not there is refused by `main`.
+    if nones and isinstance(config, ml_collections.ConfigDict):
+      with config.unlocked():
+        config.update_from_flattened_dict(
+            {_NONE.fullmatch(a)[1]: None for a in nones})
     return rest
   # What a config file, its size or an override can raise while it is read.
   except (flags.Error, AttributeError, ImportError, KeyError, OSError,

@@ -258,6 +258,8 @@ def _run(args):
       raise errors.InputError(f"--{flag} is {value}; it must be positive")
   contenders = [Contender(spec, args) for spec in args.config]
   print(f"compiling {', '.join(args.config)}", file=sys.stderr)
+  # Nothing runs meanwhile: on several host devices, programs that run at once
+  # can wait for each other for ever.
   with futures.ThreadPoolExecutor() as pool:
     list(pool.map(Contender.compile, contenders))
   if args.peer:

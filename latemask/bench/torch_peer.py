@@ -1,6 +1,5 @@
 """The stock Hugging Face class in PyTorch, as a contender of the bench."""
 
-import dataclasses
 import time
 
 import numpy as np
@@ -9,6 +8,7 @@ from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.hub import stock_config
 from latemask.hub import weights as hf_weights
+from latemask.model import cut
 
 
 class Peer:
@@ -35,9 +35,7 @@ class Peer:
           f"--peer hf: {error.name} is not installed: pip install torch "
           "transformers") from error
     self._torch = torch
-    c = program.model.config
-    c = dataclasses.replace(
-        c, layers=c.insertion_layer or c.layers, insertion_layer=0)
+    c = cut.encoder_config(program.model.config)
     model_type = hf_weights.CLASSES[c.architecture][0]
     self.rows, self.length = ids_BxL.shape
     self.flops = None
@@ -45,7 +43,7 @@ class Peer:
     model = transformers.AutoModelForMaskedLM.from_config(
         transformers.AutoConfig.for_model(
             model_type, **stock_config.stock_config(c)),
-        attn_implementation="sdpa", dtype=torch.float32)
+        attn_implementation="sdpa")
     model.to(self._device).train()
     o = program.config.optimizer
     self._optimizer = torch.optim.AdamW(

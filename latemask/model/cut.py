@@ -20,17 +20,13 @@ from latemask.model import tied_embedding
 _NOT_ENCODER = ("mask_vector", "head", "output_bias", "decoder_norm", "early")
 
 
-def cut(config, params, keep_layers=None):
-  """Cuts the encoder out of a pre-trained model.
+def encoder_config(config, keep_layers=None):
+  """Returns the `ModelConfig` of the encoder alone, with insertion_layer 0.
 
   Args:
-    config: its `ModelConfig`.
-    params: its parameters.
+    config: that of a pre-trained model.
     keep_layers: how many layers stay; None for those that never meet a mask
       (all where masks stand at the input).
-
-  Returns:
-    (ModelConfig with insertion_layer 0, parameters of the encoder alone).
 
   Raises:
     InputError: there are not so many layers, or the late ones read the
@@ -44,25 +40,42 @@ def cut(config, params, keep_layers=None):
     raise errors.InputError(
         f"keep_layers is {keep}; late layers with cross-attention (those "
         f"after {config.insertion_layer}) cannot be kept in an encoder")
-  encoder_config = dataclasses.replace(
+  found = dataclasses.replace(
       config, layers=keep, insertion_layer=0, decoder="self",
       # Nothing is inserted: the tokens stand in order.
       insertion="scatter" if any(config.local_layers) else config.insertion)
-  for layer, kinds in enumerate(zip(config.local_layers,
-                                    encoder_config.local_layers)):
+  for layer, kinds in enumerate(zip(config.local_layers, found.local_layers)):
     if kinds[0] != kinds[1]:
       raise errors.InputError(
           f"keep_layers is {keep}; layer {layer} is late and global where an "
           "encoder with model.global_every "
           f"{config.global_every} has a local one; keep at most {layer}")
+  return found
+
+
+def cut(config, params, keep_layers=None):
+  """Cuts the encoder out of a pre-trained model.
+
+  Args:
+    config: its `ModelConfig`.
+    params: its parameters.
+    keep_layers: see `encoder_config`.
+
+  Returns:
+    (ModelConfig with insertion_layer 0, parameters of the encoder alone).
+
+  Raises:
+    InputError: see `encoder_config`.
+  """
+  found = encoder_config(config, keep_layers)
   stacks = [params[name]["layers"] for name in ("early", "late")
             if name in params]
   if config.decoder == "cross":
     stacks = stacks[:1]
   encoder = {k: v for k, v in params.items() if k not in _NOT_ENCODER}
   encoder["late"] = {"layers": jax.tree.map(
-      lambda *parts: jnp.concatenate(parts)[:keep], *stacks)}
-  return encoder_config, encoder
+      lambda *parts: jnp.concatenate(parts)[:found.layers], *stacks)}
+  return found, encoder
 
 
 def encode(config, encoder, ids_BxS, specials, key_drop=None,
