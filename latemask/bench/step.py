@@ -146,7 +146,7 @@ def measured_peak(dtype):
   """Returns the FLOP/s of a large square product on all devices."""
   size = 8192 if jax.default_backend() != "cpu" else 2048
   a = jax.numpy.ones((size, size), dtype)
-  product = jax.jit(lambda a: products.matmul(a, a))
+  product = jax.jit(lambda a: products.dense(a, a))
   jax.block_until_ready(product(a))
   secs = []
   for _ in range(5):

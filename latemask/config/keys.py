@@ -45,8 +45,8 @@ class Key:
   Fields:
     domain: what the value may be.
     free: a run, or a fine-tuning, may change it between two stretches: where
-      and on what it runs, what it tells, what there is to do. All else changes
-      the result.
+      and on what it runs, in what way and memory the same is computed, what it
+      tells, what there is to do. All else changes the result.
     place: it says where something lies: another path to it makes no other run
       of a sweep.
     before: the value that does what was done before the key was there.
@@ -139,10 +139,10 @@ PRETRAINING = {
         domains.choice("xla", "chunked", "splash", "splash_interpret",
                        "cudnn", "auto"),
         free=True, before="xla", kept=True),
-    "model.unroll": Key(domains.whole(1)),
+    "model.unroll": Key(domains.whole(1), free=True),
     "model.remat": Key(domains.optional(
-        domains.choice("elementwise", "dots", "layer"))),
-    "model.loss_tokens": Key(domains.whole(1), before=1024),
+        domains.choice("elementwise", "dots", "layer")), free=True),
+    "model.loss_tokens": Key(domains.whole(1), free=True, before=1024),
     "model.loss_chunk": Key(
         domains.optional(domains.whole(1)), instead="model.loss_tokens"),
 

@@ -109,10 +109,11 @@ class Attention(nn.Module):
           3, c.heads, size)).astype(c.dtype).reshape(3, 1, 1, c.width)
 
     def project(x_BxSxD, first, last):
-      # Moved after the product: einsum would move its operands about.
-      y_NxBxSxD = checkpoint_name(jnp.moveaxis(products.einsum(
-          "bsd,dne->bsne", x_BxSxD, kernel_Dx3xD[:, first:last]
-      ), 2, 0) + bias_3x1x1xD[first:last], "qkv")
+      # Moved after the product: before it, its operands would be.
+      y_NxBxSxD = checkpoint_name(
+          jnp.moveaxis(products.dense(
+              x_BxSxD, kernel_Dx3xD[:, first:last]), 2, 0)
+          + bias_3x1x1xD[first:last], "qkv")
       return y_NxBxSxD.reshape(*y_NxBxSxD.shape[:3], c.heads, size)
 
     if key_BxSxD is None:
@@ -140,8 +141,9 @@ class Attention(nn.Module):
           query_place.segment_BxS, key_place.segment_BxS, drop)
     out_kernel = self.param(
         "out_kernel", parts.kernel_init(c.width), (c.heads, size, c.width))
-    out_BxQxD = products.einsum(
-        "bqhk,hkd->bqd", mixed_BxQxHxh, out_kernel.astype(c.dtype))
+    out_BxQxD = products.dense(
+        mixed_BxQxHxh.reshape(*mixed_BxQxHxh.shape[:2], c.width),
+        out_kernel.astype(c.dtype).reshape(c.width, c.width))
     if c.architecture.bias:
       out_BxQxD += parts.row(
           self.param("out_bias", parts.ZEROS, (c.width,)), c.dtype)

@@ -173,7 +173,7 @@ class Head(nn.Module):
     c = self.config
     kernel_DxD = self.param(
         "kernel", parts.kernel_init(c.width), (c.width, c.width))
-    out_BxTxD = products.matmul(hidden_BxTxD, kernel_DxD.astype(c.layer.dtype))
+    out_BxTxD = products.dense(hidden_BxTxD, kernel_DxD.astype(c.layer.dtype))
     if c.layer.architecture.bias:
       out_BxTxD += self.param(
           "bias", nn.initializers.zeros_init(), (c.width,)

@@ -43,7 +43,7 @@ class ClassificationHead(nn.Module):
       bias_D = self.param(
           "dense_bias", nn.initializers.zeros_init(), (c.width,))
       inside_BxD = jnp.tanh(
-          products.matmul(first_BxD, kernel_DxD.astype(first_BxD.dtype))
+          products.dense(first_BxD, kernel_DxD.astype(first_BxD.dtype))
           + bias_D.astype(first_BxD.dtype)[None])
     return _out(self, dropout(inside_BxD, train))
 
@@ -82,7 +82,7 @@ def _out(head, hidden):
       "out_kernel", parts_lib.kernel_init(c.width), (c.width, head.num_labels))
   bias_C = head.param(
       "out_bias", nn.initializers.zeros_init(), (head.num_labels,))
-  return products.matmul(hidden.astype(jnp.float32), kernel_DxC) + (
+  return products.dense(hidden.astype(jnp.float32), kernel_DxC) + (
       bias_C.reshape((1,) * (hidden.ndim - 1) + (-1,)))
 
 

@@ -33,7 +33,7 @@ class Mlp(nn.Module):
     num = 2 if c.architecture.gated else 1
     kernel_GxDxF = self.param(
         "in_kernel", parts.kernel_init(c.width), (num, c.width, c.mlp))
-    inside = [products.matmul(x_BxSxD, kernel_GxDxF[g].astype(c.dtype))
+    inside = [products.dense(x_BxSxD, kernel_GxDxF[g].astype(c.dtype))
               for g in range(num)]
     if c.architecture.bias:
       bias_GxF = self.param("in_bias", parts.ZEROS, (num, c.mlp))
@@ -45,7 +45,7 @@ class Mlp(nn.Module):
       a_BxSxF *= gate_BxSxF
     kernel_FxD = self.param(
         "out_kernel", parts.kernel_init(c.mlp), (c.mlp, c.width))
-    out_BxSxD = products.matmul(a_BxSxF, kernel_FxD.astype(c.dtype))
+    out_BxSxD = products.dense(a_BxSxF, kernel_FxD.astype(c.dtype))
     if c.architecture.bias:
       out_BxSxD += parts.row(
           self.param("out_bias", parts.ZEROS, (c.width,)), c.dtype)

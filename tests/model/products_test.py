@@ -27,6 +27,9 @@ def test_every_product_of_a_step_says_how_it_is_multiplied(
   assert len(products) > 40
   assert {"precision = [HIGHEST, HIGHEST]" in line
           for line in products} == {is_highest}
+  # The gradient of a kernel sums over batch and tokens, as one axis.
+  assert not [line for line in products
+              if "contracting_dims = [0, 1]" in line]
 
 
 def test_nothing_is_multiplied_elsewhere():
