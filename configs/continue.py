@@ -21,10 +21,6 @@ from latemask import errors
 from latemask.hub import stock_config
 from latemask.model import architecture
 
-# How a model is computed: as in base.py, whatever it is.
-_COMPUTING = (
-    "dtype", "attention", "unroll", "remat", "loss_tokens", "loss_chunk")
-
 
 def get_config(folder=None):
   """Returns the recipe for the encoder in a folder."""
@@ -34,7 +30,7 @@ def get_config(folder=None):
   sizes = dataclasses.asdict(stock_config.config_of_folder(folder))
   config = base.get_config()
   for name, value in sizes.items():
-    if name not in _COMPUTING:
+    if name not in architecture.COMPUTING:
       config.model[name] = value
   if not sizes["insertion_layer"]:
     config.model.insertion_layer = sizes["layers"]

@@ -20,8 +20,8 @@ from latemask.model import architecture
 # the way of computing are concerned with.
 FREE_FIELDS = (
     "layers", "vocab_size", "max_length", "insertion_layer", "insertion",
-    "decoder", "decoder_queries", "dropout", "attention_dropout", "dtype",
-    "attention", "unroll", "remat", "loss_tokens", "loss_chunk")
+    "decoder", "decoder_queries", "dropout", "attention_dropout",
+    *architecture.COMPUTING)
 
 
 @dataclasses.dataclass(frozen=True)

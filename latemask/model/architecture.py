@@ -77,6 +77,9 @@ class LayerConfig:
 
 # Not JAX's names of them: a config is checked before JAX is imported.
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
+# Fields that say how a model is computed, whatever it is.
+COMPUTING = (
+    "dtype", "attention", "unroll", "remat", "loss_tokens", "loss_chunk")
 # Rows of the vocabulary are padded to this: the width of a TPU's lanes.
 VOCAB_MULTIPLE = 128
 

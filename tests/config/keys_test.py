@@ -101,6 +101,13 @@ def test_shortest_rows_are_those_of_the_modules():
     assert domain.has(least) and not domain.has(least - 1)
 
 
+def test_a_run_may_change_how_its_model_is_computed():
+  """But for the dtype: what is rounded to bfloat16 is another function."""
+  free = {key.removeprefix("model.") for key in keys.names(
+      keys.PRETRAINING, "free") if key.startswith("model.")}
+  assert free | {"dtype", "loss_chunk"} == set(architecture.COMPUTING)
+
+
 @pytest.mark.parametrize("config, rows_of_keys", [
     (base.get_config(), keys.PRETRAINING), (glue.get_config(), keys.GLUE),
     (finetune.get_config(), keys.OWN)])
