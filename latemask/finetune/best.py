@@ -47,10 +47,10 @@ def about(config, workdir):
           "says how transformers loads it")
 
 
-# Whether `config.task` names a task of GLUE -> what writes its answers.
-_WRITERS = {True: lambda data, *answers: glue.write_submission(
-    data.name, *answers), False: lambda data, part, *answers: own.write(
-        data.task, *answers)}
+# Whether own files are meant -> what writes the answers.
+_WRITERS = {True: lambda data, part, *answers: own.write(data.task, *answers),
+            False: lambda data, *answers: glue.write_submission(
+                data.name, *answers)}
 
 
 def _export_model(config, program, data, params, tokenizer, trained_length,
@@ -125,7 +125,7 @@ def use(config, program, data, tokenizer, trained_length, workdir, claim):
       raise grid_lib.FailedError(
           f"{data.name}: logits of {cell}, the best, are not finite on the "
           "test set")
-    path = _WRITERS[isinstance(config.task, str)](
+    path = _WRITERS[own.is_meant(config)](
         data, part, kinds.answers(data.task, encoded, logits),
         workdir / "test")
     distributed.say(f"wrote {path}: {cell}, dev score {again['score']:.4f} "

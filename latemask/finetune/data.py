@@ -103,7 +103,7 @@ def read(config, params, tokenizer, trained_length):
       leaf.size for leaf in jax.tree.leaves(encoder.get("late")))
   return [_encode(config, tokenizer, max_length, flops_per_token,
                   weights.copy(), *found)
-          for found in _SOURCES[isinstance(config.task, str)](config)]
+          for found in _SOURCES[own.is_meant(config)](config)]
 
 
 def _glue(config):
@@ -142,14 +142,14 @@ def _own(config):
   yield own.read(config)
 
 
-# Whether `config.task` names a task of GLUE -> what reads it.
-_SOURCES = {True: _glue, False: _own}
+# Whether own files are meant -> what reads the rows.
+_SOURCES = {True: _own, False: _glue}
 
 
 def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
             rows):
   """Returns `Data` of (task, {split: rows})."""
-  is_own = not isinstance(config.task, str)
+  is_own = own.is_meant(config)
   encoded = {}
   for split, there in rows.items():
     found = encoded[split] = windows_lib.encode(

@@ -159,7 +159,7 @@ def check(config):
     raise errors.InputError(
         "init_from is missing; give the workdir of a pre-training run, or a "
         "Hugging Face folder")
-  if not isinstance(config.task, str):
+  if own.is_meant(config):
     own.check(config)
 
 
@@ -184,7 +184,7 @@ def load(config):
       model, dropout=config.dropout, attention_dropout=config.dropout,
       dtype=config.dtype, remat="elementwise")
   head = {} if config.from_scratch else pretrained.class_head(
-      config.init_from, "text" if isinstance(config.task, str)
-      else kinds.KINDS[config.task.kind].head)
+      config.init_from, kinds.KINDS[config.task.kind].head
+      if own.is_meant(config) else "text")
   return (model, {"encoder": encoder, "head": head}, loaded.tokenizer,
           loaded.trained_length)

@@ -20,6 +20,11 @@ _NUM_EPOCHS = 3
 SPLITS = ("train", "dev", "test")
 
 
+def is_meant(config):
+  """Returns whether a config is that of own files, rather than of GLUE."""
+  return not isinstance(config.task, str)
+
+
 def read(config):
   """Reads the files of configs/finetune.py.
 
