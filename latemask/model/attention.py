@@ -109,7 +109,7 @@ class Attention(nn.Module):
           3, c.heads, size)).astype(c.dtype).reshape(3, 1, 1, c.width)
 
     def project(x_BxSxD, first, last):
-      # Moved after the product: before it, its operands would be.
+      # Moved after the product: else what is multiplied would be moved.
       y_NxBxSxD = checkpoint_name(
           jnp.moveaxis(products.dense(
               x_BxSxD, kernel_Dx3xD[:, first:last]), 2, 0)

@@ -17,9 +17,9 @@ def einsum(spec, x, y, **options):
 def dense(x, kernel):
   """Returns x times a kernel: summed over the last axis of x and its first.
 
-  All axes of x before the last become one. Its gradient of the kernel is then
-  summed over one axis: over two, XLA moves states element by element on a CPU
-  before it multiplies them, which takes four times as long as the product.
+  All axes of x before the last become one, so that the gradient of the kernel
+  sums over one axis. Over two, XLA moves states element by element on a CPU
+  before it multiplies them: in all that takes four times as long.
 
   Args:
     x: [..., D]

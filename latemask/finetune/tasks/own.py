@@ -8,6 +8,7 @@ file and line.
 import dataclasses
 import json
 
+from latemask.config import keys
 from latemask import errors
 from latemask.data.sources import unpack
 from latemask.finetune.tasks import kinds
@@ -22,7 +23,7 @@ SPLITS = ("train", "dev", "test")
 
 def is_meant(config):
   """Returns whether a config is that of own files, rather than of GLUE."""
-  return not isinstance(config.task, str)
+  return keys.table(config) is keys.OWN
 
 
 def read(config):
