@@ -9,12 +9,13 @@
 All contenders live in one process and take turns, A B A B, so that a machine
 that slows down slows down all of them. Each prints a JSON line: the median step
 and the spread (smallest and largest), tokens per second (of rows, masked or
-not), FLOP/s, MFU where the chip's peak is known or --peak measures it, and the
-ratio to the first contender: the median of the ratios of each round. They are
-compiled side by side, so compile_secs is a program's own with one contender
-alone. --peer hf adds the stock Hugging Face class of the first contender's
-encoder layers in PyTorch, with its own loss, AdamW, SDPA and torch.compile
-where that works; it reads whole rows with 15 % of the tokens masked.
+not), FLOP/s, MFU where the chip's peak is known or --peak measures it, the
+ratio to the first contender: the median of the ratios of each round, and the
+bytes of XLA's temporaries on a device. They are compiled side by side, so
+compile_secs is a program's own with one contender alone. --peer hf adds the
+stock Hugging Face class of the first contender's encoder layers in PyTorch,
+with its own loss, AdamW, SDPA and torch.compile where that works; it reads
+whole rows with 15 % of the tokens masked.
 
 --flops times nothing. It prints the matrix FLOPs of a step, the share of
 attention's two small products in it, the parameters, and three ratios to
@@ -78,6 +79,9 @@ class Contender:
     start_secs = time.monotonic()
     self._step = self._step.compile()
     self.compile_secs = time.monotonic() - start_secs
+    memory = self._step.memory_analysis()
+    if memory is not None:  # Not every backend knows.
+      self.details["temporaries"] = memory.temp_size_in_bytes
 
   def step(self):
     """Takes a step, to its end."""

@@ -2,8 +2,8 @@
 
 All are the same function to rounding: queries see the keys of their segment.
   xla      scores whole, [B, H, Q, S]
-  chunked  queries in blocks, recomputed in the backward pass: memory linear in
-           S. Dropout (of the kind hash) drops the same weights as xla does
+  chunked  queries in blocks, chunked.py: memory linear in S. Dropout (of the
+           kind hash) drops the same weights as xla does
   splash   a kernel for TPUs, splash.py: no scores in memory, and no dropout
   splash_interpret
            the same on any platform, slowly: for tests
@@ -14,23 +14,18 @@ block.
 """
 
 import dataclasses
-import functools
 from typing import Callable
 
 import jax
-from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from latemask import errors
+from latemask.model import chunked
 from latemask.model import cudnn
-from latemask.model import parts
 from latemask.model import products
 from latemask.model import splash
 from latemask.runtime import mesh
-from latemask.runtime import rng
 
-# Queries of a block of `chunked`, at most.
-_QUERIES = 256
 # With fewer scores of a row and head `auto` takes no splash, and no chunks.
 _SPLASH = 512 * 512
 _CHUNKED = 1024 * 1024
@@ -54,42 +49,6 @@ def xla(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop):
   weights_BxHxQxS = jax.nn.softmax(scores_BxHxQxS).astype(v_BxSxHxh.dtype)
   return products.einsum(
       "bhqs,bshk->bqhk", drop(weights_BxHxQxS), v_BxSxHxh)
-
-
-def chunked(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop):
-  """Returns the same as `xla`, in blocks of equally many queries."""
-  queries = q_BxQxHxh.shape[1]
-  count = -(-queries // _QUERIES)
-  if count == 1:
-    return xla(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop)
-  size = -(-queries // count)
-  # The gradients of keys and values are summed up over the blocks: in float32,
-  # as one product would.
-  wide = [x.astype(jnp.float32) for x in (k_BxSxHxh, v_BxSxHxh)]
-
-  @functools.partial(jax.checkpoint, prevent_cse=False)
-  def attend(start, q_BxCxHxh, segment_BxC, wide):
-    k, v = (x.astype(q_BxCxHxh.dtype) for x in wide)
-    return xla(q_BxCxHxh, k, v, segment_BxC, segment_BxS, functools.partial(
-        drop, part=rng.Part(2, start, queries)))
-
-  def step(_, block):
-    return None, attend(*block, wide)
-
-  _, mixed_NxBxCxHxh = jax.lax.scan(step, None, (
-      size * jnp.arange(count), _blocks(q_BxQxHxh, count, size),
-      _blocks(segment_BxQ, count, size)))
-  mixed = jnp.moveaxis(mixed_NxBxCxHxh, 0, 1)
-  # Kept where layers are recomputed: else the blocks would run once more.
-  return checkpoint_name(mixed.reshape(
-      mixed.shape[0], count * size, *mixed.shape[3:])[:, :queries], "mixed")
-
-
-def _blocks(x_BxQx, count, size):
-  """[B, Q, ...] -> [N, B, C, ...]; what is filled up is read by nobody."""
-  x = parts.pad(x_BxQx, 1, count * size)
-  return jnp.moveaxis(
-      x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
 
 def choose(platform, queries, keys, dtype, drops):
@@ -143,7 +102,7 @@ class Kind:
 
 KINDS = {
     "xla": Kind(xla),
-    "chunked": Kind(chunked),
+    "chunked": Kind(chunked.attend),
     "splash": Kind(_without_dropout(splash.attend), "tpu", True,
                    "auto (or, for a test, splash_interpret)"),
     "splash_interpret": Kind(

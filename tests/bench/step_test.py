@@ -54,6 +54,7 @@ def test_real_steps_and_the_peer():
   assert other["flops_ratio"] != 1
   assert peer["torch_compile"] is False
   assert all(line["tokens_per_sec"] > 0 for line in (ours, other, peer))
+  assert ours["temporaries"] > 0 and "temporaries" not in peer
 
 
 @pytest.mark.slow

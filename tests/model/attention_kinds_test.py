@@ -18,6 +18,7 @@ from latemask import errors
 from latemask.masking import selection
 from latemask.model import architecture
 from latemask.model import attention_kinds
+from latemask.model import chunked
 from latemask.model import cudnn
 from latemask.model import encoder
 from latemask.model import parts
@@ -47,7 +48,7 @@ LENGTHS = [(kind, lengths) for lengths in ((37, 53), (64, 37))
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch):
   """So that short rows have several, the last one not full."""
-  monkeypatch.setattr(attention_kinds, "_QUERIES", 16)
+  monkeypatch.setattr(chunked, "_QUERIES", 16)
   monkeypatch.setattr(attention_kinds, "_CHUNKED", 0)
   monkeypatch.setattr(splash, "_BLOCKS", (128,))
 
@@ -91,6 +92,16 @@ def test_values_and_gradients_are_those_of_xla(kind, lengths):
   for expected, found in zip(_run("xla", inputs), _run(kind, inputs)):
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_of_queries_that_see_nothing_chunked_says_what_xla_says():
+  """The mean of all values, and no gradient to scores."""
+  *qkv, query_segment, key_segment = _inputs(37, 24)
+  inputs = (*qkv, query_segment, np.where(key_segment == 2, 1, key_segment))
+  found = _run("chunked", inputs)
+  for expected, other in zip(_run("xla", inputs), found):
+    np.testing.assert_allclose(other, expected, atol=2e-5)
+  assert not found[1][query_segment == 2].any()
 
 
 def test_cudnn_is_asked_as_jax_says(monkeypatch):
@@ -199,13 +210,18 @@ def test_no_array_holds_all_scores():
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_devices_change_nothing(kind):
-  """Rows split over (data, fsdp), heads over tensor: nothing moves."""
+  """Rows split over (data, fsdp), heads over tensor: nothing moves, nor back.
+  """
   mesh = jax.make_mesh((1, 2, 2), mesh_lib.AXES, devices=jax.devices()[:4],
                        axis_types=(jax.sharding.AxisType.Auto,) * 3)
   inputs = _inputs(40, 40)
 
   def mix(*inputs):
-    return _attend(kind, *inputs, NO_DROP)
+    def total(qkv):
+      mixed = _attend(kind, *qkv, *inputs[3:], NO_DROP)
+      return jnp.sum(jnp.sin(mixed)), mixed
+    grads, mixed = jax.grad(total, has_aux=True)(inputs[:3])
+    return mixed, *grads
 
   with jax.set_mesh(mesh):
     split = [jax.device_put(x, NamedSharding(mesh, P(
@@ -214,7 +230,8 @@ def test_devices_change_nothing(kind):
     compiled = jax.jit(mix).lower(*split).compile()
     found = compiled(*split)
   assert not hlo.collectives(compiled.as_text())
-  np.testing.assert_allclose(found, jax.jit(mix)(*inputs), atol=1e-6)
+  for one, two in zip(found, jax.jit(mix)(*inputs)):
+    np.testing.assert_allclose(one, two, atol=1e-6)
 
 
 @pytest.mark.parametrize("case, kind", [
