@@ -56,8 +56,9 @@ def _forward(rate, q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
         preferred_element_type=jnp.float32)
     # Cheaper than to scale the weights: h instead of S.
     mixed_BxCxHxh *= jnp.swapaxes(scale_BxHxCx1, 1, 2)
-    return None, (mixed_BxCxHxh.astype(v_BxSxHxh.dtype), largest_BxHxCx1,
-                  scale_BxHxCx1)
+    # An axis of 1 at the end would be padded to the 128 lanes of a TPU.
+    return None, (mixed_BxCxHxh.astype(v_BxSxHxh.dtype),
+                  largest_BxHxCx1[..., 0], scale_BxHxCx1[..., 0])
 
   _, (mixed_NxBxCxHxh, *softmax) = jax.lax.scan(
       step, None, _blocks(queries, q_BxQxHxh, segment_BxQ))
@@ -76,7 +77,7 @@ def _backward(rate, saved, d_mixed_BxQxHxh):
 
   def step(sums, block):
     (start, q_BxCxHxh, segment_BxC, d_mixed_BxCxHxh), softmax = block
-    largest_BxHxCx1, scale_BxHxCx1 = softmax
+    largest_BxHxCx1, scale_BxHxCx1 = (x[..., None] for x in softmax)
     dropped = _drop(rate, key, start, queries)
     weights_BxHxCxS = scale_BxHxCx1 * jnp.exp(_scores(
         q_BxCxHxh, k_BxSxHxh, segment_BxC, segment_BxS) - largest_BxHxCx1)
