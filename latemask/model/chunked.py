@@ -44,6 +44,9 @@ def _forward(rate, q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
              key):
   queries = q_BxQxHxh.shape[1]
 
+  # Else a loop over layers would keep, of all blocks at once, what is the same
+  # in every layer: who sees whom, and random bits.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
   def step(_, block):
     start, q_BxCxHxh, segment_BxC = block
     scores_BxHxCxS = _scores(q_BxCxHxh, k_BxSxHxh, segment_BxC, segment_BxS)

@@ -208,6 +208,23 @@ def test_no_array_holds_all_scores():
   assert not holds("chunked") and not holds("auto")
 
 
+def test_memory_of_chunked_is_linear_in_a_loop_over_layers(monkeypatch):
+  """Nothing of all blocks is kept: not who sees whom, and no random bits."""
+  monkeypatch.setattr(chunked, "_QUERIES", 64)
+  drop = parts.Drop(0.3, jax.random.key(0, impl=rng.KINDS["hash"]))
+
+  def temporaries(length):
+    inputs = _inputs(length, length)
+    def total(q):
+      def layer(q, key):
+        mixed = chunked.attend(q, *inputs[1:], parts.Drop(drop.rate, key))
+        return mixed, None
+      return jax.lax.scan(layer, q, jax.random.split(drop.key, 3))[0].sum()
+    return jax.jit(jax.grad(total)).lower(
+        inputs[0]).compile().memory_analysis().temp_size_in_bytes
+  assert temporaries(2048) < 2.2 * temporaries(1024)
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_devices_change_nothing(kind):
   """Rows split over (data, fsdp), heads over tensor: nothing moves, nor back.
