@@ -11,7 +11,8 @@ A config that has the key `task` fine-tunes; others pre-train.
 
 Options:
   --config FILE[:SIZE]   a config of configs/; every key of it can be set as
-                         --config.group.key=value
+                         --config.group.key=value, or behind the file:
+                         FILE[:SIZE],group.key=value,...
   --workdir DIR          where the run lives; the same command goes on with it
   --distributed WHO      off (one process), tpu (a pod slice: from metadata),
                          or HOST:PORT of process 0, with the next two
@@ -36,8 +37,10 @@ import ml_collections
 from ml_collections import config_flags
 
 from latemask.config import keys
+from latemask.config import spec as spec_lib
 from latemask import errors
 
+_SPEC = re.compile(r"--?config=(.*)", re.DOTALL)
 _NONE = re.compile(r"--?config\.([\w.]+)=None")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see above")
@@ -104,7 +107,7 @@ def _flag_message(error, argv):
   if "Traceback" not in text:
     return " ".join(line.strip() for line in lines)
   # What a config file raises comes wrapped together with its traceback.
-  given = next((a for a in argv if ".py" in a and "=" not in a[2:]),
+  given = next((found[1] for found in map(_SPEC.fullmatch, argv) if found),
                "--config")
   return f"{given}: {lines[-1].strip()}"
 
@@ -112,6 +115,20 @@ def _flag_message(error, argv):
 def _refuse(message):
   print(f"latemask: {message}", file=sys.stderr)
   sys.exit(2)
+
+
+def _with_changes_as_flags(argv):
+  """Returns argv with FILE[:SIZE],KEY=VALUE... of --config as flags.
+
+  They stand where it stood, so that the last word on a key is the last one.
+  """
+  found = []
+  for argument in argv:
+    if found and found[-1] in ("--config", "-config"):
+      argument = f"{found.pop()}={argument}"
+    given = _SPEC.fullmatch(argument)
+    found += spec_lib.flags(given[1]) if given else [argument]
+  return found
 
 
 def parse(argv):
@@ -138,4 +155,6 @@ def parse(argv):
 
 
 if __name__ == "__main__":
+  # In its place: config_flags looks there, too.
+  sys.argv[:] = _with_changes_as_flags(sys.argv)
   app.run(main, flags_parser=parse)

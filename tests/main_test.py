@@ -48,6 +48,12 @@ def test_help():
      "unknown config key --config.model.widht=3; "),
     (["--config", "configs/demo.py", "--config.model.width=wide"], "wide"),
     (["--config", "configs/demo.py", "--lr=3"], "lr"),
+    (["--config", "configs/demo.py,model.widht=3"],
+     "unknown config key --config.model.widht=3; "),
+    (["--config=configs/base.py:tiny,model.width=wide,data.length=8"], "wide"),
+    # What stands later counts.
+    (["--config", "configs/demo.py,model.layers=3", "--config.model.layers=9",
+      "--config.model.insertion_layer=11", "--workdir", "w"], "9"),
     (["--config", "configs/demo.py", "--workdir", "w", "extra"], "extra"),
 ])
 def test_flags_that_cannot_be(arguments, message):

@@ -2,9 +2,9 @@
 
   configs/base.py:large,model.unroll=24,data.length=512
 
-main.py has flags for the same; tools that take several configs read them
-here. Values are Python literals; what is none is text. A comma is part of a
-value unless another KEY= follows it.
+main.py has flags for the same, which `flags` makes of it; tools that take
+several configs read them here. Values are Python literals; what is none is
+text. A comma is part of a value unless another KEY= follows it.
 """
 
 import ast
@@ -53,10 +53,8 @@ def load(spec):
 
 def flags(spec):
   """Returns a spec as the flags of latemask.main."""
-  name, comma, rest = spec.partition(",")
-  return [f"--config={name}"] + [
-      f"--config.{change}" for change
-      in (_NEXT_CHANGE.split(rest) if comma else ())]
+  name, *changes = _NEXT_CHANGE.split(spec)
+  return [f"--config={name}"] + [f"--config.{change}" for change in changes]
 
 
 def override(config, changes, where):

@@ -21,9 +21,11 @@ from latemask.model import heads
 
 # Output bias of what has no probability; float16 holds it.
 _NEVER = -1e4
-# What stock files may hold and nothing here reads.
-_UNREAD = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids",
-           "rotary_emb.", "lm_head.", "head.", "decoder.", "classifier.",
+# What stock files may hold and nothing here reads: what is no parameter, and
+# what other heads have learned, which is named to who goes on.
+_NO_PARAMETERS = ("embeddings.position_ids", "embeddings.token_type_ids",
+                  "rotary_emb.")
+_UNREAD = ("pooler.", "lm_head.", "head.", "decoder.", "classifier.",
            "qa_outputs.", "cls.")
 # What the weights of norms were called before PyTorch.
 _OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
@@ -85,6 +87,7 @@ class Reader:
     """Lets a tensor that is left out be another one that it is tied to."""
     if not self.has(name) and self.has(other):
       self.tensors[self._name(name)] = self.tensors[self._name(other)]
+    self._left.discard(self._name(other))
 
   def __call__(self, name, shape):
     """Returns a tensor, in float32; None in `shape` is any size but 0."""
@@ -102,13 +105,19 @@ class Reader:
           f"says {tuple(shape)}")
     return _float32(tensor, name, self._folder)
 
-  def check_nothing_left(self):
-    left = sorted(n for n in self._left if not n.startswith(_UNREAD))
-    if left:
+  def unread(self):
+    """Returns the names of parameters that were not asked for, sorted.
+
+    Raises:
+      InputError: there is one that belongs to no head.
+    """
+    left = sorted(n for n in self._left if not n.startswith(_NO_PARAMETERS))
+    odd = [n for n in left if not n.startswith(_UNREAD)]
+    if odd:
       raise errors.InputError(
-          f"{self._folder}: nothing here reads the weight {left[0]}"
-          + (f" and {len(left) - 1} more, up to {left[-1]}" if left[1:]
-             else ""))
+          f"{self._folder}: nothing here reads the weight {odd[0]}"
+          + (f" and {len(odd) - 1} more, up to {odd[-1]}" if odd[1:] else ""))
+    return left
 
 
 def no_float(name, dtype, where):
@@ -137,8 +146,9 @@ def from_stock(config, cut_config, tensors, folder, pad_id, mask_id):
     folder: where the file lies, for messages.
 
   Returns:
-    {path: array}. The mask vector is the row of <mask> of the input; a head
-    is there where the file has one for language modelling.
+    ({path: array}, names of parameters that are not among these). The mask
+    vector is the row of <mask> of the input; a head is there where the file
+    has one for language modelling.
 
   Raises:
     InputError: a weight is missing, has another shape, is no finite number
@@ -164,8 +174,7 @@ def from_stock(config, cut_config, tensors, folder, pad_id, mask_id):
     params |= walk(head)
     params["embedding"] = params.pop("output_embedding")
     _check_tied(inputs, params["embedding"], output, folder, mask_id)
-  read.check_nothing_left()
-  return params
+  return params, read.unread()
 
 
 def _has_mlm_head(architecture, read):
@@ -243,7 +252,7 @@ def _shapes(config):
 
 def what_stock_lacks(config, params, cut_config, tensors, pad_id, mask_id):
   """Returns what a stock file cannot give back, for `add_rest`."""
-  back = from_stock(
+  back, _ = from_stock(
       config, cut_config, tensors, "this model", pad_id, mask_id)
   ids = config.vocab_size
   rest = {}

@@ -217,7 +217,7 @@ def load_model(folder, mask_id):
 
   Returns:
     (ModelConfig, parameters, {name: `masking`, `trained_length`, `steps` and
-    `rows` of `export`}). A folder that was exported here gives back what went
+    `rows` of `export`, and `unread`, names of weights of other heads}). A folder that was exported here gives back what went
     in; another gives a model of insertion_layer 0, without a head where it has
     none, no masking, and all positions as trained.
 
@@ -238,14 +238,15 @@ def load_model(folder, mask_id):
   cut_config = dataclasses.replace(
       config, layers=about["encoder_layers"], insertion_layer=0,
       decoder="self")
-  params = convert.from_stock(
+  params, unread = convert.from_stock(
       config, cut_config, hub_tensors.read_folder(folder, stock), folder,
       stock_config.pad_id(stock, folder), mask_id)
   if exported:
     path = folder / "latemask.safetensors"
     convert.add_rest(config, params, hub_tensors.read(path), path)
   return (config, flax.traverse_util.unflatten_dict(params, sep="/"),
-          {name: about[name] for name in (*_UNKNOWN, "trained_length")})
+          {name: about[name] for name in (*_UNKNOWN, "trained_length")}
+          | {"unread": tuple(unread)})
 
 
 def load_class_head(folder, head="text"):

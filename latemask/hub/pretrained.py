@@ -38,6 +38,7 @@ class Pretrained:
       does beyond says `beyond`.
     steps: of its training; None where no one knows.
     rows: digest of the packed rows of its training, 64 hex digits; or None.
+    unread: names of weights of a Hugging Face folder that are not among them.
   """
 
   path: str
@@ -48,6 +49,7 @@ class Pretrained:
   trained_length: int
   steps: int | None = None
   rows: str | None = None
+  unread: tuple = ()
 
 
 def load(path, add_mask=False, average=False):
@@ -103,7 +105,8 @@ def _load_checkpoint(path, average):
   config, tokenizer, params, trained_length, *origin = record_lib.read(
       path, average)
   fields = config["model"] | {
-      "vocab_size": config["model"]["vocab_size"] or tokenizer.vocab_size}
+      "vocab_size": max(
+          config["model"]["vocab_size"] or 0, tokenizer.vocab_size)}
   return Pretrained(
       str(path), architecture.config_of(fields, path), params, tokenizer,
       config["masking"], trained_length, *origin)

@@ -116,7 +116,9 @@ def begin(loaded, config, tokenizer, fresh, late):
         + f", its last layers once more as the last {copied}" * bool(copied)
         + f"; {len(new)} tokens more, each the mean of what it replaces"
         * bool(new)
-        + f"; as initialised: {', '.join(stays) or 'none'}", flush=True)
+        + f"; as initialised: {', '.join(stays) or 'none'}"
+        + f"; not read: {', '.join(loaded.unread)}" * bool(loaded.unread),
+        flush=True)
   return flax.traverse_util.unflatten_dict(ours, sep="/")
 
 

@@ -4,12 +4,17 @@ The folder is as stock transformers writes it: a BERT with a vocab.txt whose
 special tokens stand at their usual ids, with a few unused ones before them.
 """
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from latemask.config import spec
 from latemask.data.tokenizers import added
+from latemask.data.tokenizers import kinds
+from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.predict import fill_mask as fill_mask_lib
@@ -102,6 +107,63 @@ def test_in_on_and_out_again(folder, corpus, tmp_path):
   # Goes on where it stopped, with the words and all.
   config.train.num_steps = 4
   assert run_lib.train(config, workdir) is not None
+
+
+@pytest.mark.slow
+def test_words_and_a_mask_for_which_it_has_no_rows(corpus, tmp_path, capsys):
+  """A RoBERTa without a mask: its embedding grows, here and in stock."""
+  folder = tmp_path / "full"
+  folder.mkdir()
+  huggingface_test._bytes(folder, True)
+  vocabulary = json.loads((folder / "vocab.json").read_text())
+  rows = vocabulary.pop("<mask>")
+  (folder / "vocab.json").write_text(json.dumps(vocabulary))
+  torch.manual_seed(0)
+  transformers.RobertaModel(transformers.RobertaConfig(
+      vocab_size=rows, hidden_size=16, num_hidden_layers=2,
+      num_attention_heads=2, intermediate_size=32, max_position_embeddings=66,
+      bos_token_id=0, pad_token_id=1, eos_token_id=2)).save_pretrained(folder)
+  config = _config(folder, corpus, tmp_path, ["corvid", "whencewhen"])
+  config.data.add_mask_token = True
+  config.train.num_steps = 2
+  assert config.model.vocab_size == rows
+  run_lib.train(config, tmp_path / "run")
+  told = capsys.readouterr().out
+  assert "2 tokens more" in told and "not read: pooler.dense.bias" in told
+  loaded = pretrained.load(tmp_path / "run")
+  assert loaded.config.vocab_size == loaded.tokenizer.vocab_size == rows + 3
+  hub_folder.export(loaded.config, loaded.params, loaded.tokenizer,
+                    tmp_path / "out", trained_length=loaded.trained_length)
+  stock = transformers.AutoModel.from_pretrained(tmp_path / "out")
+  assert stock.get_input_embeddings().num_embeddings == rows + 3
+  ids = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(
+      "the corvid <mask>", add_special_tokens=False)["input_ids"]
+  assert len(ids) == 3 and min(ids[1:]) >= rows
+  # Another encoder's tokenizer is no reason to grow.
+  config.data.add_tokens, config.data.add_mask_token = None, False
+  with pytest.raises(errors.InputError, match="that of another encoder"):
+    step_lib.build(config, loaded.tokenizer.vocabulary("spaces"))
+
+
+def test_all_its_files_come_out(folder, tmp_path):
+  """A tokenizer.json beside a vocabulary; the one written here is no file of
+  theirs."""
+  both = tmp_path / "both"
+  shutil.copytree(folder, both)
+  described = json.loads(json.dumps(kinds.load(folder).described))
+  described["model"]["max_input_chars_per_word"] = 99  # It is the one that counts.
+  (both / "tokenizer.json").write_text(json.dumps(described))
+  for source in (both, folder):
+    loaded = pretrained.load(source)
+    out = tmp_path / f"out_{source.name}"
+    hub_folder.export(loaded.config, loaded.params, loaded.tokenizer, out)
+    back = pretrained.load(out).tokenizer
+    assert back.digest == loaded.tokenizer.digest
+    assert back.files == loaded.tokenizer.files
+    assert ("tokenizer.json" in back.files) == (source == both)
+    for name, content in loaded.tokenizer.files.items():
+      assert (out / name).read_bytes() == (source / name).read_bytes() == content
+  assert {"vocab.txt", "tokenizer.json"} <= set(pretrained.load(both).tokenizer.files)
 
 
 def test_without_new_words_its_own_files_come_out(folder, tmp_path):

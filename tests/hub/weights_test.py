@@ -44,9 +44,12 @@ def stock(sizes, monkeypatch):
   return config, params, tensors
 
 
-def _read(config, tensors):
-  return convert.from_stock(
-      config, config, tensors, "FOLDER", specials.TRAINED.pad, specials.TRAINED.mask)
+def _read(config, tensors, unread=()):
+  found, left = convert.from_stock(
+      config, config, tensors, "FOLDER", specials.TRAINED.pad,
+      specials.TRAINED.mask)
+  assert left == list(unread)
+  return found
 
 
 def test_architectures_have_tables():
@@ -130,7 +133,7 @@ def test_a_head_that_is_tied_one_that_is_not_and_one_that_is_not_there(stock):
 
 def test_names_as_they_may_be(stock):
   """With or without the prefix of the class, norms named as of old; what is
-  of no use here is left out, what is not known is named."""
+  of no use here is left out and told, what is not known is an error."""
   config, params, tensors = stock
   prefix = hf_weights.CLASSES[config.architecture][2]
   old = {k.removeprefix(prefix).replace("Norm.weight", "Norm.gamma").replace(
@@ -139,7 +142,7 @@ def test_names_as_they_may_be(stock):
   unread = np.zeros(3, np.int64)
   old |= {"embeddings.position_ids": unread, "pooler.dense.weight": unread,
           "cls.seq_relationship.bias": unread}
-  back = _read(config, old)
+  back = _read(config, old, ["cls.seq_relationship.bias", "pooler.dense.weight"])
   for path, array in _read(config, tensors).items():
     np.testing.assert_array_equal(back[path], array, path)
   with pytest.raises(errors.InputError, match="the weight ada.*, up to b"):
@@ -155,14 +158,15 @@ def test_positions_begin_behind_pad(stock):
   table = stock_7["embeddings.position_embeddings.weight"]
   first = 0 if config.architecture == "bert" else 8
   np.testing.assert_array_equal(table[first:], params["positions"])
-  back = convert.from_stock(config, config, stock_7, "", 7, specials.TRAINED.mask)
+  back, _ = convert.from_stock(
+      config, config, stock_7, "", 7, specials.TRAINED.mask)
   np.testing.assert_array_equal(back["positions"], params["positions"])
 
 
 def test_layers_are_dealt_out(stock):
   config, params, tensors = stock
   two = dataclasses.replace(config, insertion_layer=3)
-  back = convert.from_stock(
+  back, _ = convert.from_stock(
       two, config, tensors, "", specials.TRAINED.pad, specials.TRAINED.mask)
   for path, array in params.items():
     if path.startswith("late/layers/mlp"):

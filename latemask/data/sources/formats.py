@@ -150,8 +150,10 @@ def _text_of(line, fields):
   text = next((record[f] for f in fields if isinstance(record, dict)
                and isinstance(record.get(f), str)), None)
   if text is None:
-    raise _NoDocument(f"has no text under {' or '.join(fields)}; name its key "
-                      "in data.text_fields")
+    has = (f"it has {', '.join(map(str, record)) or 'nothing'}"
+           if isinstance(record, dict) else "it is no object")
+    raise _NoDocument(f"has no text under {' or '.join(fields)} ({has:.200}); "
+                      "name its key in data.text_fields")
   return text.strip()
 
 

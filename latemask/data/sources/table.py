@@ -143,7 +143,8 @@ def shares(text):
           f"{_as_name(share)}")
   if sum(numbers) != 1:
     raise errors.InputError(
-        f"{key}: the shares {', '.join(share[0] for _, share in found)} sum to "
+        f"{key}: the shares of {' and '.join(spec for spec, _ in found)} "
+        f"({', '.join(share[0] for _, share in found)}) sum to "
         f"{float(sum(numbers)):.9g}, not 1")
   if math.lcm(*(number.denominator for number in numbers)) > _MOST_ROWS:
     raise errors.InputError(

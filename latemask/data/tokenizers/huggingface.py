@@ -67,8 +67,7 @@ class Tokenizer(tokenizer_lib.Tokenizer):
   @functools.cached_property
   def _definition(self):
     """The files that tokenize."""
-    return next({name: self.files[name] for name in names}
-                for names in _DEFINITIONS if names[0] in self.files)
+    return {name: self.files[name] for name in _defined(self.files)}
 
   @functools.cached_property
   def settings(self):
@@ -103,14 +102,15 @@ class Tokenizer(tokenizer_lib.Tokenizer):
   @functools.cached_property
   def described(self):
     """The JSON of the library's object."""
-    if "tokenizer.json" in self.files:
-      text = self.files["tokenizer.json"].decode()
-    elif "vocab.txt" in self.files:
-      text = published.wordpiece(self.files["vocab.txt"], self.settings)
+    files = self._definition
+    if "tokenizer.json" in files:
+      text = files["tokenizer.json"].decode()
+    elif "vocab.txt" in files:
+      text = published.wordpiece(files["vocab.txt"], self.settings)
     else:
       text = published.byte_level(
-          json.loads(self.files["vocab.json"]),
-          self.files["merges.txt"].decode(), self.settings)
+          json.loads(files["vocab.json"]), files["merges.txt"].decode(),
+          self.settings)
     return json.loads(text)
 
   @functools.cached_property
@@ -176,7 +176,8 @@ class Tokenizer(tokenizer_lib.Tokenizer):
     names = {"unk": self.names.get("pad")} | self.names
     for role in _ROLES:
       if names.get(role) is None:
-        hint = ("; data.add_mask_token adds one" if role == "mask" else "")
+        hint = ("; where one pre-trains, data.add_mask_token adds one"
+                if role == "mask" else "")
         raise errors.InputError(
             f"this tokenizer has no {role} token (looked for "
             f"{', '.join(_ROLES[role][1])}){hint}")
@@ -332,21 +333,14 @@ def load(path, called, change=lambda tokenizer: tokenizer):
   """
   path = epath.Path(path)
   folder, alone = (path, None) if path.is_dir() else (path.parent, path)
-  # An export has a tokenizer.json besides the vocabulary that it came as.
-  exported = (folder / "latemask.json").is_file()
-  names = next(
-      (names for names in _DEFINITIONS[::-1 if exported else 1]
-       if all((folder / name).is_file() for name in names)), ())
-  wanted = [*names, *_BESIDE] if alone is None else []
-  contents = {name: (folder / name).read_bytes() for name in wanted
+  if alone is not None and not alone.is_file():
+    raise errors.InputError(f"{called}{path} is not there")
+  contents = {name: (folder / name).read_bytes() for name in FILES
               if (folder / name).is_file()}
   if alone is not None:
-    if not alone.is_file():
-      raise errors.InputError(f"{called}{path} is not there")
     contents = {"tokenizer.json": alone.read_bytes()}
-  tokenizer = of_files(contents)
   try:
-    tokenizer = change(tokenizer)
+    tokenizer = change(of_files(_own(contents)))
     tokenizer.template  # Reads all of it.
   except errors.InputError as error:
     raise errors.InputError(f"{called}{path}: {error}") from error
@@ -357,10 +351,26 @@ def load(path, called, change=lambda tokenizer: tokenizer):
   return tokenizer
 
 
+def _own(contents):
+  """Returns {name: bytes} without what an export has written besides.
+
+  That is a tokenizer.json of the vocabulary that lies beside it.
+  """
+  rest = {k: v for k, v in contents.items() if k != "tokenizer.json"}
+  is_written = _defined(rest) and contents.get("tokenizer.json") == as_json(
+      of_files(rest).described)
+  return rest if is_written else contents
+
+
+def _defined(files):
+  """Returns the names of the files that tokenize; () if there are none."""
+  return next((names for names in _DEFINITIONS
+               if all(name in files for name in names)), ())
+
+
 def is_there(folder):
   """Returns whether a folder holds files that can be read here."""
-  return any(all((folder / name).is_file() for name in names)
-             for names in _DEFINITIONS)
+  return bool(_defined([name for name in FILES if (folder / name).is_file()]))
 
 
 def train(documents, vocab_size):
