@@ -217,9 +217,10 @@ def load_model(folder, mask_id):
 
   Returns:
     (ModelConfig, parameters, {name: `masking`, `trained_length`, `steps` and
-    `rows` of `export`, and `unread`, names of weights of other heads}). A folder that was exported here gives back what went
-    in; another gives a model of insertion_layer 0, without a head where it has
-    none, no masking, and all positions as trained.
+    `rows` of `export`, and `unread`, names of weights of other heads}). A
+    folder that was exported here gives back what went in; another gives a
+    model of insertion_layer 0, without a head where it has none, no masking,
+    and all positions as trained.
 
   Raises:
     InputError: a class, option or weight that has no counterpart here, or a

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from latemask import errors
 from latemask.model import chunked
 from latemask.model import cudnn
+from latemask.model import parts
 from latemask.model import products
 from latemask.model import splash
 from latemask.runtime import mesh
@@ -91,6 +92,7 @@ class Kind:
     is_fused: it is one kernel, which knows no dropout.
     instead: what a message advises on another platform.
     head_sizes: of a head; None: any.
+    multiple: of tokens, to which lengths are padded.
   """
 
   attend: Callable
@@ -98,23 +100,28 @@ class Kind:
   is_fused: bool = False
   instead: str = "auto"
   head_sizes: range | None = None
+  multiple: int = 1
 
 
 KINDS = {
     "xla": Kind(xla),
     "chunked": Kind(chunked.attend),
     "splash": Kind(_without_dropout(splash.attend), "tpu", True,
-                   "auto (or, for a test, splash_interpret)"),
+                   "auto (or, for a test, splash_interpret)",
+                   multiple=splash.MULTIPLE),
     "splash_interpret": Kind(
-        _without_dropout(splash.attend, interpret=True), is_fused=True),
+        _without_dropout(splash.attend, interpret=True), is_fused=True,
+        multiple=splash.MULTIPLE),
     "cudnn": Kind(_without_dropout(cudnn.attend), "gpu", True,
-                  head_sizes=cudnn.HEAD_SIZES),
+                  head_sizes=cudnn.HEAD_SIZES, multiple=cudnn.MULTIPLE),
     "auto": Kind(_auto),
 }
 
 
 def wasted(config, lengths, platform):
-  """Yields what padding costs: (tokens, share of the scores among them).
+  """Yields what padding costs: (tokens, those with padding, lost scores).
+
+  Lost is the share of the scores among the latter that is not of the former.
 
   Args:
     config: a `ModelConfig`.
@@ -126,8 +133,9 @@ def wasted(config, lengths, platform):
     if kind == "auto":
       kind = choose(platform, length, length, config.layer.dtype,
                     config.attention_dropout > 0)
-    if kind.startswith("splash") and splash.waste(length):
-      yield length, splash.waste(length)
+    padded = parts.padded(length, KINDS[kind].multiple)
+    if padded > length:
+      yield length, padded, 1 - (length / padded)**2
 
 
 def check(config, platform):

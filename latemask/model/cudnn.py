@@ -17,7 +17,7 @@ from latemask.model import parts
 HEAD_SIZES = range(8, 129, 8)
 # Lengths are padded to a multiple of this: with a bias it takes no odd ones,
 # and rows of it are then aligned to 16 bytes.
-_MULTIPLE = 8
+MULTIPLE = 8
 
 
 def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
@@ -29,9 +29,9 @@ def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
     segment_BxQ, segment_BxS: queries see keys where these are equal.
     implementation: jax.nn's; "xla" is the same call without a GPU, for tests.
   """
-  q, k, v = (parts.pad(x, 1, _MULTIPLE)
+  q, k, v = (parts.pad(x, 1, MULTIPLE)
              for x in (q_BxQxHxh, k_BxSxHxh, v_BxSxHxh))
-  segment_q, segment_k = (parts.pad(x, 1, _MULTIPLE, parts.NOWHERE)
+  segment_q, segment_k = (parts.pad(x, 1, MULTIPLE, parts.NOWHERE)
                           for x in (segment_BxQ, segment_BxS))
   mixed = jax.nn.dot_product_attention(
       q, k, v, mask=segment_q[:, None, :, None] == segment_k[:, None, None],

@@ -95,10 +95,16 @@ def gelu(x):
   return (x32 * 0.5 * (1 + jax.lax.erf(x32 * 0.5 ** 0.5))).astype(x.dtype)
 
 
+def padded(length, multiple):
+  """Returns a length, rounded up to a multiple."""
+  return -(-length // multiple) * multiple
+
+
 def pad(x_BxSx, axis, multiple, value=0):
   """Returns x filled up, behind, to a multiple of a length along an axis."""
   fill = [(0, 0)] * x_BxSx.ndim
-  fill[axis] = (0, -x_BxSx.shape[axis] % multiple)
+  length = x_BxSx.shape[axis]
+  fill[axis] = (0, padded(length, multiple) - length)
   return jnp.pad(x_BxSx, fill, constant_values=value)
 
 

@@ -2,7 +2,7 @@
 
 Blocks of queries meet blocks of keys in the chip's own memory, so that no
 scores are stored, forwards or backwards. Lengths are padded to whole blocks of
-128 tokens; `waste` says what that costs, and a run prints it. Under a mesh each
+128 tokens, and a run prints what that costs. Under a mesh each
 device runs the kernel on its rows and heads. Letters: attention_kinds.py.
 """
 
@@ -14,15 +14,10 @@ from jax.sharding import PartitionSpec as P
 from latemask.model import parts
 from latemask.runtime import mesh
 
-# The lanes of a TPU: no block is smaller, and none another multiple.
-_LANES = 128
+# Lengths are padded to a multiple of the lanes of a TPU: no block is smaller.
+MULTIPLE = 128
 # Tokens of a block: the first that divides the padded length.
-_BLOCKS = (512, 384, 256, _LANES)
-
-
-def waste(length):
-  """Returns the share of scores among `length` tokens that are of padding."""
-  return 1 - (length / _padded(length))**2
+_BLOCKS = (512, 384, 256, MULTIPLE)
 
 
 def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
@@ -34,13 +29,15 @@ def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
     segment_BxQ, segment_BxS: queries see keys where these are equal.
     interpret: on any platform, slowly, for tests.
   """
-  queries, keys = q_BxQxHxh.shape[1], k_BxSxHxh.shape[1]
-  blocks = _block_sizes(_padded(queries), _padded(keys))
+  queries = q_BxQxHxh.shape[1]
+  padded = tuple(parts.padded(x.shape[1], MULTIPLE)
+                 for x in (q_BxQxHxh, k_BxSxHxh))
+  blocks = _block_sizes(*padded)
 
   def of_device(q, k, v, segment_q, segment_k):
     kernel = splash_lib.make_splash_mha(
-        splash_lib.MultiHeadMask([splash_lib.FullMask(
-            (_padded(queries), _padded(keys)))] * q.shape[1]),
+        splash_lib.MultiHeadMask(
+            [splash_lib.FullMask(padded)] * q.shape[1]),
         block_sizes=blocks, head_shards=1, q_seq_shards=1,
         residual_checkpoint_name="mixed", interpret=interpret)
     return jax.vmap(kernel)(
@@ -49,15 +46,11 @@ def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
   heads, tokens = P(mesh.BATCH_AXES, "tensor"), P(mesh.BATCH_AXES)
   mixed_BxHxQxh = mesh.per_device(
       of_device, (heads, heads, heads, tokens, tokens), heads)(
-          *(parts.pad(jnp.swapaxes(x, 1, 2), 2, _LANES)
+          *(parts.pad(jnp.swapaxes(x, 1, 2), 2, MULTIPLE)
             for x in (q_BxQxHxh, k_BxSxHxh, v_BxSxHxh)),
-          *(parts.pad(x, 1, _LANES, parts.NOWHERE)
+          *(parts.pad(x, 1, MULTIPLE, parts.NOWHERE)
             for x in (segment_BxQ, segment_BxS)))
   return jnp.swapaxes(mixed_BxHxQxh[:, :, :queries], 1, 2)
-
-
-def _padded(length):
-  return -(-length // _LANES) * _LANES
 
 
 def _block_sizes(queries, keys):

@@ -196,10 +196,10 @@ def introduce(program, loader, progress):
         f"{plan.num_kept} kept, {plan.num_targets} predicted"
         + f"; {phase.num_steps:,} steps from step {phase.first_step:,}" * (
             len(program.phases) > 1))
-    for tokens, share in attention_kinds.wasted(
+    for tokens, padded, share in attention_kinds.wasted(
         c, (plan.num_kept, length), devices[0].platform):
       distributed.say(
-          f"splash pads {tokens} tokens to whole blocks: {share:.0%} of their "
+          f"attention pads {tokens} tokens to {padded}: {share:.2g} of the "
           "scores are computed for nothing")
   distributed.say(
       f"{loader.num_train_rows:,} rows to train on, {loader.num_eval_rows:,} "

@@ -265,10 +265,15 @@ def test_auto(monkeypatch, case, kind):
   assert attention_kinds.choose(*case) == kind
 
 
-def test_waste_of_whole_blocks():
-  assert splash.waste(4096) == 0
-  assert splash.waste(64) == 0.75
-  assert splash.waste(4097) == 1 - (4097 / 4224)**2
+@pytest.mark.parametrize("kind, wasted", [
+    ("xla", []), ("chunked", []),
+    ("splash", [(64, 128, 0.75), (4097, 4224, 1 - (4097 / 4224)**2)]),
+    ("cudnn", [(4097, 4104, 1 - (4097 / 4104)**2)])])
+def test_waste_of_padding(tiny, kind, wasted):
+  tiny.model.attention = kind
+  config = encoder.make_model(tiny, 320).config
+  assert list(attention_kinds.wasted(
+      config, (4096, 64, 4097), KINDS[kind].platform)) == wasted
 
 
 def test_a_run_says_what_padding_costs(tiny_run, capsys):
@@ -280,9 +285,9 @@ def test_a_run_says_what_padding_costs(tiny_run, capsys):
   run_lib.introduce(program, loader, checkpoints.Progress(
       step_lib.TrainState(0, {}, ())))
   lines = capsys.readouterr().out.splitlines()
-  assert ("splash pads 16 tokens to whole blocks: 98% of their scores are "
-          "computed for nothing") in lines
-  assert sum("splash pads" in line for line in lines) == 2
+  assert ("attention pads 16 tokens to 128: 0.98 of the scores are computed "
+          "for nothing") in lines
+  assert sum("attention pads" in line for line in lines) == 2
 
 
 def test_what_is_wasted_with_auto(tiny):
@@ -290,8 +295,8 @@ def test_what_is_wasted_with_auto(tiny):
   tiny.model.update(attention="auto", dtype="bfloat16")
   config = encoder.make_model(tiny, 320).config
   lengths = (600, 64, 600, 1024)
-  assert dict(attention_kinds.wasted(config, lengths, "tpu")) == {
-      600: 1 - (600 / 640)**2}
+  assert list(attention_kinds.wasted(config, lengths, "tpu")) == [
+      (600, 640, 1 - (600 / 640)**2)]
   assert not list(attention_kinds.wasted(config, lengths, "cpu"))
 
 
