@@ -19,6 +19,7 @@ from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.masking import selection
+from latemask.model import architecture
 from latemask.model import partition
 from latemask.runtime import rng
 from latemask.runtime import signals as signals_lib
@@ -32,9 +33,9 @@ from tests.train import run_test
 pytestmark = pytest.mark.usefixtures("few_devices")
 _STEPS = 50
 _PHASES = (1, 2, 3)
-# Of size tiny, what makes it compile fast.
-_SMALL = {"width": 16, "heads": 2, "mlp": 32, "layers": 2, "insertion_layer": 1,
-          "dtype": "float32", "remat": None}
+# Of size tiny, what makes it compile fast; its second layer is local.
+_SMALL = {"width": 16, "heads": 2, "mlp": 32, "layers": 3, "insertion_layer": 2,
+          "local_window": 16, "dtype": "float32", "remat": None}
 
 
 def _programs(config):
@@ -156,6 +157,7 @@ def _phase(number, source, length, out):
   config.eval.rates = ()
   if number > 1:
     config.train.init_from = str(out / f"{number - 1}")
+  assert architecture.local_layers(config.model) == (False, True, False)
   return config
 
 

@@ -102,16 +102,7 @@ class Tokenizer(tokenizer_lib.Tokenizer):
   @functools.cached_property
   def described(self):
     """The JSON of the library's object."""
-    files = self._definition
-    if "tokenizer.json" in files:
-      text = files["tokenizer.json"].decode()
-    elif "vocab.txt" in files:
-      text = published.wordpiece(files["vocab.txt"], self.settings)
-    else:
-      text = published.byte_level(
-          json.loads(files["vocab.json"]), files["merges.txt"].decode(),
-          self.settings)
-    return json.loads(text)
+    return published.described(self._definition, self.settings)
 
   @functools.cached_property
   def _with_mask(self):

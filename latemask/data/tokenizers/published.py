@@ -4,9 +4,27 @@ What each class of stock transformers makes of its files: the JSON of the
 library's object. Source: BertTokenizer and RobertaTokenizer of transformers 5.
 """
 
+import json
+
 import tokenizers as library
 
 from latemask.data.tokenizers import specials as specials_lib
+
+
+def described(files, settings):
+  """Returns the content of tokenizer.json, as a dict.
+
+  Args:
+    files: {name: bytes} of what tokenizes: tokenizer.json itself, vocab.txt, or
+      vocab.json and merges.txt.
+    settings: what the files beside it say.
+  """
+  if "tokenizer.json" in files:
+    return json.loads(files["tokenizer.json"])
+  return json.loads(
+      wordpiece(files["vocab.txt"], settings) if "vocab.txt" in files else
+      byte_level(json.loads(files["vocab.json"]), files["merges.txt"].decode(),
+                 settings))
 
 
 def wordpiece(vocab_txt, settings):
