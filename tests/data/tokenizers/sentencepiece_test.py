@@ -1,6 +1,8 @@
 """The tokenizer: fixed ids, nothing lost, words known, bad models refused."""
 
 import io
+import subprocess
+import sys
 import tempfile
 
 import google.protobuf.runtime_version
@@ -74,6 +76,17 @@ def test_a_han_character_of_bytes_is_a_word(trained):
 def test_same_text_same_model(trained):
   again = tokenizer_lib.train(conftest.make_text(300).splitlines(), 400)
   assert again.digest == trained.digest
+
+
+def test_same_model_in_a_process_with_one_core(trained):
+  program = ("import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+             "; from latemask.data.tokenizers import sentencepiece;"
+             "from tests import conftest;"
+             "print(sentencepiece.train("
+             "conftest.make_text(300).splitlines(), 400).digest)")
+  told = subprocess.run([sys.executable, "-c", program], cwd=conftest.ROOT,
+                        check=True, capture_output=True, text=True).stdout
+  assert told.split() == [trained.digest]
 
 
 def test_model_does_not_name_a_temporary_file(monkeypatch, tmp_path):
