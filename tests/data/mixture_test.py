@@ -218,7 +218,10 @@ def test_dry_run(folder, rows, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("source, message", [
-    ("text:a@0.7,text:b@0.2", "the shares @0.7, @0.2 sum to 0.9, not 1"),
+    ("text:a@0.7,text:b@0.2",
+     r"the shares of text:a and text:b \(@0.7, @0.2\) sum to 0.9, not 1"),
+    # Of a kind that is not there, the whole is one source.
+    ("text:a@0.5,txt:b@0.5", "of text:a@0.5,txt:b "),
     ("text:a@0.7,text:b@0.7", "sum to 1.4, not 1"),
     ("text:a@1.2,text:b@-0.2", "text:a@1.2: a share must be above 0 and at mo"),
     ("text:a@1,text:b@-0.2", r"text:b@-0.2: a share must .* write \[@\]-0.2"),
