@@ -105,8 +105,8 @@ def _load_checkpoint(path, average):
   config, tokenizer, params, trained_length, *origin = record_lib.read(
       path, average)
   fields = config["model"] | {
-      "vocab_size": max(
-          config["model"]["vocab_size"] or 0, tokenizer.vocab_size)}
+      "vocab_size": architecture.vocab_rows(
+          config["model"]["vocab_size"], tokenizer.vocab_size)}
   return Pretrained(
       str(path), architecture.config_of(fields, path), params, tokenizer,
       config["masking"], trained_length, *origin)

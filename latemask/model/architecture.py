@@ -155,6 +155,16 @@ def local_layers(m):
       for i in range(m.layers))
 
 
+def vocab_rows(asked, tokenizer_size):
+  """Returns the ids that a model has: those asked for, or its tokenizer's.
+
+  Args:
+    asked: `model.vocab_size`, perhaps None. An encoder may have no row left
+      for what is added to its tokenizer (data.add_tokens).
+  """
+  return max(asked or 0, tokenizer_size)
+
+
 def config_of(fields, where):
   """Returns the ModelConfig that was written somewhere, now or before.
 

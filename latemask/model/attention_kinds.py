@@ -40,13 +40,8 @@ def xla(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS, drop):
     segment_BxQ, segment_BxS: queries see keys where these are equal.
     drop: function of the weights, a `parts.Drop`.
   """
-  scores_BxHxQxS = products.einsum(
-      "bqhk,bshk->bhqs", q_BxQxHxh, k_BxSxHxh,
-      preferred_element_type=jnp.float32)
-  sees_Bx1xQxS = (segment_BxQ[:, None, :, None]
-                  == segment_BxS[:, None, None, :])
-  # Finite, so that a row that sees nothing (a filler) stays finite too.
-  scores_BxHxQxS = jnp.where(sees_Bx1xQxS, scores_BxHxQxS, -1e30)
+  scores_BxHxQxS = parts.scores(
+      q_BxQxHxh, k_BxSxHxh, segment_BxQ, segment_BxS)
   weights_BxHxQxS = jax.nn.softmax(scores_BxHxQxS).astype(v_BxSxHxh.dtype)
   return products.einsum(
       "bhqs,bshk->bqhk", drop(weights_BxHxQxS), v_BxSxHxh)

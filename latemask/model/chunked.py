@@ -49,7 +49,8 @@ def _forward(rate, q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def step(_, block):
     start, q_BxCxHxh, segment_BxC = block
-    scores_BxHxCxS = _scores(q_BxCxHxh, k_BxSxHxh, segment_BxC, segment_BxS)
+    scores_BxHxCxS = parts.scores(
+        q_BxCxHxh, k_BxSxHxh, segment_BxC, segment_BxS)
     largest_BxHxCx1 = scores_BxHxCxS.max(-1, keepdims=True)
     weights_BxHxCxS = jnp.exp(scores_BxHxCxS - largest_BxHxCx1)
     scale_BxHxCx1 = 1 / weights_BxHxCxS.sum(-1, keepdims=True)
@@ -82,7 +83,7 @@ def _backward(rate, saved, d_mixed_BxQxHxh):
     (start, q_BxCxHxh, segment_BxC, d_mixed_BxCxHxh), softmax = block
     largest_BxHxCx1, scale_BxHxCx1 = (x[..., None] for x in softmax)
     dropped = _drop(rate, key, start, queries)
-    weights_BxHxCxS = scale_BxHxCx1 * jnp.exp(_scores(
+    weights_BxHxCxS = scale_BxHxCx1 * jnp.exp(parts.scores(
         q_BxCxHxh, k_BxSxHxh, segment_BxC, segment_BxS) - largest_BxHxCx1)
     d_weights_BxHxCxS = dropped(products.einsum(
         "bchk,bshk->bhcs", d_mixed_BxCxHxh, v_BxSxHxh, **wide))
@@ -91,7 +92,7 @@ def _backward(rate, saved, d_mixed_BxQxHxh):
     sum_BxHxCx1 = jnp.sum(
         weights_BxHxCxS * d_weights_BxHxCxS, -1, keepdims=True)
     d_scores_BxHxCxS = jnp.where(
-        _sees(segment_BxC, segment_BxS),
+        parts.sees(segment_BxC, segment_BxS),
         weights_BxHxCxS * (d_weights_BxHxCxS - sum_BxHxCx1), 0
         ).astype(q_BxCxHxh.dtype)
     weights_BxHxCxS = dropped(weights_BxHxCxS.astype(v_BxSxHxh.dtype))
@@ -118,18 +119,6 @@ _attend.defvjp(_forward, _backward)
 def _drop(rate, key, start, queries):
   return functools.partial(
       parts.Drop(rate, key), part=rng.Part(2, start, queries))
-
-
-def _sees(segment_BxC, segment_BxS):
-  return segment_BxC[:, None, :, None] == segment_BxS[:, None, None, :]
-
-
-def _scores(q_BxCxHxh, k_BxSxHxh, segment_BxC, segment_BxS):
-  scores_BxHxCxS = products.einsum(
-      "bchk,bshk->bhcs", q_BxCxHxh, k_BxSxHxh,
-      preferred_element_type=jnp.float32)
-  # Finite, so that a row that sees nothing (a filler) stays finite too.
-  return jnp.where(_sees(segment_BxC, segment_BxS), scores_BxHxCxS, -1e30)
 
 
 def _blocks(queries, *arrays_BxQx):

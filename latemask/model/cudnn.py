@@ -34,6 +34,6 @@ def attend(q_BxQxHxh, k_BxSxHxh, v_BxSxHxh, segment_BxQ, segment_BxS,
   segment_q, segment_k = (parts.pad(x, 1, MULTIPLE, parts.NOWHERE)
                           for x in (segment_BxQ, segment_BxS))
   mixed = jax.nn.dot_product_attention(
-      q, k, v, mask=segment_q[:, None, :, None] == segment_k[:, None, None],
+      q, k, v, mask=parts.sees(segment_q, segment_k),
       scale=1.0, implementation=implementation)
   return mixed[:, :q_BxQxHxh.shape[1]]

@@ -48,15 +48,14 @@ def make_model(config, vocab_size):
     raise errors.InputError(
         f"data.length {config.data.length} is longer than model.max_length "
         f"{m.max_length}")
-  rows = m.vocab_size or vocab_size
-  # An encoder may have no row left for what is added to its tokenizer.
-  if rows < vocab_size and not (
-      config.data.add_tokens or config.data.add_mask_token):
+  may_grow = config.data.add_tokens or config.data.add_mask_token
+  if m.vocab_size is not None and m.vocab_size < vocab_size and not may_grow:
     raise errors.InputError(
-        f"model.vocab_size {rows} is smaller than the tokenizer's "
+        f"model.vocab_size {m.vocab_size} is smaller than the tokenizer's "
         f"{vocab_size}: is it that of another encoder? model.vocab_size=None "
         "takes the tokenizer's")
-  fields = dict(m) | {"vocab_size": max(rows, vocab_size)}
+  fields = dict(m) | {
+      "vocab_size": architecture_lib.vocab_rows(m.vocab_size, vocab_size)}
   return LateMaskModel(architecture_lib.ModelConfig(**fields))
 
 

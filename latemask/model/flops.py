@@ -15,6 +15,7 @@ import jax
 
 from latemask.model import local
 from latemask.model import loss
+from latemask.model import parts
 
 
 def train_step_flops(config, plan, pruned=True):
@@ -36,7 +37,7 @@ def train_step_flops(config, plan, pruned=True):
   padded_targets = targets
   if config.loss_chunk:  # Else next to nothing is padded.
     chunk = loss.chunk_targets(targets, config.loss_chunk)
-    padded_targets = -(-targets // chunk) * chunk
+    padded_targets = parts.padded(targets, chunk)
   head = 2 * targets * width * width
   head += 2 * padded_targets * width * config.padded_vocab_size
   # The bias' gradient is a product, too.

@@ -15,6 +15,7 @@ reads, H heads, h size of a head.
 import jax
 import jax.numpy as jnp
 
+from latemask.model import parts
 from latemask.model import products
 
 
@@ -59,8 +60,7 @@ def mix(q_BxSxHxh, k_BxSxHxh, v_BxSxHxh, place, window, drop):
   apart_BxNxQxR = jnp.abs(own(place.position_BxS)[..., :, None]
                           - near(place.position_BxS)[..., None, :])
   sees_BxNxQxR = same_BxNxQxR & (apart_BxNxQxR <= window // 2)
-  # Finite, so that a row that sees nothing (a filler) stays finite too.
-  scores_BxHxNxQxR = jnp.where(sees_BxNxQxR[:, None], scores_BxHxNxQxR, -1e30)
+  scores_BxHxNxQxR = parts.hide(scores_BxHxNxQxR, sees_BxNxQxR[:, None])
   weights_BxHxNxQxR = drop(
       jax.nn.softmax(scores_BxHxNxQxR).astype(q_BxSxHxh.dtype))
   mixed_BxNxQxHxh = products.einsum(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from latemask.model import products
 from latemask.runtime import rng
 
 # Standard deviation of what is added to states (embeddings, positions, the mask
@@ -106,6 +107,25 @@ def pad(x_BxSx, axis, multiple, value=0):
   length = x_BxSx.shape[axis]
   fill[axis] = (0, padded(length, multiple) - length)
   return jnp.pad(x_BxSx, fill, constant_values=value)
+
+
+def sees(segment_BxQ, segment_BxS):
+  """Returns who sees whom, [B, 1, Q, S]: tokens those of their segment."""
+  return segment_BxQ[:, None, :, None] == segment_BxS[:, None, None, :]
+
+
+def scores(q_BxQxHxh, k_BxSxHxh, segment_BxQ, segment_BxS):
+  """Returns the scores of global attention, float32 [B, H, Q, S]."""
+  scores_BxHxQxS = products.einsum(
+      "bqhk,bshk->bhqs", q_BxQxHxh, k_BxSxHxh,
+      preferred_element_type=jnp.float32)
+  return hide(scores_BxHxQxS, sees(segment_BxQ, segment_BxS))
+
+
+def hide(scores, sees):
+  """Returns scores without those of keys that a query does not see."""
+  # Finite, so that a row that sees nothing (a filler) stays finite too.
+  return jnp.where(sees, scores, -1e30)
 
 
 def take(hidden_BxSxD, index_BxT):

@@ -2,8 +2,8 @@
 
 Blocks of queries meet blocks of keys in the chip's own memory, so that no
 scores are stored, forwards or backwards. Lengths are padded to whole blocks of
-128 tokens, and a run prints what that costs. Under a mesh each
-device runs the kernel on its rows and heads. Letters: attention_kinds.py.
+128 tokens, and a run prints what that costs. Under a mesh each device runs the
+kernel on its rows and heads. Letters: attention_kinds.py.
 """
 
 import jax

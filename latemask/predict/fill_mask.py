@@ -11,6 +11,7 @@ from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.masking import masked as masked_lib
 from latemask.model import encoder
+from latemask.model import parts
 from latemask.model import products
 from latemask.predict import length
 
@@ -88,8 +89,8 @@ class Filler:
     num_masks = np.sum(ids_S == self._tokenizer.specials.mask)
     masked = masked_lib.with_masks(
         ids_S, self._tokenizer.specials,
-        num_kept=_round_up(len(ids_S), _LENGTH_MULTIPLE),
-        num_slots=_round_up(num_masks, _MASKS_MULTIPLE))
+        num_kept=parts.padded(len(ids_S), _LENGTH_MULTIPLE),
+        num_slots=parts.padded(num_masks, _MASKS_MULTIPLE))
     probabilities_QxV = self.probabilities(masked)[:num_masks]
     best_QxN = np.argsort(-probabilities_QxV, axis=1, kind="stable")[:, :top]
     return [[(self.word(i), float(probabilities_V[i])) for i in best_N]
@@ -130,7 +131,3 @@ def legend(words, mask):
   if SPACE in words:
     yield (f"{SPACE}: a space alone; the word behind it takes several pieces, "
            "and this guess does not name it")
-
-
-def _round_up(count, multiple):
-  return -(-count // multiple) * multiple

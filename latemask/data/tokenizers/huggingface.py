@@ -323,15 +323,16 @@ def load(path, called, change=lambda tokenizer: tokenizer):
     InputError: it is neither, cannot be read, or lacks a special token.
   """
   path = epath.Path(path)
-  folder, alone = (path, None) if path.is_dir() else (path.parent, path)
-  if alone is not None and not alone.is_file():
+  if not path.exists():
     raise errors.InputError(f"{called}{path} is not there")
-  contents = {name: (folder / name).read_bytes() for name in FILES
-              if (folder / name).is_file()}
-  if alone is not None:
-    contents = {"tokenizer.json": alone.read_bytes()}
+  files = ({name: path / name for name in FILES} if path.is_dir() else
+           {"tokenizer.json": path})
+  contents = {name: file.read_bytes() for name, file in files.items()
+              if file.is_file()}
   try:
-    tokenizer = change(of_files(_own(contents)))
+    if (path / "latemask.json").is_file():
+      contents = _own(contents)
+    tokenizer = change(of_files(contents))
     tokenizer.template  # Reads all of it.
   except errors.InputError as error:
     raise errors.InputError(f"{called}{path}: {error}") from error
@@ -343,7 +344,7 @@ def load(path, called, change=lambda tokenizer: tokenizer):
 
 
 def _own(contents):
-  """Returns {name: bytes} without what an export has written besides.
+  """Returns {name: bytes} of an export without what it has written besides.
 
   That is a tokenizer.json of the vocabulary that lies beside it.
   """
