@@ -160,6 +160,9 @@ def get_config(size="base"):
   model.local_window = 128
   # Base of the rotary angles in local layers.
   model.local_rotary_theta = 10_000.0
+  # Words are predicted by the word embedding; else by one of their own, V * D
+  # parameters more (BERT and RoBERTa tie both, some encoders do not).
+  model.tied_output = True
   # Added to variances in norms.
   model.norm_eps = 1e-5
   # Dtype of the computation; parameters are float32 always. float32 is

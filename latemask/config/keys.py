@@ -133,6 +133,7 @@ PRETRAINING = {
     "model.global_every": Key(domains.whole(1, _MOST_LAYERS), before=1),
     "model.local_window": Key(domains.even(2, MOST_TOKENS), before=128),
     "model.local_rotary_theta": Key(_POSITIVE, before=10_000.0),
+    "model.tied_output": Key(domains.YES_NO, before=True),
     "model.norm_eps": Key(domains.real("[0, 1]")),
     "model.dtype": Key(_DTYPE),
     "model.attention": Key(

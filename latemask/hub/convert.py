@@ -18,6 +18,7 @@ from latemask.hub import weights as hf_weights
 from latemask.masking import masked as masked_lib
 from latemask.model import encoder as encoder_lib
 from latemask.model import heads
+from latemask.model import word_embedding
 
 # Output bias of what has no probability; float16 holds it.
 _NEVER = -1e4
@@ -31,8 +32,8 @@ _UNREAD = ("pooler.", "lm_head.", "head.", "decoder.", "classifier.",
 _OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 # What the numbers of a weight may be.
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
-# What stands behind the last id of the array with this path.
-_PADDING = ".padding"
+# Arrays with a row, or a number, an id.
+_OF_IDS = (word_embedding.INPUT, word_embedding.OUTPUT, "output_bias")
 
 
 def to_stock(rows, arrays, config, prefix=""):
@@ -50,12 +51,13 @@ def encoder_to_stock(config, encoder, prefix, pad_id):
 def mlm_to_stock(config, params, num_words, prefix, mask_id):
   """Returns {name: tensor} of the head, and of the input embedding anew.
 
-  There <mask> becomes our mask vector; so the output is not tied to it.
+  There <mask> becomes our mask vector; so the output is never tied to it.
   """
   bias = params["output_bias"].copy()
   bias[num_words:] = _NEVER  # Ids that the tokenizer has no word for.
   arrays = params | {
-      "output_bias": bias, "output_embedding": params["embedding"]}
+      "output_bias": bias,
+      word_embedding.OUTPUT: word_embedding.output(params)}
   head = to_stock(hf_weights.MLM_HEADS[config.architecture], arrays, config)
   inputs = params["embedding"].copy()
   inputs[mask_id] = params["mask_vector"]
@@ -152,7 +154,7 @@ def from_stock(config, cut_config, tensors, folder, pad_id, mask_id):
 
   Raises:
     InputError: a weight is missing, has another shape, is no finite number
-      or is not read; or the output has an embedding of its own.
+      or is not read; or what is said to be tied differs.
   """
   read = Reader(config.architecture, tensors, folder)
   shapes = _shapes(cut_config)
@@ -167,13 +169,16 @@ def from_stock(config, cut_config, tensors, folder, pad_id, mask_id):
   if _has_mlm_head(config.architecture, read):
     head = hf_weights.MLM_HEADS[config.architecture]
     # Where something is tied to another, one of the two may be left out.
-    output, = head["output_embedding"].names
-    read.alias(output, encoder["embedding"].names[0])
+    output, = head[word_embedding.OUTPUT].names
+    if config.tied_output:
+      read.alias(output, encoder[word_embedding.INPUT].names[0])
     read.alias(head["output_bias"].names[0], head["output_bias"].names[-1])
-    inputs = params["embedding"]
     params |= walk(head)
-    params["embedding"] = params.pop("output_embedding")
-    _check_tied(inputs, params["embedding"], output, folder, mask_id)
+    if config.tied_output:
+      inputs = params[word_embedding.INPUT]
+      params[word_embedding.INPUT] = params.pop(word_embedding.OUTPUT)
+      _check_tied(inputs, params[word_embedding.INPUT], output, folder,
+                  mask_id)
   return params, read.unread()
 
 
@@ -192,8 +197,8 @@ def _check_tied(input_VxD, output_VxD, name, folder, mask_id):
   if differ_V.any():
     raise errors.InputError(
         f"{folder}: {name} is another embedding than that of the input, in "
-        f"{differ_V.sum()} rows besides that of <mask>; here both are one. "
-        "Without its head it can be read: save it as transformers.AutoModel")
+        f"{differ_V.sum()} rows besides that of <mask>, and config.json says "
+        'that both are one; "tie_word_embeddings": false there reads both')
 
 
 def class_head_from_stock(config, tensors, folder, head):
@@ -247,25 +252,44 @@ def _shapes(config):
       jax.random.key(0), masked_lib.unmasked(ids, specials.TRAINED)))["params"]
   shapes = {k: v.shape for k, v in flax.traverse_util.flatten_dict(
       shapes, sep="/").items()}
-  return shapes | {"output_embedding": shapes["embedding"]}
+  return shapes | {word_embedding.OUTPUT: shapes[word_embedding.INPUT]}
 
 
 def what_stock_lacks(config, params, cut_config, tensors, pad_id, mask_id):
   """Returns what a stock file cannot give back, for `add_rest`."""
   back, _ = from_stock(
       config, cut_config, tensors, "this model", pad_id, mask_id)
-  ids = config.vocab_size
   rest = {}
   for path, array in params.items():
     found = back.get(path)
-    if found is None or not np.array_equal(found[:ids], array[:ids]):
+    if found is None or found.shape != array.shape:
       rest[path] = array
-    elif not np.array_equal(found, array):
-      rest[path + _PADDING] = array[ids:]
+      continue
+    differs = np.array(found != array)
+    lacking = {}
+    for ending, rows in _rows(config, mask_id, path).items():
+      if differs[rows].any():
+        lacking[path + ending] = array[rows]
+        differs[rows] = False
+    rest |= {path: array} if differs.any() else lacking
   return rest
 
 
-def add_rest(config, params, rest, path):
+def _rows(config, mask_id, path):
+  """Returns {ending: rows} of an array that may be kept by themselves.
+
+  All that has a row an id has padding; and where stock has our mask vector,
+  the word embedding may have learned another row.
+  """
+  if path not in _OF_IDS:
+    return {}
+  rows = {".padding": slice(config.vocab_size, None)}
+  if path == word_embedding.INPUT:
+    rows[".mask"] = slice(mask_id, mask_id + 1)
+  return rows
+
+
+def add_rest(config, params, rest, path, mask_id):
   """Puts back into `params`, in place, what the stock file lacked.
 
   Args:
@@ -276,11 +300,15 @@ def add_rest(config, params, rest, path):
   """
   shapes = _shapes(config)
   for name, tensor in rest.items():
-    array, ours = _float32(tensor, name, path), name.removesuffix(_PADDING)
-    if ours not in shapes:
+    array, (ours, dot, ending) = (
+        _float32(tensor, name, path), name.partition("."))
+    rows = _rows(config, mask_id, ours)
+    if ours not in shapes or ending and dot + ending not in rows:
       raise errors.InputError(f"{path}: nothing here reads the weight {name}")
-    if ours != name:
-      array = np.concatenate([params[ours][:config.vocab_size], array])
+    if ending and ours in params and array.shape[1:] == shapes[ours][1:]:
+      whole = params[ours]
+      start, stop, _ = rows[dot + ending].indices(len(whole))
+      array = np.concatenate([whole[:start], array, whole[stop:]])
     if array.shape != shapes[ours]:
       raise errors.InputError(
           f"{path}: the weight {name} is {tensor.shape}, which is not what "

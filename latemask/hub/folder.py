@@ -244,7 +244,7 @@ def load_model(folder, mask_id):
       stock_config.pad_id(stock, folder), mask_id)
   if exported:
     path = folder / "latemask.safetensors"
-    convert.add_rest(config, params, hub_tensors.read(path), path)
+    convert.add_rest(config, params, hub_tensors.read(path), path, mask_id)
   return (config, flax.traverse_util.unflatten_dict(params, sep="/"),
           {name: about[name] for name in (*_UNKNOWN, "trained_length")}
           | {"unread": tuple(unread)})

@@ -213,8 +213,8 @@ class _LateMasks:
   """The language model; the stock classes below bring the rest.
 
   config.json has in `latemask`: late_layers, late_are_local (for each),
-  decoder, decoder_queries, mask_token_id, and num_words, the ids that the
-  tokenizer has words for.
+  decoder, decoder_queries, tied_output (else the head has an embedding of its
+  own), mask_token_id, and num_words, the ids that the tokenizer has words for.
   """
 
   def __init__(self, config):
@@ -229,6 +229,9 @@ class _LateMasks:
       self.decoder_norm = _norm(config)
     self.head = _Head(config)
     self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
+    if not about["tied_output"]:
+      self.output_embedding = nn.Parameter(
+          torch.zeros(config.vocab_size, config.hidden_size))
     self.post_init()
 
   @classmethod
@@ -281,9 +284,10 @@ class _LateMasks:
     hidden = self._late(
         *self._early(input_ids, is_kept, position, types),
         self._slots(position), position, is_mask, is_kept, is_query)
-    logits = functional.linear(
-        self.head(hidden), self.get_input_embeddings().weight,
-        self.output_bias).masked_fill(~is_query[..., None], 0)
+    output = (self.get_input_embeddings().weight if about["tied_output"]
+              else self.output_embedding)
+    logits = functional.linear(self.head(hidden), output, self.output_bias
+                               ).masked_fill(~is_query[..., None], 0)
     loss = None
     if labels is not None:
       loss = functional.cross_entropy(
@@ -336,6 +340,9 @@ def _rest(arrays, config):
   state = {"mask_vector": arrays["mask_vector"],
            "output_bias": arrays["output_bias"][:config.vocab_size].clone()}
   state["output_bias"][config.latemask["num_words"]:] = _NEVER
+  if not config.latemask["tied_output"]:
+    state["output_embedding"] = arrays["output_embedding"][
+        :config.vocab_size].clone()
   for path, array in arrays.items():
     stack, _, inside = path.partition("/")
     if stack in ("head", "decoder_norm"):

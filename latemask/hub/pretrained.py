@@ -21,6 +21,7 @@ from latemask.model import architecture
 FREE_FIELDS = (
     "layers", "vocab_size", "max_length", "insertion_layer", "insertion",
     "decoder", "decoder_queries", "dropout", "attention_dropout",
+    "tied_output",
     *architecture.COMPUTING)
 
 

@@ -189,6 +189,9 @@ def config_of_stock(stock, folder):
   fields["max_length"] -= first
   if architecture == "modern":
     fields |= _local_fields(stock, fields["layers"], where)
+  fields["tied_output"] = stock.get("tie_word_embeddings", True)
+  domains.check(domains.YES_NO, "tie_word_embeddings", fields["tied_output"],
+                where)
   config = architecture_lib.ModelConfig(
       **_REST | fields | {"architecture": architecture})
   architecture_lib.check(config, where, (called | _LOCAL).get)

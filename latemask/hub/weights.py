@@ -116,7 +116,8 @@ def _mlm_head(dense, norm, at):
       "head/bias": layouts.Vector((dense + ".bias",)),
       **_norm("head/norm", norm),
       "output_embedding": layouts.Vocabulary((at + "decoder.weight",)),
-      "output_bias": layouts.Vocabulary((at + "bias", at + "decoder.bias"))}
+      # Stock adds that of the decoder; what is not tied may differ.
+      "output_bias": layouts.Vocabulary((at + "decoder.bias", at + "bias"))}
 
 
 def _class_head(dense, out):

@@ -110,6 +110,7 @@ class ModelConfig:
   global_every: int
   local_window: int
   local_rotary_theta: float
+  tied_output: bool
   loss_tokens: int = keys.BEFORE["model.loss_tokens"]
   # Of runs that are older than that, in its place: targets a row.
   loss_chunk: int | None = None

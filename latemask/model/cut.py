@@ -14,10 +14,11 @@ from latemask import errors
 from latemask.masking import masked as masked_lib
 from latemask.model import encoder as encoder_lib
 from latemask.model import heads
-from latemask.model import tied_embedding
+from latemask.model import word_embedding
 
 # What pre-training alone needs.
-_NOT_ENCODER = ("mask_vector", "head", "output_bias", "decoder_norm", "early")
+_NOT_ENCODER = ("mask_vector", "head", "output_bias", "output_embedding",
+                "decoder_norm", "early")
 
 
 def encoder_config(config, keep_layers=None):
@@ -41,7 +42,7 @@ def encoder_config(config, keep_layers=None):
         f"keep_layers is {keep}; late layers with cross-attention (those "
         f"after {config.insertion_layer}) cannot be kept in an encoder")
   found = dataclasses.replace(
-      config, layers=keep, insertion_layer=0, decoder="self",
+      config, layers=keep, insertion_layer=0, decoder="self", tied_output=True,
       # Nothing is inserted: the tokens stand in order.
       insertion="scatter" if any(config.local_layers) else config.insertion)
   for layer, kinds in enumerate(zip(config.local_layers, found.local_layers)):
@@ -93,7 +94,7 @@ def encode(config, encoder, ids_BxS, specials, key_drop=None,
   """
   looked_up_BxSxD = None
   if second_BxS is not None and config.layer.architecture.types:
-    looked_up_BxSxD = tied_embedding.look_up(
+    looked_up_BxSxD = word_embedding.look_up(
         encoder["embedding"], ids_BxS) + jnp.where(
             second_BxS[..., None], encoder["second_text"][None, None], 0)
   # Flax wants these of a model, whether or not they are read.

@@ -29,7 +29,7 @@ from latemask.model import insertion
 from latemask.model import parts
 from latemask.model import products
 from latemask.model import stack
-from latemask.model import tied_embedding
+from latemask.model import word_embedding
 from latemask.runtime import mesh
 
 
@@ -67,8 +67,9 @@ class LateMaskModel(nn.Module):
   def setup(self):
     c = self.config
     architecture = c.layer.architecture
+    vocab_by_width = c.padded_vocab_size, c.width
     self.embedding_VxD = self.param(
-        "embedding", parts.VECTOR_INIT, (c.padded_vocab_size, c.width))
+        word_embedding.INPUT, parts.VECTOR_INIT, vocab_by_width)
     if not architecture.rotary:
       self.positions_LxD = self.param(
           "positions", parts.VECTOR_INIT, (c.max_length, c.width))
@@ -90,11 +91,14 @@ class LateMaskModel(nn.Module):
     self.head = Head(c)
     self.output_bias_V = self.param(
         "output_bias", nn.initializers.zeros_init(), (c.padded_vocab_size,))
+    if not c.tied_output:  # Last: all others begin alike with and without it.
+      self.output_embedding_VxD = self.param(
+          word_embedding.OUTPUT, parts.VECTOR_INIT, vocab_by_width)
 
   def __call__(self, masked, train=False, looked_up_BxKxD=None):
     """Returns the head's hidden states of the targets, [B, T, D].
 
-    Their logits are this times the embedding, plus `output_bias`.
+    Their logits are this times `word_embedding.output`, plus `output_bias`.
 
     Args:
       looked_up_BxKxD: `look_up` of the kept tokens, where the caller wants
@@ -143,7 +147,7 @@ class LateMaskModel(nn.Module):
   def _early(self, masked, train, looked_up_BxKxD=None):
     """Runs the layers that see the kept tokens only."""
     if looked_up_BxKxD is None:
-      looked_up_BxKxD = tied_embedding.look_up(
+      looked_up_BxKxD = word_embedding.look_up(
           self.embedding_VxD, masked.kept_ids_BxK)
     kept_BxKxD = self._embed(
         looked_up_BxKxD, masked.kept_position_BxK, train)

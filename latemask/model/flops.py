@@ -67,7 +67,8 @@ def parameters(params):
                "early": "early"}
   counts = dict.fromkeys(("embedding", "early", "late", "head"), 0)
   for name, tree in params.items():
-    late_or_head = "head" if name in ("head", "output_bias") else "late"
+    is_head = name in ("head", "output_bias", "output_embedding")
+    late_or_head = "head" if is_head else "late"
     counts[component.get(name, late_or_head)] += sum(
         leaf.size for leaf in jax.tree.leaves(tree))
   return counts

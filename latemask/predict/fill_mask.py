@@ -13,6 +13,7 @@ from latemask.masking import masked as masked_lib
 from latemask.model import encoder
 from latemask.model import parts
 from latemask.model import products
+from latemask.model import word_embedding
 from latemask.predict import length
 
 # Of a word that goes on in the piece beside it; and of a space alone.
@@ -31,7 +32,7 @@ def logits(params, hidden_BxTxD, num_words):
   """
   logits_BxTxV = products.einsum(
       "btd,vd->btv", hidden_BxTxD,
-      params["embedding"].astype(hidden_BxTxD.dtype),
+      word_embedding.output(params).astype(hidden_BxTxD.dtype),
       preferred_element_type=jnp.float32)
   return (logits_BxTxV + params["output_bias"][None, None])[..., :num_words]
 

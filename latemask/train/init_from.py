@@ -6,6 +6,7 @@ import numpy as np
 
 from latemask.data.tokenizers import added
 from latemask import errors
+from latemask.model import word_embedding
 
 
 # Fields of `ModelConfig` that must be the same for a run to begin with
@@ -45,6 +46,10 @@ def check(loaded, config, tokenizer):
     raise errors.InputError(
         f"model.max_length is {config.max_length}; train.init_from has "
         f"{loaded.config.max_length} positions")
+  if config.tied_output and word_embedding.OUTPUT in loaded.params:
+    raise errors.InputError(
+        "model.tied_output is True; train.init_from has an output embedding "
+        "of its own")
   available = _num_layers(loaded.params)
   wanted = config.layers if config.decoder == "self" else (
       config.insertion_layer)
@@ -80,6 +85,8 @@ def begin(loaded, config, tokenizer, fresh, late):
   check(loaded, config, tokenizer)
   theirs = flax.traverse_util.flatten_dict(loaded.params, sep="/")
   ours = flax.traverse_util.flatten_dict(fresh, sep="/")
+  # What was tied so far begins alike.
+  theirs.setdefault(word_embedding.OUTPUT, theirs[word_embedding.INPUT])
   same_late = loaded.config.decoder == config.decoder == "cross"
   stays, copied = [], 0
   for name, old in ours.items():
@@ -109,7 +116,8 @@ def begin(loaded, config, tokenizer, fresh, late):
   if new:
     pieces = [added.replaced_pieces(tokenizer, index, loaded.tokenizer)
               for index in new]
-    for name in {"embedding", "output_bias"} & set(theirs):
+    for name in {"embedding", "output_embedding", "output_bias"} & set(
+        theirs) & set(ours):
       ours[name] = jax.device_put(ours[name].at[np.array(new)].set(np.stack(
           [theirs[name][ids].mean(0) for ids in pieces])), ours[name].sharding)
   print(f"parameters of {loaded.path}"

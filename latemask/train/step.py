@@ -22,7 +22,7 @@ from latemask.model import encoder
 from latemask.model import flops
 from latemask.model import loss
 from latemask.model import partition
-from latemask.model import tied_embedding
+from latemask.model import word_embedding
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import rng
 from latemask.train import average as average_lib
@@ -194,20 +194,21 @@ class Program:
   def loss_sums(self, params, masked):
     """Returns the loss `Sums` of a masked batch, without dropout."""
     return self._loss_sums(masked, None, params, None,
-                           tied_embedding.per_shard(params["embedding"]))
+                           word_embedding.per_shard(
+                               word_embedding.output(params)))
 
   def gradient(self, params, masked, key_drop):
     """Returns (gradient of the loss sum, `Sums`) of a masked batch."""
-    return tied_embedding.gradient(
+    return word_embedding.gradient(
         functools.partial(self._loss_sums, masked, key_drop), params,
         masked.kept_ids_BxK)
 
   def _loss_sums(self, masked, key_drop, params, looked_up_BxKxD,
-                 embedding_SxVxD):
+                 output_SxVxD):
     c = self.model.config
     return loss.head_loss(
         self.hidden(params, masked, key_drop, looked_up_BxKxD),
-        embedding_SxVxD, params["output_bias"], masked.target_ids_BxT,
+        output_SxVxD, params["output_bias"], masked.target_ids_BxT,
         masked.target_weights_BxT, c.vocab_size, c.loss_tokens, c.loss_chunk)
 
   def keys_at(self, step):

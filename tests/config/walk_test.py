@@ -62,7 +62,7 @@ MEANT = {
               "data.tokenizer", "data.add_tokens", "data.eval_source",
               "train.init_from"},
     ("seven",): {"data.text_fields"},
-    True: {"data.add_mask_token"},
+    True: {"data.add_mask_token", "model.tied_output"},
     # Left out; what then holds stands in the comment of the key.
     None: {"data.dir", "data.cache_dir", "data.tfds_dir", "data.tokenizer",
            "data.add_tokens", "data.shards", "data.workers", "data.eval_source",
@@ -103,7 +103,7 @@ for value, there in {
               "data.label_separator"},
     None: {"data.train", "data.dev", "data.test", "data.stride"}}.items():
   MEANT_OF_OWN[value] = MEANT_OF_OWN[value] | there
-KINDS = [(keys.PRETRAINING, MEANT, 94), (keys.GLUE, MEANT_OF_FINETUNING, 27),
+KINDS = [(keys.PRETRAINING, MEANT, 95), (keys.GLUE, MEANT_OF_FINETUNING, 27),
          (keys.OWN, MEANT_OF_OWN, 34)]
 
 

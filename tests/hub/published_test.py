@@ -62,6 +62,7 @@ def _config(folder, corpus, tmp_path, words):
 @pytest.mark.slow
 def test_new_words_begin_as_what_they_replace(folder, corpus, tmp_path):
   config = _config(folder, corpus, tmp_path, ["thehouse", "whencewhen"])
+  config.model.tied_output = False
   loaded = pretrained.load(folder)
   tokenizer = pretrained.tokenizer_of_rows(config)
   program = step_lib.build(config, tokenizer.vocabulary("spaces"))
@@ -70,8 +71,9 @@ def test_new_words_begin_as_what_they_replace(folder, corpus, tmp_path):
       "copy"))
   new = added.new_ids(tokenizer, loaded.tokenizer)
   assert new == [1, 2]  # [unused0] and [unused1].
-  for name in ("embedding", "output_bias"):
-    before, after = np.array(loaded.params[name]), begun[name]
+  for name, was in (("embedding", "embedding"), ("output_bias", "output_bias"),
+                    ("output_embedding", "embedding")):  # Tied so far.
+    before, after = np.array(loaded.params[was]), begun[name]
     for index in new:
       word = tokenizer.pieces[index].strip("\u2581")
       pieces, = loaded.tokenizer.encode([word])

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from latemask.config import spec
 from latemask.data.tokenizers import kinds
@@ -27,6 +28,7 @@ from latemask.hub import weights as hf_weights
 from latemask.model import cut
 from latemask.model import heads
 from latemask.model import encoder as encoder_lib
+from latemask.model import word_embedding
 from latemask.train import init_from
 from latemask.train import optimizer
 from latemask.train import step as step_lib
@@ -96,7 +98,8 @@ def _ours(config):
     predicted_BxSxD = model.apply(
         {"params": params}, hidden_BxSxD, method="predict")
     logits_BxSxV = (
-        jnp.einsum("bsd,vd->bsv", predicted_BxSxD, params["embedding"])
+        jnp.einsum("bsd,vd->bsv", predicted_BxSxD,
+                   word_embedding.output(params))
         + params["output_bias"][None, None])[..., :VOCAB]
     return {"Model": hidden_BxSxD, "ForMaskedLM": logits_BxSxV,
             "ForSequenceClassification": cut.logits(
@@ -356,18 +359,57 @@ def test_classes_that_are_not_there(tmp_path):
         "roberta-prelayernorm, modernbert")
 
 
-def test_outputs_of_their_own(tmp_path):
-  """An encoder whose output is not its input: only without its head."""
+@pytest.mark.parametrize("architecture", ["roberta", "bert", "modern"])
+def test_outputs_of_their_own(tmp_path, tokenizer, architecture):
+  """In, out and on, from tied and untied ones."""
+  untied = _stock(architecture, "ForMaskedLM", vocab_size=320,
+                  tie_word_embeddings=False)
+  untied.save_pretrained(tmp_path / "untied")
+  config, params, about = hub_folder.load_model(
+      tmp_path / "untied", specials.TRAINED.mask)
+  assert not config.tied_output
+  assert np.abs(params["output_embedding"] - params["embedding"]).max() > 1
+  ids_BxS, second_BxS = _rows()
+  real_BxS = ids_BxS != specials.TRAINED.pad
+  pair = second_BxS if architecture == "bert" else None
+  expected = _asked(untied, ids_BxS, pair).logits.numpy()
+  logits = np.asarray(_ours(config)(
+      params, heads.init(config, LABELS, jax.random.key(0)), ids_BxS,
+      jnp.asarray(second_BxS))["ForMaskedLM"])
+  np.testing.assert_allclose(
+      logits[real_BxS], expected[real_BxS][:, :VOCAB], atol=1e-4)
+  # The row that no token of training looks up comes back, too.
+  changed = params | {"embedding": params["embedding"].copy()}
+  changed["embedding"][specials.TRAINED.mask] += 1
+  hub_folder.export(config, changed, tokenizer, tmp_path / "out")
+  back_config, back, *_ = hub_folder.load(tmp_path / "out")
+  assert back_config == config
+  jax.tree.map(np.testing.assert_array_equal, back, changed)
+  after = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+  np.testing.assert_allclose(
+      _asked(after.eval(), ids_BxS, pair).logits[real_BxS][
+          :, :tokenizer.vocab_size],
+      expected[real_BxS][:, :tokenizer.vocab_size], atol=1e-4)
+  rest = safetensors.numpy.load_file(tmp_path / "out/latemask.safetensors")
+  assert rest["embedding.mask"].shape == (1, config.width)
+  assert not {"embedding", "output_embedding"} & set(rest)
+
+  loaded = pretrained.Pretrained(
+      "untied", config, params, tokenizer, **about)
+  tied = dataclasses.replace(config, tied_output=True)
+  with pytest.raises(errors.InputError, match="model.tied_output is True; "):
+    init_from.check(loaded, tied, tokenizer)
+
+
+def test_output_that_is_said_to_be_tied(tmp_path):
   stock = _stock("roberta", "ForMaskedLM", tie_word_embeddings=False)
-  with torch.no_grad():
-    stock.lm_head.decoder.weight.add_(1)
-  stock.save_pretrained(tmp_path / "untied")
-  with pytest.raises(errors.InputError, match=f"in {VOCAB - 1} rows besides"):
-    hub_folder.load_model(tmp_path / "untied", specials.TRAINED.mask)
-  transformers.AutoModel.from_pretrained(tmp_path / "untied").save_pretrained(
-      tmp_path / "encoder")
-  assert "head" not in hub_folder.load_model(
-      tmp_path / "encoder", specials.TRAINED.mask)[1]
+  stock.save_pretrained(tmp_path)
+  for flag, says in ((True, f"in {VOCAB - 1} rows besides .*: false there"),
+                     ("no", 'tie_word_embeddings is .*; it must be True or F')):
+    with pytest.raises(errors.InputError, match=says):
+      hub_folder.load_model(
+          _config_json(tmp_path, tie_word_embeddings=flag),
+          specials.TRAINED.mask)
 
 
 @pytest.mark.slow

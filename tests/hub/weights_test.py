@@ -82,7 +82,8 @@ def test_the_way_back(stock):
   rest = convert.what_stock_lacks(
       config, params, config, tensors, specials.TRAINED.pad, specials.TRAINED.mask)
   assert set(rest) == {"embedding.padding", "output_bias"} | no_norm
-  convert.add_rest(config, back, rest, "there")
+  convert.add_rest(
+      config, back, rest, "there", specials.TRAINED.mask)
   for path, array in params.items():
     np.testing.assert_array_equal(back[path], array, path)
 

@@ -66,7 +66,7 @@ def _as_written(masked, length):
 @pytest.mark.parametrize("architecture, keys", [
     ("roberta_prenorm", {"insertion": "scatter"}),
     ("modern", {"decoder": "cross", "insertion_layer": 2}),
-    ("bert", {}),
+    ("bert", {"tied_output": False}),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in [
         ("xlm_roberta", {}), ("camembert", {}),
         ("roberta", {"decoder": "cross"}),

@@ -19,7 +19,7 @@ from latemask.model import heads
 from latemask.model import layers
 from latemask.model import loss
 from latemask.model import parts as parts_lib
-from latemask.model import tied_embedding
+from latemask.model import word_embedding
 from tests import conftest
 
 VOCAB, LENGTH, ROWS = 320, 32, 8
@@ -323,7 +323,7 @@ def test_loss_at_the_start_is_that_of_chance(tiny):
   params = jax.jit(model.init)(jax.random.key(0), masked)["params"]
   sums = loss.head_loss(
       model.apply({"params": params}, masked),
-      tied_embedding.per_shard(params["embedding"]), params["output_bias"],
+      word_embedding.per_shard(params["embedding"]), params["output_bias"],
       masked.target_ids_BxT,
       masked.target_weights_BxT, VOCAB, 4)
   assert abs(float(sums.means["loss"]) - np.log(VOCAB)) < 0.1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latemask.model import loss
-from latemask.model import tied_embedding
+from latemask.model import word_embedding
 
 B, T, D, V, REAL = 8, 7, 16, 128, 100
 
@@ -31,7 +31,7 @@ def _dense(hidden, embedding, bias, ids, weights):
 
 
 def _head_loss(hidden, embedding, *args):
-  return loss.head_loss(hidden, tied_embedding.per_shard(embedding), *args)
+  return loss.head_loss(hidden, word_embedding.per_shard(embedding), *args)
 
 
 # Targets of a shard, or of a row.

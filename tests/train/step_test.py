@@ -71,10 +71,12 @@ def test_accumulation_changes_nothing(tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
-def test_gradient_is_that_of_autodiff(tiny, sizes):
+@pytest.mark.parametrize("sizes, tied", [
+    ((1, 1, 1), True), ((2, 2, 2), True), ((2, 2, 2), False)])
+def test_gradient_is_that_of_autodiff(tiny, sizes, tied):
   """The embedding's is put together by hand; see `Program.gradient`."""
   tiny.masking.same_rate = 0.2
+  tiny.model.tied_output = tied
   tiny.model.unroll = 2
   program = step_lib.build(tiny, specials.trained(VOCAB), mesh=_mesh(*sizes))
   params = program.init_state().params
@@ -88,6 +90,7 @@ def test_gradient_is_that_of_autodiff(tiny, sizes):
   with jax.set_mesh(program.mesh):
     ours, autodiff = jax.jit(both)(params, jax.device_put(
         conftest.random_rows(16, tiny.data.length), program.batch_sharding))
+  assert ("output_embedding" in ours) == (not tied)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
       a, b, atol=1e-5 * np.max(np.abs(b))), ours, autodiff)
 
