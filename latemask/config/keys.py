@@ -179,7 +179,7 @@ PRETRAINING = {
     "optimizer.final_learning_rate": Key(_NOT_NEGATIVE),
     **_ADAMW,
 
-    "eval.every_steps": Key(_STEPS),
+    "eval.every_steps": Key(_STEPS, free=True),
     "eval.rates": Key(domains.each(_SHARE)),
     "eval.masks": Key(
         domains.choice("fixed", "seeded"), before="seeded", kept=True),

@@ -6,7 +6,8 @@ a workdir of its own, with beside it
   RUN.log      what it printed
   RUN.done     its config and its rate, once it has come to its end
   RUN.failed   its exit code and last line, where it ended otherwise
-A run is done if RUN.done names the config that is wanted now.
+A run is done if RUN.done names the config that is wanted now, but for what a
+run may change on its way (`keys.Key.free`).
 """
 
 import dataclasses
@@ -68,7 +69,13 @@ class Point:
     record = read_json(path) if path.exists() else {}
     begun = record.get("config", {})
     wanted = keys.as_begun(begun, self.wanted)
-    return record if keys.fill(begun, wanted) == wanted else None
+    found = keys.fill(begun, wanted)
+    # Of a fine-tuning, free keys say what there is to do.
+    free = () if "task" in self.config else keys.names(
+        keys.PRETRAINING, "free")
+    differing = {key for key in found | wanted
+                 if found.get(key) != wanted.get(key)}
+    return None if differing.difference(free) else record
 
   @property
   def state(self):

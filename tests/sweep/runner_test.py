@@ -101,6 +101,17 @@ def test_older_sweeps_stay_done_and_keep_their_rows(write, tmp_path):
   assert point.config.data.dir.endswith(f"/{digest.hexdigest()[:8]}")
 
 
+def test_a_run_is_done_whatever_it_told_meanwhile(write, tmp_path):
+  """How often it is evaluated changes no run; a learning rate does."""
+  point, = points_lib.read(write(GOOD[:1]), tmp_path / "out")[0]
+  point.path.parent.mkdir()
+  for changes, done in (({"eval.every_steps": 7, "metrics.every_steps": 3}, 1),
+                        ({"optimizer.learning_rate": 0.5}, 0)):
+    point.file("done").write_text(json.dumps(
+        {"config": point.wanted | changes}))
+    assert bool(point.done) == done
+
+
 # ---- Configs
 
 
