@@ -11,6 +11,7 @@ run may change on its way (`keys.Key.free`).
 """
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import json
@@ -128,6 +129,24 @@ def read(spec, out, init_from=(), grid=None):
       name, point.config, given)) for point in points]
   _refuse_twins(points, path)
   return points, columns
+
+
+def matching(points, patterns):
+  """Returns the points whose names match one of some patterns, as of a shell.
+
+  Args:
+    patterns: none of them: all points.
+
+  Raises:
+    InputError: one that matches no name.
+  """
+  for pattern in patterns:
+    if not any(fnmatch.fnmatchcase(point.name, pattern) for point in points):
+      raise errors.InputError(
+          f"--only {pattern} matches none of {len(points)} runs, of which the "
+          f"first is {points[0].name}; --dry_run prints all")
+  return [point for point in points if not patterns or any(
+      fnmatch.fnmatchcase(point.name, pattern) for pattern in patterns)]
 
 
 def _file_says(module, path, config, grid):

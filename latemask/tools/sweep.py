@@ -13,8 +13,8 @@
 --config is FILE[:SIZE][,KEY=VALUE...] of configs/sweeps/, or any config with
 --grid: each value of one key with each value of the others. Every point is a
 run of latemask.main in --out/NAME. The same command goes on: what is done is
-left, what was begun goes on from its checkpoint, what failed is tried again. A
-run that fails stops no other. Rows that points share are packed once, under
+left, what was begun goes on from its checkpoint, what failed is tried again.
+--only takes some of the points. A run that fails stops no other. Rows that points share are packed once, under
 --out/data, compiled programs are kept in --out/cache, and --out/sweep.json
 tells tools/report.py what was swept. With configs/sweeps/glue.py the finished
 runs of --out, or those of --init_from, are fine-tuned, each in RUN/glue.
@@ -55,6 +55,9 @@ def _parser():
   parser.add_argument("--out", help="folder of the runs")
   parser.add_argument("--init_from", nargs="+", default=[], metavar="RUN",
                       help="runs to fine-tune")
+  parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN",
+                      help="run the points alone whose names match one, such "
+                      "as '*seed=1'; --dry_run prints the names")
   parser.add_argument("--parallel", type=int, default=1,
                       help="runs at a time on this machine (1)")
   parser.add_argument("--flops_per_sec", type=float,
@@ -79,16 +82,16 @@ def _run(args):
         f"--flops_per_sec is {args.flops_per_sec}; it must be positive")
   points, columns = points_lib.read(args.config, args.out, args.init_from,
                                     grid_lib.parse(args.grid))
-  points = costs.check(points)
+  chosen = costs.check(points_lib.matching(points, args.only))
   files.check_writable(args.out)
-  rate = costs.rate_of(points) or args.flops_per_sec
-  print(costs.table(points, rate, args.parallel), end="", flush=True)
+  rate = costs.rate_of(chosen) or args.flops_per_sec
+  print(costs.table(chosen, rate, args.parallel), end="", flush=True)
   if args.dry_run:
     return 0
-  runner.pack(points)
-  if points[0].flops:
+  runner.pack(chosen)
+  if chosen[0].flops:
     points_lib.record(points, columns, epath.Path(args.out) / "sweep.json")
-  code = runner.Sweep(points, args, rate).run()
+  code = runner.Sweep(chosen, args, rate).run()
   done = sum(bool(point.done) for point in points)
   if done:
     print(f"{done} of {len(points)} runs are finished, in {args.out}\n"

@@ -313,6 +313,17 @@ def test_failed_runs_stop_no_other(write, tmp_path, monkeypatch, capsys, stub):
   assert json.loads((out / "seed=1.done").read_text())["config"]["seed"] == 1
 
 
+def test_only_some(write, tmp_path, monkeypatch, capsys, stub):
+  """What was swept is on record whole."""
+  spec, out = write(GOOD), tmp_path / "out"
+  assert _main(monkeypatch, "--config", spec, "--out", out,
+               "--only", "*=2", "seed=3") == 0
+  assert sorted(path.name for path in out.glob("*.done")) == [
+      "seed=2.done", "seed=3.done"]
+  assert "2 of 3 runs are finished" in capsys.readouterr().out
+  assert len(json.loads((out / "sweep.json").read_text())["points"]) == 3
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signal_lets_runs_save(
     write, tmp_path, monkeypatch, capsys, stub, signum):
@@ -436,6 +447,7 @@ def test_dry_run_writes_nothing(write, tmp_path, monkeypatch, capsys):
     (GOOD, ",train.total_flops=1.0", "", "one step takes"),
     (GOOD, ",train.batch_size=None", "", "train.batch_size"),
     (GOOD, "", "--parallel=0", "--parallel is 0"),
+    (GOOD, "", "--only seed=2 *=4", "--only *=4 matches none of 3 runs"),
     (GOOD, "", "--flops_per_sec=0", "--flops_per_sec is 0"),
     (GOOD, "", "--init_from=runs/a", "--init_from is for fine-tuning"),
     (GOOD, "", "--out=/dev/null/x", "/dev/null"),
