@@ -7,7 +7,7 @@ FOLDER is a Hugging Face folder (latemask/hub/README.md says which can be
 read). Its sizes, its dropout, its weights and its tokenizer are taken. All its
 layers stay before the insertion, and two late ones come behind them, which
 begin as copies of its last two; model.layers and model.insertion_layer are
-yours to change. A folder that was exported here keeps both as they were.
+yours to change. An export of ours with late layers keeps both as they were.
 Rate and clipping are those that others go on with: a twentieth of base.py's
 rate (Gururangan et al., arXiv 2004.10964, took 1e-4 in batches of 256 rows for
 task-adaptive pre-training). 10,000 steps of 256 rows of 128 tokens are 330 M

@@ -3,7 +3,7 @@
   bash launch/local.sh python -m latemask.tools.sweep --out runs/mini \\
       --config configs/speedrun.py:mini --grid seed=1,2,3
   bash launch/local.sh python -m latemask.tools.speedrun --track mini \\
-      --hardware "2 cores of an AMD EPYC" runs/mini/seed=*
+      --hardware "2 cores of an AMD EPYC" runs/mini/seed=*/
 
 Tracks: mini (the prose of one CPython, minutes on two cores) and wikitext
 (WikiText-103 raw, the default). The rules and the records stand in

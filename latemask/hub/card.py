@@ -67,14 +67,14 @@ def digest(text):
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def card(about, stock, tokenizer, max_length, extra):
+def card(about, stock, tokenizer, cut_length, extra):
   """Returns the text of README.md.
 
   Args:
     about: the content of latemask.json.
     stock: the content of config.json.
     tokenizer: the model's.
-    max_length: tokens that the stock tokenizer cuts texts to.
+    cut_length: tokens that the stock tokenizer cuts texts to, or None.
     extra: names of the files that were asked for (extras.py).
   """
   name, = stock["architectures"]
@@ -83,7 +83,7 @@ def card(about, stock, tokenizer, max_length, extra):
   parts = [
       _front_matter("fill-mask" if has_code else _PURPOSES[kind], stock, extra),
       "# A masked language model of latemask\n",
-      _what_it_is(about, kind), _sizes(about, stock, tokenizer, max_length),
+      _what_it_is(about, kind), _sizes(about, stock, tokenizer, cut_length),
       "## Load it\n", _python(_START + _USE.get(kind, _LOAD)),
       *_guess_words(about["model"], kind, has_code)]
   if "modules.json" in extra:
@@ -117,7 +117,7 @@ def _what_it_is(about, kind):
          f"This encoder has {kept} layers: the last {kept - layer} have.\n"))
 
 
-def _sizes(about, stock, tokenizer, max_length):
+def _sizes(about, stock, tokenizer, cut_length):
   """Returns the table of what is known."""
   model, masking = about["model"], about["masking"] or {}
   rows = {
@@ -131,7 +131,8 @@ def _sizes(about, stock, tokenizer, max_length):
       "positions": f"{model['max_length']}, of which {about['trained_length']} "
                    "were met in training",
       "tokenizer":
-          f"{tokenizer.vocab_size:,} pieces; cuts texts to {max_length} tokens"
+          f"{tokenizer.vocab_size:,} pieces; "
+          f"cuts {f'texts to {cut_length} tokens' if cut_length else 'no texts'}"
           f"; SHA-256 `{tokenizer.digest}`",
       "steps of training": _known(about["steps"], "{:,}"),
       "packed rows of training": _known(about["rows"], "SHA-256 `{}`"),

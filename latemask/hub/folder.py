@@ -67,8 +67,8 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     overwrite: replace an earlier export at `folder`, and nothing else.
     masking: `config.masking` of the run, to be kept with the model.
     trained_length: that of its `pretrained.Pretrained`; None: all positions.
-    max_length: tokens that the stock tokenizer cuts texts to; None for
-      `trained_length`. The model keeps all positions.
+    max_length: tokens that the stock tokenizer cuts texts to; None for what
+      `hub_tokenizer.cuts_to` says. The model keeps all positions.
     with_code: add the file with which stock transformers runs the late layers
       and the head, too, where its own class cannot.
     sentence: add what sentence-transformers reads.
@@ -123,18 +123,19 @@ def export(config, params, tokenizer, folder, keep_layers=None,
            "encoder_layers": cut_config.layers, "masking": masking,
            "trained_length": trained_length, "steps": steps, "rows": rows,
            "task": task}
-  max_length = max_length or trained_length
   extra = {}
   if with_code and not has_mlm:
     extra |= extras.code(config, cut_config, rest, tokenizer, stock)
   if sentence:
-    extra |= extras.sentence(config, max_length)
-  extra["README.md"] = card.card(about, stock, tokenizer, max_length, extra)
+    extra |= extras.sentence(config, max_length or trained_length)
+  extra["README.md"] = card.card(
+      about, stock, tokenizer,
+      hub_tokenizer.cuts_to(tokenizer, trained_length, max_length), extra)
   about["card"] = card.digest(extra["README.md"])
   with claims.held(claims.beside(folder)) as claim:
     _check_free(folder, overwrite)  # Another may have written since.
-    _write(folder, stock, tensors, about, rest, tokenizer, max_length, extra,
-           claim)
+    _write(folder, stock, tensors, about, rest, hub_tokenizer.files(
+        tokenizer, trained_length, max_length), extra, claim)
   return class_prefix + kind
 
 
@@ -292,14 +293,13 @@ def _about(path):
   return about | {"model": config}
 
 
-def _write(folder, stock, tensors, about, rest, tokenizer, max_length, extra,
-           claim):
+def _write(folder, stock, tensors, about, rest, tokenizer_files, extra, claim):
   files = {"config.json": stock, "latemask.json": about}
   with files_lib.replacing(folder) as part:
     for name, content in files.items():
       (part / name).write_text(
           json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
-    for name, content in hub_tokenizer.files(tokenizer, max_length).items():
+    for name, content in tokenizer_files.items():
       (part / name).write_bytes(content)
     for name, text in extra.items():
       (part / name).parent.mkdir(exist_ok=True)

@@ -1,5 +1,8 @@
 """A tokenizer as the files that stock transformers reads."""
 
+import json
+
+from latemask.config import keys
 from latemask.data.tokenizers import huggingface
 from latemask.data.tokenizers import sentencepiece
 from latemask.data.tokenizers import sentencepiece_json
@@ -18,11 +21,11 @@ def check(tokenizer):
     sentencepiece_json.check(tokenizer)
 
 
-def files(tokenizer, max_length):
+def files(tokenizer, trained_length, max_length=None):
   """Returns {name: bytes}: the tokenizer's own files, and what stock needs.
 
   Args:
-    max_length: tokens that stock cuts texts to, where they do not say.
+    trained_length, max_length: see `cuts_to`.
 
   Raises:
     InputError: see `check`.
@@ -31,13 +34,37 @@ def files(tokenizer, max_length):
   described = (sentencepiece_json.tokenizer_json(tokenizer)
                if isinstance(tokenizer, sentencepiece.Tokenizer)
                else tokenizer.described)
-  return {"tokenizer.json": huggingface.as_json(described),
-          huggingface.SETTINGS: huggingface.as_json(
-              tokenizer_config(tokenizer, max_length))} | tokenizer.files
+  found = {"tokenizer.json": huggingface.as_json(described)} | tokenizer.files
+  if max_length or huggingface.SETTINGS not in found:
+    found[huggingface.SETTINGS] = huggingface.as_json(
+        _settings(tokenizer, trained_length, max_length))
+  return found
+
+
+def cuts_to(tokenizer, trained_length, max_length=None):
+  """Returns the tokens that stock cuts texts to; None: it cuts none.
+
+  Args:
+    trained_length: taken where the tokenizer has no settings of its own.
+    max_length: what is asked for; None: what the tokenizer's settings say.
+  """
+  length = _settings(tokenizer, trained_length, max_length).get(
+      "model_max_length")
+  # Where no one has said it, stock writes 1e30.
+  return length if length and length <= keys.MOST_TOKENS else None
+
+
+def _settings(tokenizer, trained_length, max_length):
+  """Returns the content of tokenizer_config.json, as a dict."""
+  own = tokenizer.files.get(huggingface.SETTINGS)
+  if own is None:
+    return tokenizer_config(tokenizer, max_length or trained_length)
+  asked = {"model_max_length": max_length} if max_length else {}
+  return json.loads(own) | asked
 
 
 def tokenizer_config(tokenizer, max_length):
-  """Returns the content of tokenizer_config.json, as a dict."""
+  """Returns what tokenizer_config.json says of a tokenizer without one."""
   return {"tokenizer_class": "PreTrainedTokenizerFast",
           "model_max_length": max_length,
           "clean_up_tokenization_spaces": False,

@@ -248,10 +248,6 @@ def _changes(prefix, group, before):
     if isinstance(value, dict):
       yield from _changes(f"{key}.", value, before)
     elif json.loads(json.dumps(value)) != before[key]:
-      if value is None:
-        raise errors.InputError(
-            f"{key} is None for a run, and {before[key]!r} in the file: None "
-            "cannot be given as a flag; write it into a copy of the file")
       yield f"--config.{key}={value}"
 
 

@@ -16,6 +16,7 @@ sentence-transformers reads: vectors of texts, the mean over their tokens.
 from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
+from latemask.hub import tokenizer as hub_tokenizer
 from latemask.runtime import console
 
 
@@ -29,7 +30,8 @@ def _parser():
                       "met a mask")
   parser.add_argument("--max_length", type=int,
                       help="tokens that the stock tokenizer cuts texts to; "
-                      "default: those of the rows of training")
+                      "default: those of the rows of training, or what a "
+                      "published tokenizer's own settings say")
   parser.add_argument("--average", action="store_true",
                       help="of a run with train.average_share: the average of "
                       "its parameters, not the last ones")
@@ -53,8 +55,12 @@ def main():
         with_code=args.with_code, sentence=args.sentence, steps=loaded.steps,
         rows=loaded.rows)
   print(f"{args.out}: {name}")
-  length = args.max_length or loaded.trained_length
-  if length > loaded.trained_length:
+  length = hub_tokenizer.cuts_to(
+      loaded.tokenizer, loaded.trained_length, args.max_length)
+  if length is None:
+    print("its tokenizer cuts no texts, as it came; --max_length "
+          f"{loaded.trained_length} cuts them to what was trained on")
+  elif length > loaded.trained_length:
     print("warning: its tokenizer lets through " + pretrained.beyond(
         loaded.params, loaded.trained_length, length))
   elif length < loaded.config.max_length:

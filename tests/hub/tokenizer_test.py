@@ -35,6 +35,7 @@ def test_stock_reads_it(tmp_path, make, option, has_settings, model_type):
   (out / "config.json").write_text(json.dumps({"model_type": model_type}))
   stock = transformers.AutoTokenizer.from_pretrained(out)
   assert has_settings or stock.model_max_length == 24
+  assert hub_tokenizer.cuts_to(ours, 24) == (None if has_settings else 24)
   lines = huggingface_test._lines()[:200]
   assert [ids.tolist() for ids in ours.encode(lines)] == stock(
       lines, add_special_tokens=False)["input_ids"]
@@ -42,6 +43,11 @@ def test_stock_reads_it(tmp_path, make, option, has_settings, model_type):
   found = stock(*lines[:2], return_token_type_ids=True)
   assert (ids.tolist(), types.tolist()) == (
       found["input_ids"], found["token_type_ids"])
+  # What is asked for comes before what it says itself, which stays.
+  asked = json.loads(
+      hub_tokenizer.files(ours, 24, 16)["tokenizer_config.json"])
+  assert asked["model_max_length"] == hub_tokenizer.cuts_to(ours, 24, 16) == 16
+  assert ours.settings.items() <= asked.items()
   # The way back, from a folder of ours.
   (out / "latemask.json").touch()
   back = kinds.load(out)

@@ -178,11 +178,11 @@ def test_mask_rate_x_insertion(size, places):
 def test_changes_reach_points_and_flags(tmp_path):
   points, _ = points_lib.read(
       "configs/sweeps/predict_rate.py:tiny,train.batch_size=32,"
-      "data.dir=/rows,eval.rates=()", tmp_path)
+      "data.dir=/rows,eval.rates=(),model.remat=None", tmp_path)
   first, last = points[0], points[-1]
   assert first.flags == (
       "--config=configs/sweeps/predict_rate.py:tiny", "--config.data.dir=/rows",
-      "--config.eval.rates=()", "--config.seed=1",
+      "--config.eval.rates=()", "--config.model.remat=None", "--config.seed=1",
       "--config.train.batch_size=32")
   assert last.flags[3] == "--config.masking.predict_rate=0.15"
   assert last.config.train.total_flops == sweeps.TOTAL_FLOPS["tiny"]

@@ -219,6 +219,7 @@ class How(typing.NamedTuple):
 # who has read all before it.
 FORMATS = {
     ".txt": Format(_check_nothing, _txt),
+    ".raw": Format(_check_nothing, _txt),  # WikiText's.
     ".jsonl": Format(_check_nothing, _objects),
     ".json": Format(_check_json, _objects),
     ".csv": Format(_check_nothing, functools.partial(_rows, ","), True),

@@ -5,7 +5,7 @@ S is a fixed part of the text, found without reading the other parts (but what
 is compressed, and .csv, must be read from its beginning). So shards can be
 packed in any order, by any number of processes, and packed again after a stop.
 
-  text:GLOB            .txt, .jsonl, .json (as .jsonl), .csv, .tsv, and .gz,
+  text:GLOB            .txt, .raw, .jsonl, .json, .csv, .tsv, and .gz,
                        .zst, .bz2, .xz of all; UTF-8
   files:GLOB           any files, each a document; also compressed
   parquet:GLOB         a column of .parquet files

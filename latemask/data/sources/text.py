@@ -1,4 +1,4 @@
-"""text:GLOB: files of lines, objects or rows: .txt, .jsonl, .csv, .tsv.
+"""text:GLOB: files of lines, objects or rows: .txt, .raw, .jsonl, .csv, .tsv.
 
 One of the sources of documents. In a .txt file a line is a document, or what
 stands between blank lines is one (`data.documents`). In .jsonl (or .json) a

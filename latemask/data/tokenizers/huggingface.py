@@ -392,9 +392,4 @@ def train(documents, vocab_size):
       (names[specials_lib.TRAINED.eos], specials_lib.TRAINED.eos),
       (names[specials_lib.TRAINED.bos], specials_lib.TRAINED.bos),
       add_prefix_space=True)
-  settings = {"tokenizer_class": "PreTrainedTokenizerFast",
-              "add_prefix_space": True, "clean_up_tokenization_spaces": False,
-              **{key: names[getattr(specials_lib.TRAINED, role)]
-                 for role, keys in KEYS.items() for key in keys}}
-  return of_files({"tokenizer.json": found.to_str(pretty=True).encode(),
-                   SETTINGS: as_json(settings)})
+  return of_files({"tokenizer.json": found.to_str(pretty=True).encode()})

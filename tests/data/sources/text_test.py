@@ -73,7 +73,7 @@ def _write(path, data):
                    else data)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "b.json.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.raw", "a.txt.gz", "a.jsonl", "b.json.gz"])
 def test_byte_order_mark_is_dropped(tiny, tmp_path, name):
   rows = ["one", "two \ufeff"]
   if "json" in name:
@@ -135,7 +135,7 @@ def test_what_is_left_out_is_counted(tiny, tmp_path):
       f"text:{tmp_path}/*: 5 of 11 files are read; left out: 2 without an "
       "ending, 1 .gz, 1 .md, 1 .pdf.gz, 1 broken link or the like"]
   for pattern, message in (
-      (tmp_path / "n.md", "is no file whose name ends in .txt, .jsonl, .js"),
+      (tmp_path / "n.md", "is no file whose name ends in .txt, .raw, .js"),
       (tmp_path / "n*", "matches no file ending.*left out: 1 .md, 1 without"),
       (tmp_path, "give text:.*/\\*")):
     tiny.data.source = f"text:{pattern}"

@@ -16,6 +16,7 @@ from latemask.data.tokenizers import huggingface
 from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import word_starts
 from latemask import errors
+from latemask.hub import tokenizer as hub_tokenizer
 from tests import conftest
 from tests.data.tokenizers import sentencepiece_json_test
 
@@ -221,6 +222,7 @@ def test_trained(tmp_path):
                                    "RAYON_NUM_THREADS": threads}).stdout
           for threads in ("1", "2")]
   ours = huggingface.train(conftest.make_text(400).splitlines(), 600)
+  assert hub_tokenizer.cuts_to(ours, 24) == 24
   assert told == [f"{ours.vocab_size} {ours.digest}\n"] * 2
   assert ours.specials == huggingface.specials_lib.TRAINED
   alone, = ours.encode(["time"])
