@@ -42,11 +42,11 @@ def code(config, cut_config, rest, tokenizer, stock):
   stock["auto_map"] = {
       "AutoModelForMaskedLM":
           f"{CODE.removesuffix('.py')}.{name}ForMaskedLM"}
+  stock["tie_word_embeddings"] = config.tied_output
   stock["latemask"] = {
       "late_layers": config.layers - config.insertion_layer,
       "late_are_local": list(config.local_layers[config.insertion_layer:]),
       "decoder": config.decoder, "decoder_queries": config.decoder_queries,
-      "tied_output": config.tied_output,
       "mask_token_id": tokenizer.specials.mask,
       "num_words": tokenizer.vocab_size}
   return {CODE: pathlib.Path(__file__).with_name(CODE).read_text("utf-8")}

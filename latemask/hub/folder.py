@@ -126,6 +126,8 @@ def export(config, params, tokenizer, folder, keep_layers=None,
   extra = {}
   if with_code and not has_mlm:
     extra |= extras.code(config, cut_config, rest, tokenizer, stock)
+    # The encoder's row of <mask> may be the same, and is not looked for there.
+    rest["mask_vector"] = params["mask_vector"]
   if sentence:
     extra |= extras.sentence(config, max_length or trained_length)
   extra["README.md"] = card.card(

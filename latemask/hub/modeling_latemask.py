@@ -35,6 +35,8 @@ _LEAVES = {"qkv_kernel": "qkv.weight", "qkv_bias": "qkv.bias",
            "out_kernel": "out.weight", "out_bias": "out.bias",
            "in_kernel": "into.weight", "in_bias": "into.bias",
            "kernel": "dense.weight", "bias": "dense.bias"}
+_NORM = {"scale": "weight", "bias": "bias"}
+_OUTPUT = {"output_bias": "output.bias", "output_embedding": "output.weight"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ class _Style:
       norms stand before attention and MLP; else behind them.
     modern: rotary positions, a gated MLP, no biases.
     behind_pad: positions begin behind the row of the padding.
+    embedding: name of the word embedding.
     encoder: options of the stock encoder.
   """
 
@@ -56,19 +59,20 @@ class _Style:
   final_norm: str | None
   modern: bool
   behind_pad: bool
-  encoder: dict
+  embedding: str = "word_embeddings"
+  encoder: dict = dataclasses.field(
+      default_factory=lambda: {"add_pooling_layer": False})
 
 
 _ROBERTA = ("layer_norm_eps", "hidden_dropout_prob",
             "attention_probs_dropout_prob")
 _STYLES = {
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _Style(
-        *_ROBERTA, None, False, True, {"add_pooling_layer": False})),
-    "bert": _Style(*_ROBERTA, None, False, False, {"add_pooling_layer": False}),
-    "roberta-prelayernorm": _Style(
-        *_ROBERTA, "LayerNorm", False, True, {"add_pooling_layer": False}),
+        *_ROBERTA, None, False, True)),
+    "bert": _Style(*_ROBERTA, None, False, False),
+    "roberta-prelayernorm": _Style(*_ROBERTA, "LayerNorm", False, True),
     "modernbert": _Style("norm_eps", "mlp_dropout", "attention_dropout",
-                         "final_norm", True, False, {}),
+                         "final_norm", True, False, "tok_embeddings", {}),
 }
 
 
@@ -163,11 +167,9 @@ class _Mlp(nn.Module):
     self.out = _linear(config, size, config.hidden_size)
 
   def forward(self, x_BxSxD):
-    inside = self.into(x_BxSxD)
-    if not self.gated:
-      return self.out(functional.gelu(inside))
-    first, gate = inside.chunk(2, dim=-1)
-    return self.out(functional.gelu(first) * gate)
+    first, *gate = self.into(x_BxSxD).chunk(1 + self.gated, dim=-1)
+    inside = functional.gelu(first)
+    return self.out(inside * gate[0] if gate else inside)
 
 
 class _Layer(nn.Module):
@@ -213,8 +215,8 @@ class _LateMasks:
   """The language model; the stock classes below bring the rest.
 
   config.json has in `latemask`: late_layers, late_are_local (for each),
-  decoder, decoder_queries, tied_output (else the head has an embedding of its
-  own), mask_token_id, and num_words, the ids that the tokenizer has words for.
+  decoder, decoder_queries, mask_token_id, and num_words, the ids that the
+  tokenizer has words for.
   """
 
   def __init__(self, config):
@@ -228,11 +230,16 @@ class _LateMasks:
     if style.final_norm and about["decoder"] == "cross":
       self.decoder_norm = _norm(config)
     self.head = _Head(config)
-    self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
-    if not about["tied_output"]:
-      self.output_embedding = nn.Parameter(
-          torch.zeros(config.vocab_size, config.hidden_size))
+    self.output = nn.Linear(config.hidden_size, config.vocab_size)
+    self._tied_weights_keys = {"output.weight": ".".join([
+        self.base_model_prefix, "embeddings", style.embedding, "weight"])}
     self.post_init()
+
+  def get_output_embeddings(self):
+    return self.output
+
+  def set_output_embeddings(self, new):
+    self.output = new
 
   @classmethod
   def from_pretrained(cls, name, *args, config=None, **kwargs):
@@ -284,10 +291,8 @@ class _LateMasks:
     hidden = self._late(
         *self._early(input_ids, is_kept, position, types),
         self._slots(position), position, is_mask, is_kept, is_query)
-    output = (self.get_input_embeddings().weight if about["tied_output"]
-              else self.output_embedding)
-    logits = functional.linear(self.head(hidden), output, self.output_bias
-                               ).masked_fill(~is_query[..., None], 0)
+    logits = self.output(self.head(hidden)).masked_fill(
+        ~is_query[..., None], 0)
     loss = None
     if labels is not None:
       loss = functional.cross_entropy(
@@ -337,12 +342,10 @@ class _LateMasks:
 
 def _rest(arrays, config):
   """Returns the weights of latemask.safetensors by their names here."""
-  state = {"mask_vector": arrays["mask_vector"],
-           "output_bias": arrays["output_bias"][:config.vocab_size].clone()}
-  state["output_bias"][config.latemask["num_words"]:] = _NEVER
-  if not config.latemask["tied_output"]:
-    state["output_embedding"] = arrays["output_embedding"][
-        :config.vocab_size].clone()
+  state = {"mask_vector": arrays["mask_vector"]}
+  for name in {"output_bias", "output_embedding"} & set(arrays):
+    state[_OUTPUT[name]] = arrays[name][:config.vocab_size].clone()
+  state["output.bias"][config.latemask["num_words"]:] = _NEVER
   for path, array in arrays.items():
     stack, _, inside = path.partition("/")
     if stack in ("head", "decoder_norm"):
@@ -356,11 +359,8 @@ def _rest(arrays, config):
 
 def _name(path):
   *modules, leaf = path.split("/")
-  if modules[-1].endswith("norm"):
-    leaf = {"scale": "weight", "bias": "bias"}[leaf]
-  else:
-    leaf = _LEAVES[leaf]
-  return ".".join([*modules, leaf])
+  leaves = _NORM if modules[-1].endswith("norm") else _LEAVES
+  return ".".join([*modules, leaves[leaf]])
 
 
 def _weight(path, array):

@@ -169,6 +169,31 @@ def test_it_is_saved_as_one_file_that_loads_again(tiny, tokenizer, tmp_path):
   assert torch.equal(again(ids).logits, model(ids).logits)
 
 
+@pytest.mark.parametrize("architecture, tied", [
+    ("bert", True), ("modern", True), ("modern", False)])
+def test_words_may_be_added(tiny, tokenizer, tmp_path, architecture, tied):
+  """By stock's own function; what it saves then loads again."""
+  config, params = export_test._pretrained(
+      tiny, tokenizer, architecture, tied_output=tied)
+  # Then the encoder's row of <mask> is the mask vector.
+  params["mask_vector"] = params["embedding"][specials.TRAINED.mask].copy()
+  hub_folder.export(
+      config, params, tokenizer, tmp_path / "out", with_code=True)
+  model = _load(tmp_path / "out")
+  ids = torch.tensor([[0, 20, specials.TRAINED.mask, 21, 2]])
+  with torch.no_grad():
+    before = model(ids).logits
+    model.resize_token_embeddings(config.vocab_size + 5)
+    after = model(ids).logits
+  assert after.shape[-1] == config.vocab_size + 5
+  assert torch.equal(after[..., :config.vocab_size], before)
+  assert (model.output.weight is model.get_input_embeddings().weight) == tied
+  ids[0, 1] = config.vocab_size + 4
+  model(ids, labels=ids).loss.backward()
+  model.save_pretrained(tmp_path / "more")
+  assert torch.equal(_load(tmp_path / "more")(ids).logits, model(ids).logits)
+
+
 @pytest.mark.parametrize("architecture", ["roberta_prenorm", "modern"])
 def test_the_folder_stays_what_it_is(
     tiny, tokenizer, tmp_path, architecture):
