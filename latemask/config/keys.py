@@ -250,9 +250,9 @@ OWN = {
         "classes", "multilabel", "number", "tokens", "span")),
     "task.class_weights": Key(domains.choice("none", "balanced")),
     # Rows are known by what they hold: a finished cell must agree.
-    "data.train": Key(_PATH, free=True, place=True),
-    "data.dev": Key(_PATH, free=True, place=True),
-    "data.test": Key(_PATH, free=True, place=True),
+    "data.train": Key(_PATH, free=True),
+    "data.dev": Key(_PATH, free=True),
+    "data.test": Key(_PATH, free=True),
     "data.text": Key(domains.each(domains.TEXT, least=1, distinct=True)),
     "data.label": Key(domains.TEXT),
     "data.labels": Key(domains.each(domains.TEXT, distinct=True)),

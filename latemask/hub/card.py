@@ -131,9 +131,9 @@ def _sizes(about, stock, tokenizer, cut_length):
       "positions": f"{model['max_length']}, of which {about['trained_length']} "
                    "were met in training",
       "tokenizer":
-          f"{tokenizer.vocab_size:,} pieces; "
-          f"cuts {f'texts to {cut_length} tokens' if cut_length else 'no texts'}"
-          f"; SHA-256 `{tokenizer.digest}`",
+          f"{tokenizer.vocab_size:,} pieces; cuts "
+          + (f"texts to {cut_length} tokens" if cut_length else "no texts")
+          + f"; SHA-256 `{tokenizer.digest}`",
       "steps of training": _known(about["steps"], "{:,}"),
       "packed rows of training": _known(about["rows"], "SHA-256 `{}`"),
       **{f"masking.{key}": value for key, value in masking.items()}}

@@ -98,9 +98,9 @@ def of_labels(labels, task):
     labels: their names.
     task: see `folder.export`.
   """
-  problem = ("regression" if len(labels) == 1 else
-             "multi_label_classification"
-             if task and task["kind"] == "multilabel" else None)
+  problem = ("multi_label_classification"
+             if task and task["kind"] == "multilabel" else
+             "regression" if len(labels) == 1 else None)
   return {"id2label": dict(enumerate(labels)),
           "label2id": {label: i for i, label in enumerate(labels)}} | (
               {"problem_type": problem} if problem else {})

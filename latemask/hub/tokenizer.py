@@ -35,7 +35,7 @@ def files(tokenizer, trained_length, max_length=None):
                if isinstance(tokenizer, sentencepiece.Tokenizer)
                else tokenizer.described)
   found = {"tokenizer.json": huggingface.as_json(described)} | tokenizer.files
-  if max_length or huggingface.SETTINGS not in found:
+  if max_length or not _own_settings(tokenizer):
     found[huggingface.SETTINGS] = huggingface.as_json(
         _settings(tokenizer, trained_length, max_length))
   return found
@@ -56,17 +56,19 @@ def cuts_to(tokenizer, trained_length, max_length=None):
 
 def _settings(tokenizer, trained_length, max_length):
   """Returns the content of tokenizer_config.json, as a dict."""
-  own = tokenizer.files.get(huggingface.SETTINGS)
-  if own is None:
+  own = _own_settings(tokenizer)
+  if not own:
     return tokenizer_config(tokenizer, max_length or trained_length)
   asked = {"model_max_length": max_length} if max_length else {}
-  return json.loads(own) | asked
+  return own | asked
+
+
+def _own_settings(tokenizer):
+  """Returns what its own tokenizer_config.json says; {}: nothing."""
+  return json.loads(tokenizer.files.get(huggingface.SETTINGS, b"{}"))
 
 
 def tokenizer_config(tokenizer, max_length):
   """Returns what tokenizer_config.json says of a tokenizer without one."""
-  return {"tokenizer_class": "PreTrainedTokenizerFast",
-          "model_max_length": max_length,
-          "clean_up_tokenization_spaces": False,
-          **{key: name for role, name in tokenizer.names.items()
-             for key in huggingface.KEYS[role]}}
+  return huggingface.stock_settings(tokenizer.names) | {
+      "model_max_length": max_length}

@@ -6,6 +6,7 @@ published: its class and config.json say what it does.
 
 import dataclasses
 import itertools
+import math
 
 from etils import epath
 import jax
@@ -85,8 +86,8 @@ def task_of(folder):
   kind = head
   if head == "text":
     kind = {"multi_label_classification": "multilabel"}.get(
-        stock.get("problem_type"), "classes")
-    kind = "number" if len(labels) == 1 else kind
+        stock.get("problem_type"),
+        "number" if len(labels) == 1 else "classes")
   return (task_lib.Task(
       kind, kind, () if kind in ("number", "span") else labels, (), 0,
       has_no_answers=about.get("has_no_answers", False),
@@ -188,20 +189,23 @@ def _say_tags(task, encoded, logits):
   bio = entities.are_bio(task.labels)
   for words, answer in zip(encoded.rows.texts[0],
                            kinds.answers(task, encoded, logits)):
-    tags = [task.labels[tag] for tag in answer]
+    tags = kinds.tag_names(task, answer)
     said = {"words": words, "tags": tags}
     if bio:
       said["entities"] = [
           {"type": kind, "text": " ".join(words[first:stop]),
            "first_word": first, "stop_word": stop}
-          for kind, first, stop in entities.spans(tags)]
+          for kind, first, stop in entities.spans(
+              [tag or entities.OUTSIDE for tag in tags])]
     yield said
 
 
 def _say_span(task, encoded, logits):
   for answer in kinds.best_spans(task, encoded, logits):
     yield {"answer": answer.text, "start": answer.start, "stop": answer.stop,
-           "score": round(answer.score, 6)}
+           # None where no window has a word that may be an answer.
+           "score": (round(answer.score, 6) if math.isfinite(answer.score)
+                     else None)}
 
 
 # Kind -> (task, `windows.Encoded`, logits of its windows) -> yields JSON.

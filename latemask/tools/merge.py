@@ -44,9 +44,12 @@ def main():
     config, encoder = cut.cut(
         loaded.config, loaded.params, about["keep_layers"])
     stored = adapters.load(args.adapter, config, encoder)
+    head = adapters.whole_head(
+        stored, config, pretrained.class_head(init_from, about["head"]),
+        args.adapter)
     name = hub_folder.export(
         config, adapters.merge(stored, config, encoder), loaded.tokenizer,
-        args.out, class_head=stored.params["head"],
+        args.out, class_head=head,
         labels=tuple(about["labels"]), head=about["head"], task=about["task"],
         trained_length=about["trained_length"] or loaded.trained_length,
         overwrite=args.overwrite)

@@ -27,6 +27,7 @@ from latemask.data.sources import unpack
 from latemask.finetune.tasks import own
 from latemask.predict import labels
 from latemask.predict import length
+from latemask.predict import texts as texts_lib
 from latemask.runtime import console
 from latemask.runtime import files
 
@@ -64,12 +65,11 @@ def _rows(args, labeller):
         + ("a line of text is one column: name a file of rows with --input"
            if is_lines else f"--text names {', '.join(text)}"))
   if args.input is None:
-    for number, line in enumerate(sys.stdin, 1):
-      yield own.texts_of(f"standard input, line {number:,}", kind, text,
-                         [line.rstrip("\r\n")])
+    for where, line in texts_lib.lines():
+      yield own.texts_of(where, kind, text, [line])
     return
-  for _, texts, _ in own.rows_of(args.input, kind, text):
-    yield texts
+  for _, found, _ in own.rows_of(args.input, kind, text):
+    yield found
 
 
 def main():

@@ -29,6 +29,7 @@ from latemask import errors
 from latemask.hub import pretrained
 from latemask.predict import length
 from latemask.predict import score as score_lib
+from latemask.predict import texts as texts_lib
 from latemask.runtime import console
 from latemask.runtime import files
 
@@ -97,7 +98,7 @@ def _check(args):
 def _columns(args):
   """Returns a list of (where it stands, text) for texts, or good and bad."""
   paths = args.pairs or [args.texts]
-  columns = [list(_lines(path)) for path in paths]
+  columns = [list(texts_lib.lines(path)) for path in paths]
   if args.pairs and len(paths) == 1:
     columns = list(zip(*(_two(*line) for line in columns[0])))
   elif len({len(column) for column in columns}) > 1:
@@ -107,21 +108,6 @@ def _columns(args):
   if not columns or not columns[0]:
     raise errors.InputError(f"{paths[0] or 'standard input'} has no line")
   return columns
-
-
-def _lines(path):
-  """Yields (where it stands, line) of a file, or of standard input."""
-  name = path or "standard input"
-  try:
-    with (open(path, "rb") if path else contextlib.nullcontext(
-        sys.stdin.buffer)) as file:
-      for number, line in enumerate(file, 1):
-        yield f"{name}, line {number}", line.decode(
-            "utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-  except OSError as error:
-    raise errors.InputError(f"{name} cannot be read ({error.strerror})")
-  except UnicodeDecodeError as error:
-    raise errors.InputError(f"{name}, line {number}: {error}")
 
 
 def _two(where, line):

@@ -50,13 +50,19 @@ def check(loaded, config, tokenizer):
     raise errors.InputError(
         "model.tied_output is True; train.init_from has an output embedding "
         "of its own")
-  available = _num_layers(loaded.params)
+  available = _num_layers(loaded.params, _plain_stacks(loaded.config))
   wanted = config.layers if config.decoder == "self" else (
       config.insertion_layer)
-  if loaded.config.decoder == "self" and available > wanted:
+  if available > wanted:
     raise errors.InputError(
         f"train.init_from has {available} layers, more than the {wanted} "
         "that the run has for them")
+  if loaded.config.decoder == config.decoder == "cross":
+    late, ours = (c.layers - c.insertion_layer for c in (loaded.config, config))
+    if late > ours:
+      raise errors.InputError(
+          f"train.init_from has {late} late layers, more than the {ours} that "
+          "the run has for them")
   if added.new_ids(tokenizer, loaded.tokenizer) is None:
     raise errors.InputError(
         "the run's tokenizer is not that of train.init_from; leave "
@@ -125,6 +131,8 @@ def begin(loaded, config, tokenizer, fresh, late):
         + f"; {len(new)} tokens more, each the mean of what it replaces"
         * bool(new)
         + f"; as initialised: {', '.join(stays) or 'none'}"
+        + "; not read: its late layers, which have cross-attention" * (
+            loaded.config.decoder == "cross" and not same_late)
         + f"; not read: {', '.join(loaded.unread)}" * bool(loaded.unread),
         flush=True)
   return flax.traverse_util.unflatten_dict(ours, sep="/")
@@ -139,14 +147,18 @@ def _copies(layers, new, lacking):
 _INIT_LATE = {"copy": _copies, "fresh": lambda layers, new, lacking: new}
 
 
-def _num_layers(params):
+def _plain_stacks(config):
+  """Returns the stacks whose layers are plain ones of an encoder."""
+  return ("early",) if config.decoder == "cross" else ("early", "late")
+
+
+def _num_layers(params, stacks):
   return sum(len(params[stack]["layers"]["mlp_norm"]["scale"])
-             for stack in ("early", "late") if stack in params)
+             for stack in stacks if stack in params)
 
 
 def _layers(theirs, config, inside):
   """Returns one parameter of all layers that are plain encoder layers."""
-  stacks = ("early",) if config.decoder == "cross" else ("early", "late")
   return np.concatenate([theirs[f"{stack}/layers/{inside}"]
-                         for stack in stacks
+                         for stack in _plain_stacks(config)
                          if f"{stack}/layers/{inside}" in theirs])

@@ -134,7 +134,9 @@ def _begin(program, tokenizer, checkpoints, beginning):
     if program.config.train.init_from:
       # A run that went on from a checkpoint, and is rolled back to its very
       # beginning, has not read it so far.
-      beginning = beginning or pretrained.load(program.config.train.init_from)
+      beginning = beginning or pretrained.load(
+          program.config.train.init_from,
+          program.config.data.add_mask_token)
       state = state.replace(params=init_from.begin(
           beginning, program.model.config, tokenizer, state.params,
           program.config.train.init_late))

@@ -6,6 +6,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from latemask import errors
 from latemask.bench import finetune as bench
@@ -103,16 +104,40 @@ def test_lora_comes_out_and_in(tmp_path, architecture, monkeypatch, capsys):
     np.testing.assert_allclose(
         transformers.AutoModelForSequenceClassification.from_pretrained(
             tmp_path / "again").eval()(**batch).logits, expected, atol=1e-5)
+  # peft by itself keeps what is new of a head: not BERT's pooler, which lies
+  # with the encoder, nor ModernBERT's, which lies nowhere.
+  saved = tmp_path / "of_peft/adapter_model.safetensors"
+  tensors = {name: tensor for name, tensor
+             in safetensors.numpy.load_file(saved).items()
+             if ".lora_" in name or ".classifier." in name}
+  safetensors.numpy.save_file(tensors, saved)
+
+  def refused(adapter, init_from="stock"):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+      run("--adapter", adapter, "--init_from", tmp_path / init_from,
+          "--out", tmp_path / "no")
+    assert ended.value.code == 2 and not (tmp_path / "no").exists()
+    return capsys.readouterr().err.splitlines()[-1]
+  if architecture == "bert":
+    run("--adapter", tmp_path / "of_peft", "--init_from", tmp_path / "stock",
+        "--out", tmp_path / "less")
+    np.testing.assert_array_equal(*(
+        safetensors.numpy.load_file(tmp_path / name)[at + "pooler.dense.weight"]
+        for name, at in (("less/model.safetensors", "bert."),
+                         ("stock/model.safetensors", ""))))
+  else:
+    assert "has no head.dense.weight, and the encoder" in refused(
+        tmp_path / "of_peft")
+  safetensors.numpy.save_file(
+      tensors | {"base_model.model.embeddings.more": np.zeros(3)}, saved)
+  assert "nothing here reads the weight embeddings.more" in refused(
+      tmp_path / "of_peft")
   # Another encoder is refused.
   other = tmp_path / "other"
   stock_test._folder(other, architecture, kind="ForMaskedLM")
-  capsys.readouterr()
-  with pytest.raises(SystemExit) as ended:
-    run("--adapter", stored, "--init_from", other, "--out", tmp_path / "no")
-  assert ended.value.code == 2
-  told = capsys.readouterr().err.splitlines()[-1]
+  told = refused(stored, "other")
   assert "belongs to another encoder" in told and str(tmp_path) in told
-  assert not (tmp_path / "no").exists()
 
 
 def tokenizer_batch(folder):

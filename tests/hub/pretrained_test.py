@@ -223,6 +223,25 @@ def test_another_rotary_theta_is_another_function(tiny):
       init_from.check(loaded, ours, loaded.tokenizer)
 
 
+@pytest.mark.parametrize("ours, layers, message", [
+    ({"insertion_layer": 2}, (4, 2), "has 4 layers, more than the 2"),
+    ({"decoder": "self", "layers": 3, "insertion_layer": 1}, (4, 2),
+     "has 4 layers, more than the 3"),
+    ({"insertion_layer": 5}, (4, 2), "has 2 late layers, more than the 1"),
+    ({}, (4, 2), None)])
+def test_no_layer_of_a_cross_decoder_is_dropped(tiny, ours, layers, message):
+  tiny.model.update(dict(decoder="cross", layers=6, insertion_layer=4))
+  theirs = encoder.make_model(tiny, 320).config
+  loaded = pretrained.Pretrained("there", theirs, {
+      stack: {"layers": {"mlp_norm": {"scale": np.ones(count)}}}
+      for stack, count in zip(("early", "late"), layers)},
+                                 tokenizer_lib.Tokenizer(b""), None, 64)
+  with pytest.raises(errors.InputError, match=message
+                     ) if message else contextlib.nullcontext():
+    init_from.check(loaded, dataclasses.replace(theirs, **ours),
+                    loaded.tokenizer)
+
+
 def test_positions_beyond_the_rows_learn_nothing(run):
   """32 of 64: no gradient ever came to the others."""
   _, state = run

@@ -112,6 +112,16 @@ def test_a_run_is_done_whatever_it_told_meanwhile(write, tmp_path):
     assert bool(point.done) == done
 
 
+def test_other_rows_of_ones_own_are_another_fine_tuning(tmp_path):
+  one, two = points_lib.read(
+      "configs/finetune.py,data.dev=dev.csv", tmp_path, ["runs/mine"],
+      {"data.train": ["a.csv", "b.csv"]})[0]
+  for point in (one, two):
+    point.path.parent.mkdir(parents=True, exist_ok=True)
+    point.file("done").write_text(json.dumps({"config": one.wanted}))
+  assert one.done and not two.done
+
+
 # ---- Configs
 
 

@@ -3,7 +3,9 @@
 Both are asked for (`data.add_mask_token`, `data.add_tokens`). A word takes an
 id that the vocabulary keeps unused ([unused7]), or the next one behind all. It
 is found where it stands as a word of its own, with the space before it; any
-text without it has the ids that it had.
+text without it has the ids that it had. Where it took an unused id of WordPiece
+or Unigram, it is a piece of the model, too: a longer word that holds it may be
+cut there ("statins" into "statin" and "##s").
 """
 
 import itertools

@@ -125,8 +125,13 @@ class Tokenizer(tokenizer_lib.Tokenizer):
     # That names tokens by their ids, which may be other ones now.
     before = {key: value for key, value in self.settings.items()
               if key != "added_tokens_decoder"}
-    return of_files({"tokenizer.json": as_json(described),
-                     SETTINGS: as_json(before | settings)})
+    files = {"tokenizer.json": as_json(described)}
+    if not before:  # Tokens have their usual names, and stock is told of them.
+      return of_files(files)
+    names = of_files(files | {SETTINGS: as_json(before | settings)}).names
+    # The stock class of a model alone may make another tokenizer of it.
+    return of_files(files | {SETTINGS: as_json(stock_settings(names) | before
+                                               | settings)})
 
   @functools.cached_property
   def vocab_size(self):
@@ -354,6 +359,17 @@ def _own(contents):
   return rest if is_written else contents
 
 
+def stock_settings(names):
+  """Returns what tokenizer_config.json says of a tokenizer.json.
+
+  Args:
+    names: {role: special token}.
+  """
+  return {"tokenizer_class": "PreTrainedTokenizerFast",
+          "clean_up_tokenization_spaces": False,
+          **{key: name for role, name in names.items() for key in KEYS[role]}}
+
+
 def _defined(files):
   """Returns the names of the files that tokenize; () if there are none."""
   return next((names for names in _DEFINITIONS
@@ -363,33 +379,3 @@ def _defined(files):
 def is_there(folder):
   """Returns whether a folder holds files that can be read here."""
   return bool(_defined([name for name in FILES if (folder / name).is_file()]))
-
-
-def train(documents, vocab_size):
-  """Trains a byte-level BPE, as RoBERTa's, with the five special tokens first.
-
-  A word at the beginning of a text is the same as one behind a space.
-
-  Args:
-    documents: strings.
-    vocab_size: ids wanted, specials and 256 bytes included. A small corpus
-      may give fewer.
-
-  Raises:
-    InputError: `vocab_size` is too small, or what `documents` itself raises.
-  """
-  tokenizer_lib.check_vocab_size(vocab_size)
-  found = library.Tokenizer(library.models.BPE())
-  found.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
-  found.decoder = library.decoders.ByteLevel()
-  names = specials_lib.NAMES
-  found.train_from_iterator(documents, library.trainers.BpeTrainer(
-      vocab_size=vocab_size, show_progress=False, special_tokens=[
-          library.AddedToken(name, normalized=False, special=True,
-                             lstrip=name == "<mask>") for name in names],
-      initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet()))
-  found.post_processor = library.processors.RobertaProcessing(
-      (names[specials_lib.TRAINED.eos], specials_lib.TRAINED.eos),
-      (names[specials_lib.TRAINED.bos], specials_lib.TRAINED.bos),
-      add_prefix_space=True)
-  return of_files({"tokenizer.json": found.to_str(pretty=True).encode()})

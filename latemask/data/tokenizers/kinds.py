@@ -11,6 +11,7 @@ from etils import epath
 
 from latemask.data.tokenizers import added
 from latemask.data.tokenizers import converted
+from latemask.data.tokenizers import byte_level
 from latemask.data.tokenizers import huggingface
 from latemask.data.tokenizers import sentencepiece
 from latemask.data.tokenizers import sentencepiece_json
@@ -18,7 +19,7 @@ from latemask import errors
 from latemask.runtime import files as files_lib
 
 # data.tokenizer_kind -> what trains it.
-TRAINED = {"unigram": sentencepiece.train, "bpe": huggingface.train}
+TRAINED = {"unigram": sentencepiece.train, "bpe": byte_level.train}
 # In a folder of packed rows: a tokenizer of several files, as one.
 _FILES = "tokenizer_files.json"
 

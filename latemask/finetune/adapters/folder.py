@@ -128,12 +128,46 @@ def load(folder, config, encoder):
              in hub_tensors.read(folder / _TENSORS).items()}
   head = convert.class_head_from_stock(config, tensors, folder, about["head"])
   if settings.name == "lora":
+    _check_all_is_read(config, about["head"], tensors, folder)
     params = _read_pairs(settings, config, tensors, encoder, folder)
   else:
     params = _read_changed(settings, config, tensors, encoder, folder)
   return Stored(settings, {
       "encoder": flax.traverse_util.unflatten_dict(params, sep="/"),
       "head": flax.traverse_util.unflatten_dict(head, sep="/")}, about)
+
+
+def whole_head(stored, config, beneath, folder):
+  """Returns the head's parameters, each as the adapter or the encoder has it.
+
+  peft keeps of a head what it has trained: of BERT's not the pooler.
+
+  Args:
+    stored: of `load`.
+    beneath: the head's parameters that lie with the encoder, perhaps none.
+    folder: the adapter's, for messages.
+
+  Raises:
+    InputError: neither has a part of it.
+  """
+  found = _flat(beneath) | _flat(stored.params["head"])
+  for path, row in _head_rows(config, stored.about["head"]).items():
+    if path not in found:
+      raise errors.InputError(
+          f"{folder} has no {row.names[0]}, and the encoder has none either: "
+          "there is no whole head to merge")
+  return flax.traverse_util.unflatten_dict(found, sep="/")
+
+
+def _check_all_is_read(config, head, tensors, folder):
+  """Refuses a folder of peft that has changed more than matrices and head."""
+  prefix = hf_weights.CLASSES[config.architecture][2]
+  known = {name.removeprefix(prefix) for row
+           in _head_rows(config, head).values() for name in row.names}
+  for name in tensors:
+    if ".lora_" not in name and name.removeprefix(prefix) not in known:
+      raise errors.InputError(
+          f"{folder}: nothing here reads the weight {name}")
 
 
 def merge(stored, config, encoder):

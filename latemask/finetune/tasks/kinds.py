@@ -16,6 +16,8 @@ from latemask.finetune.tasks import metrics as metrics_lib
 _MOST_SPAN_TOKENS = 30
 # Of the spans of a window: pairs of so many best beginnings and ends.
 _BEST_SPOTS = 20
+# In a table, of a word that no window holds.
+_NO_TAG = "_"
 # A token that is not asked for: a special one, or not the first of its word.
 NO_TARGET = -1
 
@@ -147,6 +149,11 @@ def _tags(task, logits):
                    np.argmax(words_NxC, axis=-1)) for words_NxC in logits]
 
 
+def tag_names(task, tags):
+  """Returns the names of tags; None of a word that no window holds."""
+  return [task.labels[tag] if tag >= 0 else None for tag in tags]
+
+
 def _shares(task, shares_C):
   return ", ".join(f"{share:.1%} {label}"
                    for share, label in zip(shares_C, task.labels))
@@ -192,8 +199,10 @@ KINDS = {
         _tags, lambda task: (
             ("entity_f1",) if entities.are_bio(task.labels)
             else ("word_accuracy", "word_macro_f1")),
-        lambda task, tags: " ".join(task.labels[tag] for tag in tags),
-        lambda task, tags: ", ".join(sorted({task.labels[t] for t in tags})),
+        lambda task, tags: " ".join(
+            name or _NO_TAG for name in tag_names(task, tags)),
+        lambda task, tags: ", ".join(sorted(
+            {name or _NO_TAG for name in tag_names(task, tags)})),
         lambda task, labels: _about_classes(task, np.concatenate(labels))),
     "span": Kind(
         "span", lambda labels: 2, best_spans,

@@ -25,6 +25,19 @@ def _sklearn(name, **options):
   return metric
 
 
+def _by_label(average):
+  """Returns the F1 of classes, or of columns of labels, and its average."""
+  several = _sklearn("f1_score", average=average, zero_division=0)
+  one = _sklearn("f1_score", zero_division=0)
+
+  def metric(task, labels, found):
+    # A column by itself would be taken for a class and its opposite.
+    if np.shape(labels)[1:] == (1,):
+      return one(task, labels[:, 0], found[:, 0])
+    return several(task, labels, found)
+  return metric
+
+
 def _scipy(name):
   def metric(task, labels, found):
     del task
@@ -85,8 +98,8 @@ METRICS = {
     "matthews": _sklearn("matthews_corrcoef"),
     "accuracy": _sklearn("accuracy_score"),
     "f1": _sklearn("f1_score", zero_division=0),  # That of class 1.
-    "macro_f1": _sklearn("f1_score", average="macro", zero_division=0),
-    "micro_f1": _sklearn("f1_score", average="micro", zero_division=0),
+    "macro_f1": _by_label("macro"),
+    "micro_f1": _by_label("micro"),
     "pearson": _scipy("pearsonr"), "spearman": _scipy("spearmanr"),
     "entity_f1": _entity_f1,
     "word_accuracy": _by_word(_sklearn("accuracy_score")),

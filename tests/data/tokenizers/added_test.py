@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from latemask.data.tokenizers import added
+from latemask.data.tokenizers import huggingface
 from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import sentencepiece
 from latemask import errors
+from latemask.hub import tokenizer as hub_tokenizer
 from tests import conftest
 from tests.data.tokenizers import huggingface_test
 
@@ -53,6 +55,28 @@ def test_words(folder, tmp_path):
       TEXTS + lines, add_special_tokens=False)["input_ids"]
   starts_V = after.word_start_V("spaces")
   assert starts_V[new].all() or not has_unused
+
+
+@pytest.mark.parametrize("model_type", ["roberta-prelayernorm", "modernbert"])
+@pytest.mark.parametrize("settings", [None, {}, {"add_prefix_space": True}])
+def test_stock_is_told_of_what_had_no_settings(tmp_path, model_type, settings):
+  """Whatever stock takes the model's own class of tokenizers for."""
+  ours = kinds._huggingface(sentencepiece.train(
+      conftest.make_text(300).splitlines(), 400))
+  if settings is not None:
+    ours = huggingface.of_files(ours.files | {
+        "tokenizer_config.json": json.dumps(settings).encode()})
+  after = added.with_words(ours, WORDS)
+  (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+  for name, content in hub_tokenizer.files(after, 24).items():
+    (tmp_path / name).write_bytes(content)
+  stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  lines = TEXTS + conftest.make_text(50, seed=2).splitlines()
+  assert [ids.tolist() for ids in after.encode(lines)] == stock(
+      lines, add_special_tokens=False)["input_ids"]
+  assert stock.mask_token_id == after.specials.mask
+  assert stock.pad_token_id == after.specials.pad
+  assert (stock.model_max_length == 24) == (not settings)
 
 
 def test_words_of_a_sentencepiece_model():

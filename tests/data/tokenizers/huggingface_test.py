@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tokenizers as library
 
+from latemask.data.tokenizers import byte_level
 from latemask.data.tokenizers import huggingface
 from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import word_starts
@@ -213,15 +214,15 @@ def test_record_and_folder(both, tmp_path):
 def test_trained(tmp_path):
   """The same bytes with one thread and with two; a word is a word."""
   (tmp_path / "text").write_text(conftest.make_text(400))
-  program = ("import sys; from latemask.data.tokenizers import huggingface;"
-             "t = huggingface.train(open(sys.argv[1]).read().splitlines(), 600)"
+  program = ("import sys; from latemask.data.tokenizers import byte_level;"
+             "t = byte_level.train(open(sys.argv[1]).read().splitlines(), 600)"
              ";print(t.vocab_size, t.digest)")
   told = [subprocess.run(
       [sys.executable, "-c", program, tmp_path / "text"], check=True,
       capture_output=True, text=True, env=os.environ | {"TOKENIZERS_PARALLELISM": "true",
                                    "RAYON_NUM_THREADS": threads}).stdout
           for threads in ("1", "2")]
-  ours = huggingface.train(conftest.make_text(400).splitlines(), 600)
+  ours = byte_level.train(conftest.make_text(400).splitlines(), 600)
   assert hub_tokenizer.cuts_to(ours, 24) == 24
   assert told == [f"{ours.vocab_size} {ours.digest}\n"] * 2
   assert ours.specials == huggingface.specials_lib.TRAINED
@@ -236,7 +237,7 @@ def test_trained(tmp_path):
   assert [ids.tolist() for ids in ours.encode(lines)] == stock(
       lines, add_special_tokens=False)["input_ids"]
   with pytest.raises(errors.InputError, match="at least 262"):
-    huggingface.train(["text"], 261)
+    byte_level.train(["text"], 261)
 
 
 _ONLY_AN_END = json.loads(library.processors.TemplateProcessing(
