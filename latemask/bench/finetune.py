@@ -274,6 +274,13 @@ def _run(args):
   for config in _configs(args):
     rates = config.grid.learning_rates
     finetune_run.check(config)
+    for key, value, usual in (
+        ("task.class_weights", getattr(config.task, "class_weights", "none"),
+         "none"),
+        ("optimizer.clip_norm", config.optimizer.clip_norm, None)):
+      if value != usual:
+        raise errors.InputError(
+            f"{key} is {value!r}; the peer knows {usual!r} alone")
     model, params, tokenizer, trained_length = finetune_run.load(config)
     data, = data_lib.read(config, params, tokenizer, trained_length)
     program = finetune_step.make_program(

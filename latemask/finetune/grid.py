@@ -143,17 +143,21 @@ def cell_path(workdir, name, cell):
   return workdir / "cells" / name / f"{cell}.json"
 
 
-def is_finished(workdir, data, cell):
-  """Whether a cell has a result, of the same weights and rows."""
-  path = cell_path(workdir, data.name, cell)
-  if not path.exists():
-    return False
-  if _read_json(path)["digest"] != data.digest:
-    raise errors.InputError(
-        f"{path} comes from other weights, initial values or rows than this "
-        "command has (max_length None once meant all positions); choose "
-        "another --workdir")
-  return True
+def check_digests(workdir, data):
+  """Checks that all results of a task are of the same weights and rows.
+
+  Also those of cells that are in the grid no longer: the best is chosen among
+  all.
+
+  Raises:
+    InputError: one is of others.
+  """
+  for path in sorted((workdir / "cells" / data.name).glob("*.json")):
+    if _read_json(path)["digest"] != data.digest:
+      raise errors.InputError(
+          f"{path} comes from other weights, initial values or rows than this "
+          "command has (max_length None once meant all positions); choose "
+          "another --workdir")
 
 
 def _read_json(path):

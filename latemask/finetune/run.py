@@ -68,11 +68,13 @@ def _finetune(config, workdir, claim):
   model, params, tokenizer, trained_length = load(config)
   datas = data_lib.read(config, params, tokenizer, trained_length)
   best.check(config, workdir, datas, tokenizer)
+  for data in datas:
+    grid_lib.check_digests(workdir, data)
   cells = sorted(itertools.starmap(grid_lib.Cell, itertools.product(
       config.grid.batch_sizes, config.grid.learning_rates,
       config.grid.seeds)))
   todo = [(data, cell) for data in datas for cell in cells
-          if not grid_lib.is_finished(workdir, data, cell)]
+          if not grid_lib.cell_path(workdir, data.name, cell).exists()]
   names = [data.name for data, _ in todo]
   if not distributed.is_same(f"{[(d.name, d.digest, c) for d, c in todo]}"):
     raise errors.InputError(

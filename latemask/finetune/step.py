@@ -151,7 +151,8 @@ class Program:
           self._logits(whole, rows, key_drop), targets,
           rows[0] == self.specials.pad, weights_B,
           self.class_weights and jnp.array(self.class_weights))
-      return loss_sum / weight
+      # Windows within one endless word have nothing to learn from.
+      return loss_sum / jnp.where(weight > 0, weight, 1)
 
     loss, grads = jax.value_and_grad(mean_loss)(state.params)
     updates, opt_state = self.optimizer.update(

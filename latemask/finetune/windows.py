@@ -62,13 +62,16 @@ def encode(tokenizer, task, rows, max_length):
   found, row_W, spots, num_cut = [], [], [], 0
   for number, (texts, marks) in enumerate(texts_of(tokenizer, rows)):
     room = max_length - template.num_specials(len(texts))
-    if sum(map(len, texts)) > room and task.stride is None:
-      num_cut += 1
+    is_cut = False
     for kept, first in _windows(texts, room, task.stride):
+      # Of the last text the windows hold all, if there are any.
+      is_cut |= any(len(some) < len(text) for some, text in list(
+          zip(kept, texts))[:None if task.stride is None else -1])
       place = template.starts([len(text) for text in kept])[-1]
       found.append(template.row(kept))
       row_W.append(number)
       spots.append(spots_of(marks, first, len(kept[-1]), place))
+    num_cut += is_cut
   ids, types = ([row[i] for row in found] for i in range(2))
   return Encoded(
       rows, ids, types, tokenizer.specials.pad,
@@ -88,10 +91,14 @@ def _windows(texts, room, stride):
   if stride is None or sum(map(len, texts)) <= room:
     yield _cut(texts, room), 0
     return
-  # The other of two texts is whole in each window, up to half of the room.
+  # The other of two texts is whole in each window, up to half of the room, or
+  # to what a short last one leaves.
   *others, long = texts
-  others = [other[:room // 2] for other in others]
+  others = [other[:max(room // 2, room - len(long))] for other in others]
   size = room - sum(map(len, others))
+  if len(long) <= size:
+    yield (*others, long), 0
+    return
   if stride >= size:
     raise errors.InputError(
         f"data.stride is {stride}, and a window has room for {size} tokens of "

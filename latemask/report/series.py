@@ -6,6 +6,7 @@ else mask rate and insertion layer, and then the fewest others that tell all
 series apart. The folders of a sweep say the same keys, and are left out.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -136,14 +137,22 @@ def group_glue(glues, names):
     names: {real path of a pre-training run: its label}.
   """
   found, order = {}, list(dict.fromkeys(names.values()))
-  for s in group(glues, ())[0]:
-    for member, folder in zip(s.runs, s.folders):
+  # Runs that differ in their seed alone are one beginning.
+  told = [dataclasses.replace(one, config=one.config | {
+      "init_from": names.get(one.begun_from, one.config["init_from"])})
+          for one in glues]
+  of_told = dict(zip(map(id, told), glues))
+  several = len({one.begun_from for one in glues}) > 1
+  for s in group(told, ())[0]:
+    members = [of_told[id(run)] for run in s.runs]
+    times = collections.Counter(member.begun_from for member in members)
+    for member, folder in zip(members, s.folders):
       values, begun = dict(s.values), names.get(member.begun_from)
-      if "init_from" in values and begun:
-        del values["init_from"]
+      if begun and several:
+        values.pop("init_from", None)
         label = ", ".join(filter(None, [begun, _keys(values)]))
         values["init_from"] = begun
-        label += f" ({folder})" if len(s.runs) > 1 else ""
+        label += f" ({folder})" if times[member.begun_from] > 1 else ""
       else:
         label = _label([folder], values)
       place = order.index(begun) if begun else len(order)

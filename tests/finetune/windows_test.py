@@ -45,6 +45,19 @@ def test_pairs_and_cuts(tokenizer):
     assert cut.num_cut == 1
 
 
+def test_a_long_first_text_beside_a_short_one(tokenizer):
+  """Windows are of the last text; the first has what that leaves."""
+  long, short = "the old time was " * 20, "he"
+  strided = dataclasses.replace(_CLASSES, stride=4)
+  for task_of in (_CLASSES, strided):
+    found = windows.encode(
+        tokenizer, task_of, task.Rows(([long], [short]), None), 40)
+    assert [len(ids) for ids in found.ids] == [40] and found.num_cut == 1
+  found = windows.encode(
+      tokenizer, strided, task.Rows(([short], [long]), None), 40)
+  assert len(found.ids) > 3 and found.num_cut == 0
+
+
 @pytest.mark.parametrize("lengths", [(9, 9), (20, 3), (3, 20), (6, 5)])
 @pytest.mark.parametrize("max_length", [6, 7, 14, 15, 40])
 def test_the_longer_text_is_cut_first(lengths, max_length):

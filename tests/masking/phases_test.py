@@ -78,3 +78,12 @@ def test_phases_that_cannot_be(tiny, found, message):
   with pytest.raises(errors.InputError, match=message) as refused:
     step_lib.build(tiny, VOCABULARY)
   assert "\n" not in str(refused.value)
+
+
+def test_no_predict_rate_is_passed_over(tiny):
+  tiny.masking.update(rate=0.5, predict_rate=0.25)
+  tiny.masking.phases = ((0.5, 0.5), (0.3, 0.5, 0.2))
+  with pytest.raises(errors.InputError, match="a phase of masking.phases has "):
+    step_lib.build(tiny, VOCABULARY)
+  tiny.masking.phases = ((0.5, 0.5, 0.4), (0.3, 0.5, 0.2))
+  assert len(step_lib.build(tiny, VOCABULARY).phases) == 2

@@ -3,6 +3,7 @@
 import json
 
 from latemask.report import reading
+from latemask.report import scores
 from latemask.report import series as series_lib
 from tests.report import made
 
@@ -59,3 +60,28 @@ def test_names_have_the_folders(tmp_path):
   assert labels("y") == {
       f"mask rate {rate}": f"masking.rate={rate}_seed=0"
       for rate in (0.3, 0.4)}
+
+
+def test_fine_tunings_that_differ_are_no_seeds_of_one(tmp_path):
+  """Of two runs of one series: told to do the same, or not."""
+  for seed in (1, 2):
+    made.run(tmp_path / f"run{seed}", seed=seed)
+    made.glue(tmp_path / f"same{seed}", tmp_path / f"run{seed}")
+    made.glue(tmp_path / f"other{seed}", tmp_path / f"run{seed}",
+              max_length=64 * seed)
+  found = reading.read([tmp_path])
+  names = {str(tmp_path / f"run{seed}"): "the runs" for seed in (1, 2)}
+  grouped = series_lib.group_glue(found.glues, names)
+  assert sorted(sorted(s.folders) for s in grouped) == [
+      ["other1"], ["other2"], ["same1", "same2"]]
+  assert all(s.label.startswith("the runs") for s in grouped)
+  assert len({s.label for s in grouped}) == 3
+
+
+def test_what_began_from_scratch_says_nothing_of_a_run(tmp_path):
+  made.glue(tmp_path / "tuned", tmp_path / "run", quality=0.4)
+  made.glue(tmp_path / "scratch", tmp_path / "run", quality=0.9,
+            from_scratch=True)
+  (average,) = scores.averages(reading.read([tmp_path]).glues).values()
+  (alone,) = scores.averages(reading.read([tmp_path / "tuned"]).glues).values()
+  assert average == alone

@@ -5,6 +5,7 @@ several that overlap), R rows, C outputs, S tokens of a window.
 """
 
 import dataclasses
+import json
 from typing import Callable
 
 import numpy as np
@@ -154,6 +155,17 @@ def tag_names(task, tags):
   return [task.labels[tag] if tag >= 0 else None for tag in tags]
 
 
+def _tags_in_a_row(task, tags):
+  return " ".join(name or _NO_TAG for name in tag_names(task, tags))
+
+
+def _tags_in_words(task, tags):
+  """Returns the tag of all words, or else each."""
+  names = set(tag_names(task, tags))
+  return (names.pop() or _NO_TAG) if len(names) == 1 else (
+      _tags_in_a_row(task, tags))
+
+
 def _shares(task, shares_C):
   return ", ".join(f"{share:.1%} {label}"
                    for share, label in zip(shares_C, task.labels))
@@ -173,6 +185,14 @@ def _label(task, answer):
   return task.labels[answer]
 
 
+def _joined_labels(task, answer_C):
+  """Returns names as a file of rows has them: parted, or as a list."""
+  names = [name for name, is_on in zip(task.labels, answer_C > 0) if is_on]
+  if any(task.separator in name for name in task.labels):
+    return json.dumps(names, ensure_ascii=False)
+  return task.separator.join(names)
+
+
 def _labels_in_words(task, answer_C):
   return ", ".join(np.array(task.labels)[answer_C > 0]) or "no label"
 
@@ -186,23 +206,21 @@ KINDS = {
     "multilabel": Kind(
         "text", len, _mean_of_windows, _above_half,
         lambda task: ("micro_f1", "macro_f1"),
-        lambda task, answer: ",".join(np.array(task.labels)[answer > 0]),
+        _joined_labels,
         _labels_in_words,
         lambda task, labels_RxC: _shares(task, np.mean(labels_RxC, axis=0))),
     "number": Kind(
         "text", lambda labels: 1, _mean_of_windows, _number,
         lambda task: ("pearson", "spearman"),
         lambda task, answer: f"{answer:.6g}",
-        lambda task, answer: f"{answer:.2f}", _about_numbers),
+        lambda task, answer: f"{answer:.6g}", _about_numbers),
     "tokens": Kind(
         "tokens", len, _mean_of_words,
         _tags, lambda task: (
             ("entity_f1",) if entities.are_bio(task.labels)
             else ("word_accuracy", "word_macro_f1")),
-        lambda task, tags: " ".join(
-            name or _NO_TAG for name in tag_names(task, tags)),
-        lambda task, tags: ", ".join(sorted(
-            {name or _NO_TAG for name in tag_names(task, tags)})),
+        _tags_in_a_row,
+        _tags_in_words,
         lambda task, labels: _about_classes(task, np.concatenate(labels))),
     "span": Kind(
         "span", lambda labels: 2, best_spans,

@@ -82,6 +82,10 @@ class _Multilabel(_Classes):
 
   array = staticmethod(np.array)
 
+  def fields(self, labels):
+    del labels
+    return {"separator": self._separator}
+
 
 class _Number:
   """Numbers, which are learned in units of their deviation."""
@@ -111,7 +115,7 @@ class _Number:
 
   def fields(self, labels):
     scale = float(np.std(labels))
-    if not scale:
+    if not np.ptp(labels):  # That of equal numbers is 0 to rounding alone.
       raise errors.InputError(
           f"all rows have the number {labels[0]:g} in {self._column}; there is "
           "nothing to learn")
@@ -162,12 +166,15 @@ class _Answers:
         cell = json.loads(cell or "[]")
       except ValueError:
         cell = "?"
-    if isinstance(cell, dict):  # As in `datasets`: a list of each.
-      cell = [{"text": text, "answer_start": start} for text, start in zip(
-          cell.get("text", ()), cell.get("answer_start", ()))]
+    if isinstance(cell, dict) and isinstance(cell.get("text"), str):
+      cell = [cell]
     try:
-      answers = tuple(task_lib.Answer(int(a["answer_start"]), a["text"])
-                      for a in cell or () if a["text"])
+      if isinstance(cell, dict):  # As in `datasets`: a list of each.
+        cell = [{"text": text, "answer_start": start} for text, start in zip(
+            cell["text"], cell["answer_start"])]
+      answers = tuple(
+          task_lib.Answer(int(a["answer_start"]), _text(a["text"]))
+          for a in cell or () if a["text"])
     except (KeyError, TypeError, ValueError) as error:
       raise errors.InputError(
           f"{where}: {self._column} is {cell!r:.60}; it must be a list of "
@@ -194,18 +201,35 @@ def _name(where, column, cell):
   """Returns a label as text; numbers are names, too."""
   if isinstance(cell, float) and cell.is_integer():
     cell = int(cell)
-  if not isinstance(cell, (str, int, float)) or not str(cell).strip():
+  is_nan = isinstance(cell, float) and math.isnan(cell)  # None, in a table.
+  if not isinstance(cell, (str, int, float)) or is_nan or not str(
+      cell).strip():
     raise errors.InputError(
         f"{where}: {column} is {cell!r:.40}; it must be a label")
   return str(cell).strip()
 
 
+def _text(text):
+  """Returns a text.
+
+  Raises:
+    TypeError: it is none.
+  """
+  if not isinstance(text, str):
+    raise TypeError(text)
+  return text
+
+
 def _sorted(names):
   """Returns names in order, numbers by what they are."""
+  names = sorted(names)  # "1" before "1.0", whatever order they came in.
   try:
-    return tuple(sorted(names, key=float))
+    numbers = {name: float(name) for name in names}
   except ValueError:
-    return tuple(sorted(names))
+    return tuple(names)
+  if any(map(math.isnan, numbers.values())):
+    return tuple(names)
+  return tuple(sorted(names, key=numbers.get))
 
 
 def listed(cell):

@@ -41,6 +41,8 @@ def _by_label(average):
 def _scipy(name):
   def metric(task, labels, found):
     del task
+    if len(labels) < 2:
+      return np.nan  # Of one row nothing is known.
     from scipy import stats
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", stats.ConstantInputWarning)
@@ -52,6 +54,13 @@ def _by_word(metric):
   """Returns a metric of classes as one of tags, each word a row."""
   return lambda task, labels, found: metric(
       task, *map(np.concatenate, (labels, found)))
+
+
+def _macro_f1_of_tags(task, labels_W, found_W):
+  # What was cut off has no tag: that is wrong, and no tag of its own.
+  tags = np.union1d(labels_W, found_W[found_W >= 0])
+  return _sklearn("f1_score", average="macro", zero_division=0, labels=tags)(
+      task, labels_W, found_W)
 
 
 def _entity_f1(task, labels, found):
@@ -103,8 +112,7 @@ METRICS = {
     "pearson": _scipy("pearsonr"), "spearman": _scipy("spearmanr"),
     "entity_f1": _entity_f1,
     "word_accuracy": _by_word(_sklearn("accuracy_score")),
-    "word_macro_f1": _by_word(
-        _sklearn("f1_score", average="macro", zero_division=0)),
+    "word_macro_f1": _by_word(_macro_f1_of_tags),
     "exact_match": _of_best_answer(
         lambda wanted, given: float(_words(wanted) == _words(given))),
     "span_f1": _of_best_answer(_overlap),

@@ -25,6 +25,7 @@ class Task:
     has_no_answers: spans: there are questions without an answer.
     text: columns of its texts.
     stride: of its windows, see `windows.encode`.
+    separator: between several labels in a cell of a table.
   """
 
   name: str
@@ -39,6 +40,7 @@ class Task:
   has_no_answers: bool = False
   text: tuple[str, ...] = ()
   stride: int | None = None
+  separator: str = ","
 
 
 @dataclasses.dataclass(frozen=True)

@@ -177,7 +177,7 @@ def test_one_answer_to_all_rows():
   assert _one_answer("sst2", same * [[1], [-1]]) is None
   assert _one_answer("sst2", same[:1]) is None  # A row has but one.
   # Scores are cut to 0 to 5, and then compared.
-  assert _one_answer("stsb", np.array([[7.0], [9.0]])) == "5.00"
+  assert _one_answer("stsb", np.array([[7.0], [9.0]])) == "5"
   assert _one_answer("stsb", np.array([[1.0], [1.1]])) is None
 
 
