@@ -19,7 +19,6 @@ import dataclasses
 import itertools
 import threading
 
-from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
@@ -29,6 +28,7 @@ from latemask.data import order
 from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask import errors
 from latemask.runtime import distributed
+from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
 
 
@@ -78,7 +78,7 @@ class Checkpoints:
     self._failed_steps = set()
     self._saving = None  # The step of the save that runs beside training.
     self._manager = ocp.CheckpointManager(
-        epath.Path(workdir).absolute() / "checkpoints",
+        files.absolute(workdir) / "checkpoints",
         options=ocp.CheckpointManagerOptions(
             max_to_keep=config.checkpoint.keep,
             cleanup_tmp_directories=True))

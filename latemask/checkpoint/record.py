@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask import errors
 from latemask.model import partition
+from latemask.runtime import files
 from latemask.runtime import rng
 
 
@@ -58,7 +59,7 @@ def read(path, average=False):
   Raises:
     InputError: there is no whole checkpoint, or it has no average.
   """
-  path = epath.Path(path).absolute()
+  path = files.absolute(path)
   params_of = "average" if average else "params"
   with _whole(path):
     run, tree = _run_and_tree(path)
@@ -94,7 +95,7 @@ def described(path):
     InputError: there is no whole checkpoint.
   """
   with _whole(path):
-    run, tree = _run_and_tree(epath.Path(path).absolute())
+    run, tree = _run_and_tree(files.absolute(path))
     return run["config"], {
         partition.path_name(name): tuple(leaf.shape)
         for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
@@ -112,7 +113,7 @@ def read_field(path, field, shapes):
   Raises:
     InputError: there is no whole checkpoint.
   """
-  path, wanted = epath.Path(path).absolute(), {field: shapes}
+  path, wanted = files.absolute(path), {field: shapes}
   with _whole(path):
     run, _ = _run_and_tree(path)
     found = ocp.PyTreeCheckpointer().restore(

@@ -209,7 +209,7 @@ def reading(paths, sizes, name, cache_dir):
   copies = [folder / epath.Path(path).name for path in paths]
   missing = [(path, copy, size) for path, copy, size in zip(
       paths, copies, sizes)
-             if not copy.exists() or copy.stat().length != size]
+             if not copy.exists() or files.size(copy) != size]
   with tqdm.tqdm(total=sum(size for *_, size in missing), unit="B",
                  unit_scale=True, desc=f"copying rows to {folder}",
                  disable=not missing) as bar:

@@ -16,6 +16,7 @@ from latemask.data.sources import table as sources_lib
 from latemask.data.tokenizers import kinds as tokenizers_lib
 from latemask.data.tokenizers import tokenizer as tokenizer_lib
 from latemask import errors
+from latemask.runtime import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _has_all_shards(directory, manifest):
     file = directory / shard["file"]
     if not file.exists() and not file.with_suffix(".json").exists():
       return False
-    if not file.exists() or file.stat().length != shard["bytes"]:
+    if not file.exists() or files.size(file) != shard["bytes"]:
       raise errors.InputError(
           f"{file} is missing or cut off; {shards_lib.advice(file)}")
   return True

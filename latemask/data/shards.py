@@ -102,7 +102,7 @@ def pack(job, shard, progress=lambda num_bytes: None):
     result = add(parts.values(), COUNTS) | {
         "bad_documents": bad.count, "first_bad_document": bad.first,
         "file": path.name, "sha256": _sha256(file),
-        "bytes": file.stat().length}
+        "bytes": files.size(file)}
   if job.split:
     result["parts"] = parts
   files.write_json(path.with_suffix(".json"), result, sort_keys=True)

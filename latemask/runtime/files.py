@@ -26,6 +26,22 @@ def is_remote(path):
   return "://" in str(path)
 
 
+def absolute(path):
+  """Returns a path that is the same in any working folder, as Orbax asks for.
+
+  epath's own takes gs:// for the name of a local folder.
+  """
+  path = epath.Path(path)
+  return path if is_remote(path) else path.absolute()
+
+
+def size(path):
+  """Returns the bytes of a file."""
+  # epath looks up the name of the owner, who may have none on this machine.
+  return (epath.Path(path).stat().length if is_remote(path) else
+          os.stat(path).st_size)
+
+
 def check_writable(folder):
   """Refuses a folder that is read-only or cannot be made; makes nothing.
 

@@ -63,6 +63,7 @@ class Writer:
     self._path = epath.Path(workdir) / "metrics.jsonl"
     self._is_active = jax.process_index() == 0
     self._file = self._summary = None
+    self._opened = contextlib.ExitStack()
     self.cut(start_step)
 
   def cut(self, step):
@@ -86,12 +87,12 @@ class Writer:
     if not self._is_active:
       return
     with _full_disk(self._path):
-      if self._file:
-        self._file.close()
+      self._opened.close()
       if self._path.exists():
         with files.writing(self._path) as part:
           part.write_text("".join(kept))
-      self._file = self._path.open("a")
+      # On gs:// what opens gives a file only as a context.
+      self._file = self._opened.enter_context(self._path.open("a"))
     self._copy(lambda summary: summary.close())
     self._summary = _summary_writer(self._workdir, step + 1)
 
@@ -120,7 +121,7 @@ class Writer:
     if self._is_active:
       # A line that would not go to a full disk would not go now either.
       with contextlib.suppress(OSError):
-        self._file.close()
+        self._opened.close()
       self._copy(lambda summary: summary.close())
 
   def _copy(self, write):

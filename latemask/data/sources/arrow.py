@@ -12,8 +12,6 @@ import json
 import os
 import typing
 
-from etils import epath
-
 from latemask import errors
 from latemask.runtime import files as files_lib
 
@@ -72,17 +70,20 @@ def naming(path, what):
     raise errors.InputError(said) from error
 
 
-def _open(path):
+def open_file(path):
+  """Opens a file for pyarrow, which knows gs:// by itself."""
   import pyarrow as pa
   if files_lib.is_remote(path):
-    return pa.PythonFile(epath.Path(path).open("rb"))
-  return pa.OSFile(path)
+    from pyarrow import fs
+    system, path = fs.FileSystem.from_uri(str(path))
+    return system.open_input_file(path)
+  return pa.OSFile(str(path))
 
 
 def _map(path):
   """Opens a file of which little is read: only what is looked at."""
   import pyarrow as pa
-  return _open(path) if files_lib.is_remote(path) else pa.memory_map(path)
+  return open_file(path) if files_lib.is_remote(path) else pa.memory_map(path)
 
 
 def _column(path, schema, fields):
@@ -108,7 +109,7 @@ def _column(path, schema, fields):
 
 def _parquet_layout(path, fields):
   import pyarrow.parquet as pq
-  with naming(path, "parquet"), _open(path) as source:
+  with naming(path, "parquet"), open_file(path) as source:
     file = pq.ParquetFile(source)
     column = _column(path, file.schema_arrow, fields)
     number = next(i for i in range(len(file.schema))
@@ -121,7 +122,7 @@ def _parquet_layout(path, fields):
 
 def _parquet_arrays(path, layout, group):
   import pyarrow.parquet as pq
-  with naming(path, "parquet"), _open(path) as source:
+  with naming(path, "parquet"), open_file(path) as source:
     # With a buffer a column is read page by page, not as a whole.
     file = pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     batch_rows = max(1, min(_MOST_BATCH_ROWS, group.num_rows * _BATCH_BYTES
@@ -167,7 +168,7 @@ def _stream(path, source, schema):
 
 def _arrow_arrays(path, layout, group):
   import pyarrow as pa
-  with naming(path, "Arrow"), _open(path) as source:
+  with naming(path, "Arrow"), open_file(path) as source:
     if source.read(len(_MAGIC)) == _MAGIC:
       names = pa.ipc.open_file(source).schema.names
       batch = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(

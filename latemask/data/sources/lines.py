@@ -102,7 +102,7 @@ def describe(path):
   is read.
   """
   if files_lib.is_remote(path):
-    return {"bytes": epath.Path(path).stat().length}
+    return {"bytes": files_lib.size(path)}
   status = os.stat(path)
   return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns,
           "sha256": _sampled_sha256(path, status.st_size)}

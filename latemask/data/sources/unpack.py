@@ -16,6 +16,7 @@ from isal import igzip
 from isal import isal_zlib
 
 from latemask import errors
+from latemask.runtime import files
 
 _BUFFER_BYTES = 1 << 20
 # Of compressed bytes, so few at a time, as they may become very many.
@@ -133,7 +134,7 @@ def is_packed(path):
 
 def text_bytes(path):
   """Returns the bytes of text in a file; of a packed one an estimate."""
-  size = epath.Path(path).stat().length
+  size = files.size(path)
   packing = ending(path)[1]
   return _PACKINGS[packing][1](path, size) if packing else size
 

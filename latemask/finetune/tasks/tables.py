@@ -112,7 +112,7 @@ def _objects(path, columns):
 
 def _parquet(path, columns):
   import pyarrow.parquet as pq
-  with arrow.naming(path, "parquet"), epath.Path(path).open("rb") as source:
+  with arrow.naming(path, "parquet"), arrow.open_file(path) as source:
     file = pq.ParquetFile(source)
     _places(path, columns, file.schema_arrow.names)
     first = 1
