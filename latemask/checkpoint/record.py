@@ -45,6 +45,15 @@ def steps(workdir):
   return ocp.utils.checkpoint_steps(epath.Path(workdir) / "checkpoints")
 
 
+def tokenizer(workdir):
+  """Returns the tokenizer of a workdir's newest whole checkpoint, or None."""
+  for step in sorted(steps(workdir), reverse=True):
+    path = files.absolute(workdir) / "checkpoints" / str(step)
+    with contextlib.suppress(errors.InputError), _whole(path):
+      return tokenizers_lib.of_record(_run_and_tree(path)[0]["tokenizer"])
+  return None
+
+
 def read(path, average=False):
   """Reads a checkpoint for something else than going on with its run.
 

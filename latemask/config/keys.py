@@ -49,7 +49,8 @@ class Key:
       tells, what there is to do. All else changes the result.
     place: it says where something lies: another path to it makes no other run
       of a sweep.
-    before: the value that does what was done before the key was there.
+    before: the value that does what was done before the key was there, as JSON
+      has it.
     kept: the default does something else, so what was begun before the key
       goes on with `before`, whatever the config says.
     instead: the key that stands in its place today; what was begun with the
@@ -104,7 +105,7 @@ PRETRAINING = {
     "data.eval_source": Key(_PATH, before=None),
 
     "masking.rate": Key(_SHARE),
-    "masking.phases": Key(domains.PHASES, before=[]),  # As JSON has it.
+    "masking.phases": Key(domains.PHASES, before=[]),
     "masking.unit": Key(domains.choice("token", "word", "span")),
     "masking.word_starts": Key(
         domains.choice("spaces", "scripts"), before="spaces", kept=True),
@@ -231,7 +232,7 @@ _FINETUNING = {
     "adapter.dropout": Key(_SHARE_OR_0, before=0.0),
     "adapter.matrices": Key(domains.each(
         domains.choice("qkv", "out", "mlp_in", "mlp_out"), least=1,
-        distinct=True), before=("qkv", "out", "mlp_in", "mlp_out")),
+        distinct=True), before=["qkv", "out", "mlp_in", "mlp_out"]),
 }
 
 # configs/glue.py.

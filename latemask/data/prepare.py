@@ -169,6 +169,10 @@ def _tokenizer(config, sources, directory, given):
               "space" if tokenizer.first_word_differs else ""), flush=True)
   elif found and (directory / "manifest.json").exists():
     return found, True  # Trained before a stop.
+  elif config.train.init_from:
+    raise errors.InputError(
+        f"nothing tells which tokenizer the rows in {directory} are to have: "
+        "train.init_from is read no longer, and no checkpoint is whole")
   else:
     start_secs = time.monotonic()
     print(f"training a tokenizer of {config.data.vocab_size:,} pieces (about "

@@ -121,13 +121,14 @@ def draw(config, masked, names, guesses):
              linestyle=(0, (4, 2)))
   for place, (word, is_right) in guesses.items():
     ax.text(place, layers - 0.3, word, rotation=90, ha="center", va="bottom",
-            fontweight="bold" if is_right else "normal")
+            fontweight="bold" if is_right else "normal", parse_math=False)
   ax.text(-1.0, layers - 0.3, "guess", ha="right", va="bottom")
   ax.set_xlim(-0.7, length - 0.3)
   ax.set_ylim(-0.6, layers - 0.4)
   ax.set_xticks(range(length), names, rotation=90)
   for label, kind in zip(ax.get_xticklabels(), kind_L):
     label.set_color("black" if kind == _KEPT else "0.6")
+    label.set_parse_math(False)  # "$$" is a token.
   # Counted from 0, as model.insertion_layer counts them.
   ax.set_yticks(range(layers))
   ax.set_ylabel("layer")

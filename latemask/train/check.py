@@ -18,6 +18,19 @@ from latemask.train import init_state
 from latemask.train import step as step_lib
 
 
+def given_tokenizer(config, workdir, beginning):
+  """Returns the tokenizer that a run has from `train.init_from`, or None.
+
+  A run that goes on has it in its checkpoints: what it began with may be gone.
+
+  Args:
+    beginning: what it names, where the run begins with it, else None.
+  """
+  if beginning:
+    return beginning.tokenizer
+  return record_lib.tokenizer(workdir) if config.train.init_from else None
+
+
 def check(config, workdir, but=()):
   """Checks all that can be checked before anything is written.
 
@@ -40,8 +53,8 @@ def check(config, workdir, but=()):
         config.train.init_from, config.data.add_mask_token)
   # A run that goes on has that of its rows.
   tokenizer = tokenizers_lib.of_config(
-      config, beginning and beginning.tokenizer) or tokenizers_lib.saved(
-          packed_set.directory_of(config, workdir))
+      config, given_tokenizer(config, workdir, beginning)
+  ) or tokenizers_lib.saved(packed_set.directory_of(config, workdir))
   # A tokenizer still to be trained may come out smaller, never larger.
   vocabulary = (tokenizer.vocabulary(config.masking.word_starts) if tokenizer
                 else specials.trained(config.data.vocab_size))

@@ -58,6 +58,10 @@ def _check(begun, config, workdir):
     raise errors.InputError(
         refusal + "masking.phases are shares of these, and would begin at "
         "other ones")
+  if begun.train.average_share:
+    raise errors.InputError(
+        refusal + "train.average_share is one of these, and the average so far "
+        "is of fewer steps")
   kind = begun.optimizer.schedule
   step = max(record_lib.steps(workdir), default=0)
   if kind not in _MAY:

@@ -76,7 +76,8 @@ def train(config, workdir):
 
 def _train(config, workdir, beginning, claim, is_longer):
   """Trains in a workdir that this program has to itself."""
-  packed = _prepare(config, workdir, beginning and beginning.tokenizer)
+  packed = _prepare(config, workdir, check_lib.given_tokenizer(
+      config, workdir, beginning))
   tokenizer = packed.tokenizer
   program = step_lib.build(
       config, tokenizer.vocabulary(config.masking.word_starts))
@@ -264,6 +265,8 @@ def _prepare(config, workdir, tokenizer):
       packed = prepare_lib.prepare(config, directory, tokenizer=tokenizer)
     except errors.InputError as error:
       refusal = error
+  # Packing may take longer than a collective waits.
+  distributed.meet("rows")
   # A barrier that also tells the others whether there is anything to wait for.
   if not distributed.everywhere(refusal is None):
     raise refusal or errors.InputError("process 0 could not pack the rows")

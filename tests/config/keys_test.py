@@ -1,5 +1,6 @@
 """One table of keys: it is complete, and what it lets through can be built."""
 
+import json
 import re
 
 import pytest
@@ -152,3 +153,12 @@ def test_unknown_and_missing_keys():
   del config["model"]["widht"]
   with pytest.raises(errors.InputError, match="says nothing of model.width"):
     keys.check(config)
+
+
+def test_what_was_done_before_is_as_json_has_it():
+  """Or a run that is older than a key would never be as begun."""
+  for table in (keys.PRETRAINING, keys.GLUE, keys.OWN):
+    for key, row in table.items():
+      if row.before is not keys._ALWAYS:
+        assert json.loads(json.dumps(row.before)) == row.before, key
+        assert not isinstance(row.before, tuple), key

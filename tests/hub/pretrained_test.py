@@ -182,6 +182,28 @@ def test_tokenizer_of_another(tiny_run, run, tmp_path):
   run_lib.train(tiny_run, tmp_path / "shared")
 
 
+@pytest.mark.slow
+def test_rows_of_a_run_that_went_on_can_be_packed_again(
+    tiny_run, run, tmp_path):
+  """A shard of them or all, with its tokenizer, as the message says."""
+  tiny_run.train.init_from = str(run[0])
+  tiny_run.data.tokenizer, tiny_run.data.dir = None, None
+  tiny_run.data.vocab_size = 400  # Of a tokenizer that none may train.
+  tiny_run.train.num_steps = tiny_run.checkpoint.every_steps = 2
+  run_lib.train(tiny_run, tmp_path / "out")
+  data = tmp_path / "out/data"
+  manifest = json.loads((data / "manifest.json").read_text())
+  tiny_run.train.init_from = str(tmp_path / "moved_away")
+  for path in (tmp_path / "out/config.json",):
+    path.write_text(path.read_text().replace(
+        json.dumps(str(run[0])), json.dumps(tiny_run.train.init_from)))
+  for name in ("rows-00000-of-0000*", "*"):
+    for path in data.glob(name):
+      path.unlink()
+    run_lib.train(tiny_run, tmp_path / "out")
+    assert json.loads((data / "manifest.json").read_text()) == manifest
+
+
 def _rows_of(workdir):
   """Returns the data.dir of a run."""
   return json.loads((workdir / "config.json").read_text())["data"]["dir"]

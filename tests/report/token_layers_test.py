@@ -1,5 +1,6 @@
 """Which token is computed at which layer, against brute force; the command."""
 
+import io
 import json
 import types
 
@@ -73,7 +74,9 @@ def test_layers_are_counted_as_the_key_counts_them():
   masked = jax.device_get(selection.mask_batch(
       plan_lib.make_plan(tiny, specials.trained(320)), jax.random.key(3), np.zeros(1, np.int32),
       conftest.random_rows(4, 32)[2:3]))
-  figure = token_layers_lib.draw(config, masked, ["x"] * 32, {})
+  # What looks like a formula is a token, too.
+  figure = token_layers_lib.draw(config, masked, ["$$", "$_$"] * 16, {})
+  figure.savefig(io.BytesIO())
   ax, = figure.axes
   first = tiny.model.insertion_layer
   assert [label.get_text() for label in ax.get_yticklabels()] == [

@@ -67,6 +67,8 @@ def test_the_warm_up_stays(tiny, tmp_path):
     ({"optimizer.schedule": "constant", "train.total_flops": 1e12},
      "train.total_flops sets them"),
     ({"optimizer.schedule": "wsd"}, "decay has begun before step 17"),
+    ({"optimizer.schedule": "constant", "train.average_share": 0.1},
+     "the average so far is of fewer steps"),
 ])
 def test_what_cannot_be_made_longer(tiny, tmp_path, monkeypatch, changes,
                                     message):
