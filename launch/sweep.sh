@@ -57,12 +57,17 @@ elif [ ${#sweep[@]} -gt 0 ]; then
 fi
 
 IFS=, read -ra vms <<< "$names"
+# Words that cannot be used for the first cannot be used for the others.
+code=0
+bash "$root/launch/tpu_vm.sh" "$action" --name "${vms[0]}" --dry_run \
+  ${options[@]+"${options[@]}"} ${command[@]+"${command[@]}"} > /dev/null ||
+  code=$?
+[ $code -ne 2 ] || exit 2
 first=0
 for vm in "${vms[@]}"; do
   code=0
   bash "$root/launch/tpu_vm.sh" "$action" --name "$vm" \
     ${options[@]+"${options[@]}"} ${command[@]+"${command[@]}"} || code=$?
-  [ $code -ne 2 ] || exit 2  # The same words cannot be used for the others.
   if [ $code -ne 0 ]; then
     echo "launch/sweep.sh: $vm: exit code $code" >&2
     [ $first -ne 0 ] || first=$code

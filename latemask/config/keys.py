@@ -134,7 +134,7 @@ PRETRAINING = {
     "model.global_every": Key(domains.whole(1, _MOST_LAYERS), before=1),
     "model.local_window": Key(domains.even(2, MOST_TOKENS), before=128),
     "model.local_rotary_theta": Key(_POSITIVE, before=10_000.0),
-    "model.tied_output": Key(domains.YES_NO, before=True),
+    "model.tied_output": Key(domains.YES_NO, before=True, kept=True),
     "model.norm_eps": Key(domains.real("[0, 1]")),
     "model.dtype": Key(_DTYPE),
     "model.attention": Key(
@@ -245,15 +245,15 @@ GLUE = {
     **_FINETUNING,
 }
 
+# Where people's own rows lie. No record of a sweep had these once.
+ROWS = ("data.train", "data.dev", "data.test")
 # configs/finetune.py.
 OWN = {
     "task.kind": Key(domains.choice(
         "classes", "multilabel", "number", "tokens", "span")),
     "task.class_weights": Key(domains.choice("none", "balanced")),
     # Rows are known by what they hold: a finished cell must agree.
-    "data.train": Key(_PATH, free=True),
-    "data.dev": Key(_PATH, free=True),
-    "data.test": Key(_PATH, free=True),
+    **dict.fromkeys(ROWS, Key(_PATH, free=True)),
     "data.text": Key(domains.each(domains.TEXT, least=1, distinct=True)),
     "data.label": Key(domains.TEXT),
     "data.labels": Key(domains.each(domains.TEXT, distinct=True)),

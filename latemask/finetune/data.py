@@ -161,7 +161,7 @@ def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
       distributed.say(f"{task.name}, {split}: warning: {found.num_cut:,} of "
                       f"{len(there):,} rows are cut to {max_length} tokens "
                       "(max_length)" + "; data.stride makes windows of them"
-                      * is_own)
+                      * (is_own and task.stride is None))
     if not split.startswith("test"):
       for array in (*found.ids, *(
           found.targets if isinstance(found.targets, list)
@@ -171,6 +171,9 @@ def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
       config.task.class_weights, task, rows["train"].labels) if is_own else None
   if weights:
     digest.update(repr(weights).encode())
+  # Its F1 was its accuracy once: scores from then are others.
+  if task.kind == "multilabel" and len(task.labels) == 1:
+    digest.update(b"f1 of the label")
   lengths_W = np.concatenate([e.lengths_W for e in encoded.values()])
   num_epochs = config.grid.num_epochs or task.num_epochs
   num_cells = math.prod(map(len, (

@@ -55,10 +55,12 @@ def encode(tokenizer, task, rows, max_length):
       windows, where two texts are too long, the longer one is cut.
 
   Raises:
-    InputError: windows of a text would not move on.
+    InputError: windows of a text would not move on, or `Template.check_pairs`.
   """
   texts_of, spots_of, target_of = _BY_KIND.get(task.kind, _OF_TEXTS)
   template = tokenizer.template
+  if len(rows.texts) == 2:
+    template.check_pairs()
   found, row_W, spots, num_cut = [], [], [], 0
   for number, (texts, marks) in enumerate(texts_of(tokenizer, rows)):
     room = max_length - template.num_specials(len(texts))

@@ -43,12 +43,6 @@ def plans(config, vocabulary):
   if abs(total - 1) > _TOLERANCE:
     raise errors.InputError(
         f"masking.phases have shares that sum to {total:g}; it must be 1")
-  if rule.predict_rate is not None and any(
-      len(phase) < 3 for phase in rule.phases):
-    raise errors.InputError(
-        f"masking.predict_rate is {rule.predict_rate:g}, and a phase of "
-        "masking.phases has none of its own, its third number; give each one, "
-        "or masking.predict_rate=None")
   found = []
   for rate, share, *predict_rate in rule.phases:
     of_phase = rule.copy_and_resolve_references()

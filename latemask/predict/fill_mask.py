@@ -15,6 +15,7 @@ from latemask.model import parts
 from latemask.model import products
 from latemask.model import word_embedding
 from latemask.predict import length
+from latemask.predict import texts
 
 # Of a word that goes on in the piece beside it; and of a space alone.
 JOINED, SPACE = "##", "\u2423"
@@ -68,6 +69,7 @@ class Filler:
     Raises:
       InputError: no mask, or too long and `truncate` is False.
     """
+    texts.check(text)
     if self.mask not in text:
       raise errors.InputError(f"no {self.mask} in {text!r}")
     special = self._tokenizer.specials

@@ -79,10 +79,11 @@ class Scorer:
     self._log_probabilities = log_probabilities
     self._starts_V = None
     if within_word:
-      if loaded.tokenizer.spaces_are_behind:
+      if loaded.tokenizer.spaces_are_behind or not (
+          loaded.tokenizer.marks_words(_WORD_STARTS)):
         raise errors.InputError(
             "--within_word needs a tokenizer whose words begin with a space; "
-            "in this one they end with it")
+            "in this one they do not")
       self._starts_V = loaded.tokenizer.word_start_V(_WORD_STARTS)
 
   def ids(self, text, truncate=False):

@@ -6,6 +6,18 @@ import sys
 from latemask import errors
 
 
+def check(text):
+  """Checks a text that may come from the command line.
+
+  Raises:
+    InputError: it has bytes that are no UTF-8, or half of a character.
+  """
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise errors.InputError(f"{text!r:.80} is no UTF-8") from error
+
+
 def lines(path=None):
   """Yields (where it stands, line), without the line's end.
 

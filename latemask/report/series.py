@@ -151,7 +151,8 @@ def group_glue(glues, names):
       if begun and several:
         values.pop("init_from", None)
         label = ", ".join(filter(None, [begun, _keys(values)]))
-        values["init_from"] = begun
+        if "init_from" in s.values:
+          values["init_from"] = begun
         label += f" ({folder})" if times[member.begun_from] > 1 else ""
       else:
         label = _label([folder], values)

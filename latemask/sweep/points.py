@@ -71,9 +71,10 @@ class Point:
     begun = record.get("config", {})
     wanted = keys.as_begun(begun, self.wanted)
     found = keys.fill(begun, wanted)
-    # Of a fine-tuning, free keys say what there is to do.
-    free = () if "task" in self.config else keys.names(
-        keys.PRETRAINING, "free")
+    # Of a fine-tuning, free keys say what there is to do; and what was done
+    # before says nothing of its rows.
+    free = (set(keys.ROWS) - set(begun) if "task" in self.config else
+            keys.names(keys.PRETRAINING, "free"))
     differing = {key for key in found | wanted
                  if found.get(key) != wanted.get(key)}
     return None if differing.difference(free) else record

@@ -20,6 +20,7 @@ from latemask.data.tokenizers import word_starts
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.predict import fill_mask as fill_mask_lib
+from latemask.predict import texts as texts_lib
 from latemask.report import look as look_lib
 from latemask.report import token_layers as token_layers_lib
 from latemask.runtime import console
@@ -45,6 +46,7 @@ def _run(args):
         f"--out is {out}; it must end in {', '.join(_SUFFIXES)}")
   files.check_writable(out.parent)
   loaded = pretrained.load(args.workdir)
+  texts_lib.check(args.text)
   filler = fill_mask_lib.Filler(loaded)
   ids_L, masked = token_layers_lib.mask(
       loaded.masking, loaded.tokenizer, args.text, args.seed)

@@ -18,17 +18,21 @@ from latemask.train import init_state
 from latemask.train import step as step_lib
 
 
-def given_tokenizer(config, workdir, beginning):
-  """Returns the tokenizer that a run has from `train.init_from`, or None.
+def of_rows(config, workdir, beginning):
+  """Returns (config of a run's rows, its tokenizer from `train.init_from`).
 
-  A run that goes on has it in its checkpoints: what it began with may be gone.
+  A run that goes on has it in its checkpoints, with the words that it got: what
+  it began with may be gone. None: the config says which.
 
   Args:
-    beginning: what it names, where the run begins with it, else None.
+    beginning: what `train.init_from` names, where the run begins with it.
   """
-  if beginning:
-    return beginning.tokenizer
-  return record_lib.tokenizer(workdir) if config.train.init_from else None
+  if beginning or not config.train.init_from or config.data.tokenizer:
+    return config, beginning and beginning.tokenizer
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.data.add_tokens = None
+  return config, record_lib.tokenizer(workdir)
 
 
 def check(config, workdir, but=()):
@@ -52,12 +56,24 @@ def check(config, workdir, but=()):
     beginning = pretrained.load(
         config.train.init_from, config.data.add_mask_token)
   # A run that goes on has that of its rows.
-  tokenizer = tokenizers_lib.of_config(
-      config, given_tokenizer(config, workdir, beginning)
-  ) or tokenizers_lib.saved(packed_set.directory_of(config, workdir))
+  tokenizer = tokenizers_lib.of_config(*of_rows(
+      config, workdir, beginning)) or tokenizers_lib.saved(
+          packed_set.directory_of(config, workdir))
   # A tokenizer still to be trained may come out smaller, never larger.
   vocabulary = (tokenizer.vocabulary(config.masking.word_starts) if tokenizer
                 else specials.trained(config.data.vocab_size))
+  rule = config.masking
+  begins = not (epath.Path(workdir) / "config.json").exists()
+  if begins and rule.predict_rate is not None and any(
+      len(phase) < 3 for phase in rule.phases):
+    raise errors.InputError(
+        f"masking.predict_rate is {rule.predict_rate:g}, and a phase of "
+        "masking.phases has none of its own, its third number; give each one, "
+        "or masking.predict_rate=None")
+  if tokenizer and rule.unit == "word" and not tokenizer.marks_words(
+      rule.word_starts):
+    raise errors.InputError(
+        "masking.unit is word; this tokenizer does not say where words begin")
   program = step_lib.build(config, vocabulary)
   num_steps = program.config.train.num_steps
   first = config.metrics.profile_step

@@ -76,8 +76,8 @@ def train(config, workdir):
 
 def _train(config, workdir, beginning, claim, is_longer):
   """Trains in a workdir that this program has to itself."""
-  packed = _prepare(config, workdir, check_lib.given_tokenizer(
-      config, workdir, beginning))
+  of_rows, given = check_lib.of_rows(config, workdir, beginning)
+  packed = _prepare(of_rows, workdir, given)
   tokenizer = packed.tokenizer
   program = step_lib.build(
       config, tokenizer.vocabulary(config.masking.word_starts))

@@ -7,6 +7,7 @@ import pytest
 from latemask.data.tokenizers import specials
 from latemask import errors
 from latemask.masking import phases
+from latemask.train import check as check_lib
 from latemask.train import step as step_lib
 from tests import conftest
 
@@ -80,10 +81,12 @@ def test_phases_that_cannot_be(tiny, found, message):
   assert "\n" not in str(refused.value)
 
 
-def test_no_predict_rate_is_passed_over(tiny):
+def test_no_predict_rate_is_passed_over(tiny_run, tmp_path):
+  tiny = tiny_run
   tiny.masking.update(rate=0.5, predict_rate=0.25)
   tiny.masking.phases = ((0.5, 0.5), (0.3, 0.5, 0.2))
   with pytest.raises(errors.InputError, match="a phase of masking.phases has "):
-    step_lib.build(tiny, VOCABULARY)
+    check_lib.check(tiny, tmp_path / "run")
   tiny.masking.phases = ((0.5, 0.5, 0.4), (0.3, 0.5, 0.2))
-  assert len(step_lib.build(tiny, VOCABULARY).phases) == 2
+  program, _ = check_lib.check(tiny, tmp_path / "run")
+  assert len(program.phases) == 2

@@ -35,8 +35,8 @@ def test_names_are_what_differs(tmp_path):
       width, lr]
   # What a run is comes before how it is watched.
   steps = "train.num_steps"
-  assert name(a={steps: 12, "eval.every_steps": 5},
-              b={steps: 16, "eval.every_steps": 7})[1] == [steps]
+  assert name(a={steps: 12, "eval.max_rows": 5},
+              b={steps: 16, "eval.max_rows": 7})[1] == [steps]
 
 
 def test_names_have_the_folders(tmp_path):

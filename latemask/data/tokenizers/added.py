@@ -117,7 +117,16 @@ def _with(tokenizer, tokens, unused=(), **settings):
     pieces = [[renamed.get(name, name), score] for name, score in pieces]
   added = [token for token in described["added_tokens"]
            if token["content"] not in renamed]
-  added += [token | {"id": index} for token, index in zip(tokens, ids)]
-  return tokenizer.replaced(described | {
+  new = [token | {"id": index} for token, index in zip(tokens, ids)]
+  found = tokenizer.replaced(described | {
       "model": model | {"vocab": pieces},
-      "added_tokens": sorted(added, key=lambda token: token["id"])}, settings)
+      "added_tokens": sorted(added + new, key=lambda token: token["id"])},
+                             settings)
+  there = found.library_tokens
+  for token in new:
+    if there[token["content"]] != token["id"]:
+      raise errors.InputError(
+          f"{token['content']!r} would get the id {there[token['content']]}, "
+          f"which is taken, and not {token['id']}: this vocabulary has gaps, "
+          "and nothing can be added to it")
+  return found

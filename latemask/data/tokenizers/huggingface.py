@@ -21,6 +21,7 @@ from latemask.data.tokenizers import published
 from latemask.data.tokenizers import specials as specials_lib
 from latemask.data.tokenizers import spelling
 from latemask.data.tokenizers import tokenizer as tokenizer_lib
+from latemask.data.tokenizers import word_starts
 from latemask import errors
 
 # Packing has a process a core; threads beside those would only be in the way.
@@ -102,7 +103,9 @@ class Tokenizer(tokenizer_lib.Tokenizer):
   @functools.cached_property
   def described(self):
     """The JSON of the library's object."""
-    return published.described(self._definition, self.settings)
+    return published.described(
+        self._definition, self.settings,
+        self.files.get("added_tokens.json", b"{}"))
 
   @functools.cached_property
   def _with_mask(self):
@@ -240,7 +243,12 @@ class Tokenizer(tokenizer_lib.Tokenizer):
                             self.described["decoder"]])
     kind = (self.described["model"]["type"]
             if "ByteLevel" not in described else "ByteLevel")
-    return [spelling.text(kind, self._tokens[index], self.described["model"])
+    # Added ones are text as it is, and may take the space before them.
+    added = {token["id"]: word_starts.SPACE * token["lstrip"] + token["content"]
+             for token in self.described["added_tokens"]
+             if not token["special"]}
+    return [added.get(index) or spelling.text(
+        kind, self._tokens[index], self.described["model"])
             if index in self._tokens else ""
             for index in range(self.vocab_size)]
 

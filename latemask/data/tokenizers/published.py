@@ -9,26 +9,61 @@ import json
 import tokenizers as library
 
 from latemask.data.tokenizers import specials as specials_lib
+from latemask import errors
+
+# Stock classes whose files say all of what they do, by the first of these.
+_CLASSES = {
+    "vocab.txt": ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer",
+                  "MobileBertTokenizer", "LayoutLMTokenizer",
+                  "SqueezeBertTokenizer"),
+    "vocab.json": ("RobertaTokenizer", "GPT2Tokenizer", "BartTokenizer",
+                   "LongformerTokenizer")}
 
 
-def described(files, settings):
+def described(files, settings, added=b"{}"):
   """Returns the content of tokenizer.json, as a dict.
 
   Args:
     files: {name: bytes} of what tokenizes: tokenizer.json itself, vocab.txt, or
       vocab.json and merges.txt.
     settings: what the files beside it say.
+    added: added_tokens.json.
+
+  Raises:
+    InputError: the files are those of another class of tokenizers.
   """
   if "tokenizer.json" in files:
-    return json.loads(files["tokenizer.json"])
-  return json.loads(
+    content = files["tokenizer.json"].decode()
+    found = json.loads(content)
+    if "type" not in found["model"]:  # Before tokenizers 0.9.
+      found = json.loads(library.Tokenizer.from_str(content).to_str())
+    return found
+  _check_class(min(files, key=["vocab.txt", "vocab.json", "merges.txt"].index),
+               settings)
+  found = (
       wordpiece(files["vocab.txt"], settings) if "vocab.txt" in files else
       byte_level(json.loads(files["vocab.json"]), files["merges.txt"].decode(),
                  settings))
+  _add_others(found, settings, json.loads(added))
+  return json.loads(found.to_str())
+
+
+def _check_class(name, settings):
+  called = str(settings.get("tokenizer_class") or _CLASSES[name][0])
+  # An export of latemask names none of them beside the vocabulary.
+  if called.removesuffix("Fast") not in (
+      *_CLASSES[name], "PreTrainedTokenizer"):
+    raise errors.InputError(
+        f"{name} is read as that of {_CLASSES[name][0]}, and it is of "
+        f"{called}; save the folder with a tokenizer.json")
+  if settings.get("word_tokenizer_type", "basic") != "basic":
+    raise errors.InputError(
+        f"its words are cut by {settings['word_tokenizer_type']!r}, which is "
+        "not read")
 
 
 def wordpiece(vocab_txt, settings):
-  """Returns the JSON of BERT's tokenizer with the words of a vocab.txt."""
+  """Returns BERT's tokenizer with the words of a vocab.txt."""
   words = vocab_txt.decode().splitlines()
   vocabulary = {word: index for index, word in enumerate(words)}
   found = library.Tokenizer(library.models.WordPiece(
@@ -46,11 +81,20 @@ def wordpiece(vocab_txt, settings):
       single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
       special_tokens=[(name, vocabulary[name])
                       for name in ("[CLS]", "[SEP]")])
-  return found.to_str()
+  return found
 
 
 def byte_level(vocabulary, merges_txt, settings):
-  """Returns the JSON of RoBERTa's tokenizer with a vocabulary and merges."""
+  """Returns RoBERTa's tokenizer with a vocabulary and merges.
+
+  Raises:
+    InputError: these are of characters, not of bytes.
+  """
+  lacking = set(library.pre_tokenizers.ByteLevel.alphabet()) - set(vocabulary)
+  if lacking:
+    raise errors.InputError(
+        f"vocab.json has not all 256 bytes ({len(lacking)} are missing): it is "
+        "not RoBERTa's; save the folder with a tokenizer.json")
   merges = [tuple(line.split(" ")) for line in merges_txt.splitlines()
             if line and not line.startswith("#version")]
   found = library.Tokenizer(library.models.BPE(
@@ -63,12 +107,41 @@ def byte_level(vocabulary, merges_txt, settings):
   found.post_processor = library.processors.RobertaProcessing(
       *((name, vocabulary[name]) for name in ("</s>", "<s>")),
       add_prefix_space=space)
-  return found.to_str()
+  return found
+
+
+def _add_others(found, settings, added):
+  """Adds the tokens that a vocabulary got later, at the ids that they have.
+
+  Args:
+    added: {token: id} of added_tokens.json, where the settings say nothing.
+
+  Raises:
+    InputError: an id that is not the next one.
+  """
+  of_id = {int(index): token for index, token in
+           settings.get("added_tokens_decoder", {}).items()} or {
+               index: {"content": content} for content, index in added.items()}
+  for index, token in sorted(of_id.items()):
+    name = token["content"]
+    if found.token_to_id(name) is None:
+      special = token.get("special", False)
+      add = found.add_special_tokens if special else found.add_tokens
+      add([library.AddedToken(
+          name, special=special, normalized=token.get(
+              "normalized", not special),
+          **{key: token.get(key, False)
+             for key in ("lstrip", "rstrip", "single_word")})])
+    if found.token_to_id(name) != index:
+      raise errors.InputError(
+          f"the added token {name!r} has the id {index}, and would get "
+          f"{found.token_to_id(name)} here")
 
 
 def _add_specials(found, vocabulary, names, settings):
   """Makes those of some names that are there special tokens."""
-  told = {value["content"]: value for value in settings.values()
+  told = {value["content"]: value for value in (
+      *settings.values(), *settings.get("added_tokens_decoder", {}).values())
           if isinstance(value, dict) and "content" in value}
   found.add_special_tokens([
       library.AddedToken(name, normalized=False, special=True, **{

@@ -32,6 +32,19 @@ class Template:
   def _parts(self, num_texts):
     return self.single if num_texts == 1 else self.pair
 
+  def check_pairs(self):
+    """Checks that two texts become one document.
+
+    Raises:
+      InputError: a row of two has no beginning, or two.
+    """
+    (bos, _), *_ = self.single
+    first, *others = [index for index, _ in self.pair]
+    if first != bos or bos in others:
+      raise errors.InputError(
+          "its post-processor does not put two texts behind one beginning, as "
+          "rows of pairs here have them")
+
   def num_specials(self, num_texts):
     """Returns how many ids a row has besides those of its texts."""
     return len(self._parts(num_texts)) - num_texts
@@ -166,6 +179,10 @@ class Tokenizer(abc.ABC):
     begins = word_starts.WORD_STARTS[rule]
     return self._is_special_V | np.array(
         [bool(piece) and begins(piece) for piece in self.pieces])
+
+  def marks_words(self, rule):
+    """Returns whether any ordinary id begins a word; see `word_start_V`."""
+    return bool((self.word_start_V(rule) & ~self._is_special_V).any())
 
   def vocabulary(self, rule):
     """Returns the `specials.Vocabulary`; `rule` as in `word_start_V`."""

@@ -67,6 +67,11 @@ class _Multilabel(_Classes):
           f"{data.train}: no row has a label in {data.label}")
 
   def _cells(self, where, cell):
+    if isinstance(cell, str) and cell.startswith("["):  # As in .jsonl.
+      try:
+        cell = json.loads(cell)
+      except ValueError:
+        pass  # A name may begin so.
     if isinstance(cell, str):
       cell = [name.strip() for name in cell.split(self._separator)
               if name.strip()]

@@ -1,6 +1,7 @@
 """Words and masks that a vocabulary gets: an id each, and nothing else moves."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from tests.data.tokenizers import huggingface_test
 folder = huggingface_test.folder
 transformers = pytest.importorskip("transformers")
 
-WORDS = ["corvid", "Zwieback", "myocardial"]
-TEXTS = ["corvid of the corvid", "the myocardial, and (Zwieback).",
-         "Zwieback", "the house of corvid-like premyocardial"]
+WORDS = ["corvid", "M\u00fcller", "myocardial"]
+TEXTS = ["corvid of the corvid", "the myocardial, and (M\u00fcller).",
+         "M\u00fcller", "the house of corvid-like premyocardial"]
 
 
 def _base(folder):
@@ -45,16 +46,19 @@ def test_words(folder, tmp_path):
     assert sum(i in new for i in ids) == count, (text, ids, words)
   for index in new:
     pieces = added.replaced_pieces(after, index, before)
-    assert before.specials.unk in pieces or (
-        before.decode(pieces).strip().lower() in [w.lower() for w in WORDS])
+    plain = "".join(c for c in unicodedata.normalize(
+        "NFD", before.decode(pieces).strip().lower())
+                    if not unicodedata.combining(c))
+    assert before.specials.unk in pieces or plain in (
+        "corvid", "muller", "myocardial")
   # And stock has the same.
   for name, content in after.files.items():
     (tmp_path / name).write_bytes(content)
   stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
   assert [ids.tolist() for ids in after.encode(TEXTS + lines)] == stock(
       TEXTS + lines, add_special_tokens=False)["input_ids"]
-  starts_V = after.word_start_V("spaces")
-  assert starts_V[new].all() or not has_unused
+  assert after.word_start_V("spaces")[new].all()
+  assert [after.pieces[i].strip("\u2581") for i in new] == WORDS
 
 
 @pytest.mark.parametrize("model_type", ["roberta-prelayernorm", "modernbert"])
@@ -94,7 +98,7 @@ def test_a_mask_only_if_asked(tmp_path):
   whole = kinds.load(tmp_path).described
   whole["added_tokens"] = [token for token in whole["added_tokens"]
                            if token["content"] != "[MASK]"]
-  whole["model"]["vocab"]["other"] = whole["model"]["vocab"].pop("[MASK]")
+  whole["model"]["vocab"]["unheard"] = whole["model"]["vocab"].pop("[MASK]")
   (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
   with pytest.raises(errors.InputError, match="data.add_mask_token adds one"):
     kinds.load(tmp_path)
@@ -104,6 +108,17 @@ def test_a_mask_only_if_asked(tmp_path):
       whole["model"]["vocab"])
   assert found.encode_masked("the [MASK] of").count(found.specials.mask) == 1
   assert found.specials.mask in found.special_N
+
+
+def test_a_vocabulary_with_gaps(tmp_path):
+  huggingface_test._words(tmp_path, True)
+  whole = kinds.load(tmp_path).described
+  del whole["model"]["vocab"]["[unused7]"]
+  for name in [n for n in whole["model"]["vocab"] if n.startswith("[unused")]:
+    whole["model"]["vocab"][f"un{name}"] = whole["model"]["vocab"].pop(name)
+  (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+  with pytest.raises(errors.InputError, match="corvid. would get the id .* gap"):
+    added.with_words(kinds.load(tmp_path), WORDS)
 
 
 def test_bad_files(tiny, tmp_path):

@@ -272,3 +272,91 @@ def test_refused(tmp_path, change, message):
   (tmp_path / "empty").mkdir()
   with pytest.raises(errors.InputError, match="no tokenizer that can be read"):
     kinds.load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("make, option", [
+    (_words, True), (_bytes, False), (_unigram, None)])
+def test_files_of_before_models_had_types(tmp_path, make, option):
+  """As bert-base-uncased and roberta-base have them to this day."""
+  make(tmp_path, option)
+  ours = kinds.load(tmp_path)
+  described = json.loads(json.dumps(ours.described))
+  del described["model"]["type"]
+  (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+  old = kinds.load(tmp_path)
+  for lines in (_lines()[:50], [f"a {name} b" for name in _NAMES]):
+    assert [ids.tolist() for ids in old.encode(lines)] == [
+        ids.tolist() for ids in ours.encode(lines)]
+  assert old.pieces == ours.pieces
+
+
+@pytest.mark.parametrize("make, option", [(_words, True), (_bytes, False)])
+@pytest.mark.parametrize("by_decoder", [True, False])
+def test_tokens_that_a_vocabulary_got_later(tmp_path, make, option, by_decoder):
+  """Beside a vocabulary alone, as slow tokenizers saved them."""
+  make(tmp_path, option)
+  count = kinds.load(tmp_path).vocab_size
+  new = {"zwieback": count, "corvid": count + 1}
+  path = tmp_path / "tokenizer_config.json"
+  if by_decoder:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {
+        "added_tokens_decoder": {str(index): {
+            "content": name, "lstrip": False, "rstrip": False,
+            "single_word": False, "normalized": True, "special": False}
+                                 for name, index in new.items()}}))
+  else:
+    (tmp_path / "added_tokens.json").write_text(json.dumps(new))
+  ours = kinds.load(tmp_path)
+  stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  lines = ["the zwieback of", "corvid", *_lines()[:50]]
+  found = [ids.tolist() for ids in ours.encode(lines)]
+  assert count in found[0] and found[1] == [count + 1]
+  assert found == stock(lines, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("make, option, settings, message", [
+    (_words, True, {"tokenizer_class": "BertJapaneseTokenizer"},
+     "vocab.txt is read as that of BertTokenizer, and it is of BertJ"),
+    (_words, True, {"word_tokenizer_type": "mecab"}, "cut by .mecab., which is"),
+    (_bytes, True, {"tokenizer_class": "HerbertTokenizer"},
+     "vocab.json is read as that of RobertaTokenizer, and it is of Herb"),
+    (_bytes, True, {}, "has not all 256 bytes .1 are missing")])
+def test_vocabularies_of_other_classes(
+    tmp_path, make, option, settings, message):
+  make(tmp_path, option)
+  path = tmp_path / "tokenizer_config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+  if not settings:
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    vocabulary["other"] = vocabulary.pop("A")
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+  with pytest.raises(errors.InputError, match=message):
+    kinds.load(tmp_path)
+
+
+def test_pairs_that_are_two_documents(tmp_path):
+  for pair in (None, "<s> $A </s> <s> $B </s>"):
+    _unigram(tmp_path, None)
+    found = library.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    found.post_processor = library.processors.TemplateProcessing(
+        **{"single": "<s> $A </s>"} | ({"pair": pair} if pair else {}),
+        special_tokens=[("<s>", 0), ("</s>", 2)])
+    found.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(errors.InputError, match="two texts behind one begin"):
+      kinds.load(tmp_path).template.check_pairs()
+
+
+def test_tokenizers_that_mark_no_words(tmp_path):
+  """As the library's quick tour has it: spaces are nowhere."""
+  trained = library.Tokenizer(library.models.BPE(unk_token="<unk>"))
+  trained.pre_tokenizer = library.pre_tokenizers.Whitespace()
+  trained.train_from_iterator(_TEXT, library.trainers.BpeTrainer(
+      vocab_size=300, show_progress=False,
+      special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"]))
+  trained.save(str(tmp_path / "tokenizer.json"))
+  ours = kinds.load(tmp_path)
+  assert not ours.marks_words("spaces")
+  for make, option in ((_words, True), (_bytes, False), (_unigram, None)):
+    (tmp_path / make.__name__).mkdir()
+    make(tmp_path / make.__name__, option)
+    assert kinds.load(tmp_path / make.__name__).marks_words("spaces")

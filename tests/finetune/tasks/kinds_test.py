@@ -44,6 +44,10 @@ def test_one_answer_to_all(task, found, same):
 def test_labels_can_be_read_again(names, separator, cell):
   task = _task("multilabel", *names, separator=separator)
   assert kinds.plain(task, np.array([1, 1])) == cell
+  data = types.SimpleNamespace(
+      label="label", label_separator=separator, train="train.csv")
+  read = labels._Multilabel([("row 1", (), cell)], (), data)
+  assert set(read.names) == set(names)
 
 
 def test_names_of_classes():
