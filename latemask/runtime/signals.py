@@ -23,7 +23,9 @@ import signal
 import threading
 import time
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# In the order in which they are listened to: where SIGTERM, which Python leaves
+# alone, is caught, so is the other.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOTHING = -1  # The answer of a process that has nothing to save.
 _ANSWER_SECS = 10
 
