@@ -50,7 +50,7 @@ def tokenizer(workdir):
   for step in sorted(steps(workdir), reverse=True):
     path = files.absolute(workdir) / "checkpoints" / str(step)
     with contextlib.suppress(errors.InputError), _whole(path):
-      return tokenizers_lib.of_record(_run_and_tree(path)[0]["tokenizer"])
+      return tokenizers_lib.of_record(_run(path)["tokenizer"])
   return None
 
 
@@ -146,11 +146,15 @@ def _whole(path):
         f"{path} is no whole checkpoint: {line(error)[:300]}") from error
 
 
+def _run(path):
+  """Returns `run` of a checkpoint."""
+  return checked(ocp.Checkpointer(
+      ocp.JsonCheckpointHandler()).restore(path / "run"), path)
+
+
 def _run_and_tree(path):
   """Returns (`run` of a checkpoint, the tree of what describes its arrays)."""
-  run = checked(ocp.Checkpointer(
-      ocp.JsonCheckpointHandler()).restore(path / "run"), path)
-  return run, ocp.PyTreeCheckpointer().metadata(
+  return _run(path), ocp.PyTreeCheckpointer().metadata(
       path / "state").item_metadata.tree
 
 

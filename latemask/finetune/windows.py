@@ -65,10 +65,10 @@ def encode(tokenizer, task, rows, max_length):
   for number, (texts, marks) in enumerate(texts_of(tokenizer, rows)):
     room = max_length - template.num_specials(len(texts))
     is_cut = False
+    # Of the last text windows hold all, if there are any.
+    once = texts if task.stride is None else texts[:-1]
     for kept, first in _windows(texts, room, task.stride):
-      # Of the last text the windows hold all, if there are any.
-      is_cut |= any(len(some) < len(text) for some, text in list(
-          zip(kept, texts))[:None if task.stride is None else -1])
+      is_cut |= any(len(some) < len(text) for some, text in zip(kept, once))
       place = template.starts([len(text) for text in kept])[-1]
       found.append(template.row(kept))
       row_W.append(number)

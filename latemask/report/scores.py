@@ -36,7 +36,7 @@ def averages(glues):
   tasks = max((set(g.results) for g in glues), key=len, default=set())
   found = {}
   for run in glues:
-    if run.config.get("from_scratch"):
+    if run.config["from_scratch"]:
       continue  # It says nothing of the run whose sizes it has.
     scores = [percent(cells) for task, cells in run.results.items()
               if task not in glue.NOT_AVERAGED]

@@ -141,10 +141,10 @@ def group_glue(glues, names):
   told = [dataclasses.replace(one, config=one.config | {
       "init_from": names.get(one.begun_from, one.config["init_from"])})
           for one in glues]
-  of_told = dict(zip(map(id, told), glues))
+  by_path = {one.path: one for one in glues}
   several = len({one.begun_from for one in glues}) > 1
   for s in group(told, ())[0]:
-    members = [of_told[id(run)] for run in s.runs]
+    members = [by_path[run.path] for run in s.runs]
     times = collections.Counter(member.begun_from for member in members)
     for member, folder in zip(members, s.folders):
       values, begun = dict(s.values), names.get(member.begun_from)

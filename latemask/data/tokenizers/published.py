@@ -38,11 +38,11 @@ def described(files, settings, added=b"{}"):
     if "type" not in found["model"]:  # Before tokenizers 0.9.
       found = json.loads(library.Tokenizer.from_str(content).to_str())
     return found
-  _check_class(min(files, key=["vocab.txt", "vocab.json", "merges.txt"].index),
-               settings)
+  name = "vocab.txt" if "vocab.txt" in files else "vocab.json"
+  _check_class(name, settings)
   found = (
-      wordpiece(files["vocab.txt"], settings) if "vocab.txt" in files else
-      byte_level(json.loads(files["vocab.json"]), files["merges.txt"].decode(),
+      wordpiece(files[name], settings) if name == "vocab.txt" else
+      byte_level(json.loads(files[name]), files["merges.txt"].decode(),
                  settings))
   _add_others(found, settings, json.loads(added))
   return json.loads(found.to_str())
