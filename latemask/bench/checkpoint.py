@@ -47,7 +47,8 @@ def _parser():
       "--config", default="configs/base.py:small,data.source=builtin,"
       "data.vocab_size=4096,model.dtype=float32,train.batch_size=8",
       help="FILE[:SIZE][,KEY=VALUE...]; default: %(default)s")
-  parser.add_argument("--repeats", type=int, default=7)
+  parser.add_argument("--repeats", type=console.count, default=7,
+                      help="times that each is measured (%(default)s)")
   return parser
 
 

@@ -24,6 +24,7 @@ move all positions at once.
 
 import itertools
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -77,15 +78,21 @@ _LOSSES = {
 }
 
 
+def _libraries(config):
+  """Returns what stock is made of: torch, transformers and perhaps peft."""
+  return console.installed(
+      "stock PyTorch (--only ours runs without)", "torch", "transformers",
+      *["peft"] * (config.adapter.name == "lora"))
+
+
 class Peer:
   """The stock class of a task, trained by PyTorch."""
 
   def __init__(self, config, program, tokenizer):
     """Takes the sizes and weights of a `step.Program`; a GPU where one is."""
-    import torch
-    import transformers
-    self._torch, self._config = torch, config
-    self._device = "cuda" if torch.cuda.is_available() else "cpu"
+    self._torch, transformers, *self._peft = _libraries(config)
+    self._config = config
+    self._device = "cuda" if self._torch.cuda.is_available() else "cpu"
     self._program, self._tokenizer = program, tokenizer
     self._head = kinds.KINDS[program.kind].head
     self._stock = getattr(
@@ -112,7 +119,7 @@ class Peer:
             f"{folder}/adapter", self._config.adapter, self._program.model,
             self._program.params["encoder"], params, {
                 "init_from": f"{folder}/model", "head": self._head})
-        import peft
+        peft, = self._peft
         self._model = peft.PeftModel.from_pretrained(
             self._model, f"{folder}/adapter", is_trainable=True)
     self._model.to(self._device)
@@ -249,7 +256,7 @@ def _report(task, rate, name, results, num_rows):
           for epoch in result["epochs"][len(result["epochs"]) > 1:]]
   return {"task": task, "learning_rate": rate, "name": name,
           "seeds": len(scores), "median": statistics.median(scores),
-          "mean": statistics.mean(scores), "std": statistics.pstdev(scores),
+          "mean": statistics.mean(scores), "std": grid_lib.deviation(scores),
           "rows_per_sec": num_rows / statistics.median(secs)}
 
 
@@ -281,6 +288,8 @@ def _run(args):
       if value != usual:
         raise errors.InputError(
             f"{key} is {value!r}; the peer knows {usual!r} alone")
+    if args.only != "ours":
+      _libraries(config)  # Before anything is trained.
     model, params, tokenizer, trained_length = finetune_run.load(config)
     data, = data_lib.read(config, params, tokenizer, trained_length)
     program = finetune_step.make_program(
@@ -323,9 +332,16 @@ def _compare(task, contenders, rate, args, num_rows):
     line["speed_to_last"] = line["rows_per_sec"] / last["rows_per_sec"]
     pooled = ((line["std"]**2 + last["std"]**2) / 2) ** 0.5
     line["stds_to_last"] = (
-        (line["mean"] - last["mean"]) / pooled if pooled else 0.0)
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) and (
-        k != "learning_rate") else v for k, v in line.items()}), flush=True)
+        (line["mean"] - last["mean"]) / pooled if pooled else math.nan)
+    print(json.dumps({k: _rounded(v) if k != "learning_rate" else v
+                      for k, v in line.items()}), flush=True)
+
+
+def _rounded(value):
+  """Returns a number as it is printed; None where it is not known."""
+  if not isinstance(value, float):
+    return value
+  return round(value, 4) if math.isfinite(value) else None
 
 
 def _parser():
@@ -340,12 +356,16 @@ def _parser():
                      help="own files: configs/finetune.py,data.train=...")
   parser.add_argument("--from_scratch", action="store_true",
                       help="fresh weights of the same sizes")
-  parser.add_argument("--seeds", type=int, default=5)
+  parser.add_argument("--seeds", type=console.count, default=5,
+                      help="runs of each, with seeds from 0 (%(default)s)")
   parser.add_argument("--learning_rate", type=float, action="append",
                       help="may be given several times (5e-5)")
-  parser.add_argument("--batch_size", type=int, default=32)
-  parser.add_argument("--num_epochs", type=int)
-  parser.add_argument("--dropout", type=float, default=0.1)
+  parser.add_argument("--batch_size", type=console.count, default=32,
+                      help="rows of a step (%(default)s)")
+  parser.add_argument("--num_epochs", type=console.count,
+                      help="default: 3, and 10 for the small tasks of GLUE")
+  parser.add_argument("--dropout", type=float, default=0.1,
+                      help="of both (%(default)s)")
   parser.add_argument("--max_length", type=int, help="longest row in tokens")
   either = parser.add_mutually_exclusive_group()
   either.add_argument("--only", choices=("ours", "peer"))

@@ -15,6 +15,7 @@ import statistics
 import time
 
 import ml_collections
+import tqdm
 
 from latemask.config import spec
 from latemask.data import packing
@@ -79,7 +80,8 @@ def _parser():
                       help="data.tokenizer, or unigram or bpe; several times")
   parser.add_argument("--megabytes", type=float, default=8,
                       help="of text (default: %(default)s)")
-  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--repeats", type=console.count, default=5,
+                      help="times that each is done (%(default)s)")
   return parser
 
 
@@ -94,7 +96,7 @@ def _run(args):
       break
   rows = [["tokenizer", "process", "packing, tokens/s", "library, tokens/s",
            "ratio"]]
-  for name in args.tokenizer:
+  for name in tqdm.tqdm(args.tokenizer, desc="tokenizers"):
     tokenizer = (kinds.train(name, texts, _VOCAB_SIZE) if name in kinds.TRAINED
                  else kinds.load(name))
     with multiprocessing.get_context("spawn").Pool(1) as pool:

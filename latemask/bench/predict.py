@@ -17,6 +17,7 @@ import statistics
 import time
 
 import numpy as np
+import tqdm
 
 from latemask import errors
 from latemask.finetune.tasks import own
@@ -33,10 +34,12 @@ def _parser():
                       help="Hugging Face folder of a fine-tuned encoder")
   parser.add_argument("--input", required=True, help="file of rows")
   parser.add_argument("--text", default="text", help="column of the text")
-  parser.add_argument("--max_rows", type=int, default=2000)
-  parser.add_argument("--repeats", type=int, default=3)
-  parser.add_argument("--batch_size", type=int, default=64,
-                      help="rows of a batch of the pipeline")
+  parser.add_argument("--max_rows", type=console.count, default=2000,
+                      help="the first rows of the file (%(default)s)")
+  parser.add_argument("--repeats", type=console.count, default=3,
+                      help="times that each labels them (%(default)s)")
+  parser.add_argument("--batch_size", type=console.count, default=64,
+                      help="rows of a batch of the pipeline (%(default)s)")
   return parser
 
 
@@ -47,7 +50,8 @@ def _contenders(args, texts):
     raise errors.InputError(
         f"{args.init_from} was fine-tuned for {labeller.task.kind}; this "
         "compares classes")
-  import transformers
+  transformers, _ = console.installed(
+      "the stock pipeline", "transformers", "torch")
   pipe = transformers.pipeline("text-classification", model=args.init_from)
   return {
       "latemask": lambda: [said["probabilities"] for said in labeller.label(
@@ -68,7 +72,8 @@ def main():
       raise errors.InputError(f"{args.input} has no rows")
     contenders = _contenders(args, texts)
     secs = {name: [] for name in contenders}
-    for repeat in range(args.repeats + 1):  # The first one warms up.
+    # The first one warms up.
+    for repeat in tqdm.trange(args.repeats + 1, desc="labelling"):
       said = {}
       for name, label in contenders.items():
         start_secs = time.monotonic()

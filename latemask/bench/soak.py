@@ -57,9 +57,10 @@ def _parser():
                       help="no run is begun after so many")
   parser.add_argument("--only", action="append", choices=faults.FAULTS,
                       help="these kinds alone; default: all")
-  parser.add_argument("--workers", type=int, default=2,
+  parser.add_argument("--workers", type=console.count, default=2,
                       help="runs at a time (2)")
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--seed", type=int, default=0,
+                      help="of the faults and their times (%(default)s)")
   parser.add_argument("--out", help="a folder that is not there yet; default: "
                       "a temporary one, removed if all survive")
   return parser

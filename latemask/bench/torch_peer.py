@@ -5,10 +5,10 @@ import time
 import numpy as np
 
 from latemask.data.tokenizers import specials
-from latemask import errors
 from latemask.hub import stock_config
 from latemask.hub import weights as hf_weights
 from latemask.model import cut
+from latemask.runtime import console
 
 
 class Peer:
@@ -27,13 +27,8 @@ class Peer:
     Raises:
       InputError: torch or transformers is not installed.
     """
-    try:
-      import torch
-      import transformers
-    except ImportError as error:
-      raise errors.InputError(
-          f"--peer hf: {error.name} is not installed: pip install torch "
-          "transformers") from error
+    torch, transformers = console.installed(
+        "--peer hf", "torch", "transformers")
     self._torch = torch
     c = cut.encoder_config(program.model.config)
     model_type = hf_weights.CLASSES[c.architecture][0]

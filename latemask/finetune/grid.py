@@ -8,6 +8,7 @@ has no score, whatever it had before that epoch.
 
 import dataclasses
 import json
+import math
 import statistics
 
 from latemask import errors
@@ -116,11 +117,10 @@ def tabulate(results):
       scores.append([result["score"] for result in chosen])
     same += [f"- {name}, seed {result['seed']}: {answer}\n"
              for result in chosen if (answer := one_answer(result))]
-  rows.append((
-      "average", "", *(f"{100 * statistics.mean(map(f, scores)):.2f}"
-                       if scores and all(scores) else "–"
-                       for f in (statistics.median, deviation, max)),
-      "", "", "", ""))
+  median, best = (f"{100 * statistics.mean(map(f, scores)):.2f}"
+                  if scores and all(scores) else "–"
+                  for f in (statistics.median, max))
+  rows.append(("average", "", median, "", best, "", "", "", ""))
   return console.table(rows) + (
       "\nFailed, and without a score, since loss or logits were not finite:\n\n"
       + "".join(failed) if failed else "") + (
@@ -130,12 +130,13 @@ def tabulate(results):
 
 def _spread(values):
   return (f"{100 * statistics.median(values):.2f}",
-          f"{100 * deviation(values):.2f}", f"{100 * max(values):.2f}")
+          f"{100 * deviation(values):.2f}" if len(values) > 1 else "–",
+          f"{100 * max(values):.2f}")
 
 
 def deviation(values):
-  """Returns the sample's standard deviation; 0 of a single value."""
-  return statistics.stdev(values) if len(values) > 1 else 0.0
+  """Returns the sample's standard deviation; NaN of a single value."""
+  return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def cell_path(workdir, name, cell):

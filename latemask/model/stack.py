@@ -13,6 +13,10 @@ from latemask.model import attention
 from latemask.model import layers
 from latemask.model import parts
 from latemask.runtime import mesh
+from latemask.runtime import rng
+
+# To its dropout; a micro-batch is 1.
+_LAYER = 2
 
 # What of a layer is recomputed in the backward pass.
 REMAT = {
@@ -66,7 +70,8 @@ class Stack(nn.Module):
     def of(kind):
       @REMAT[c.remat]
       def apply(layer_params, index, query, query_place, key=None):
-        rngs = {"dropout": jax.random.fold_in(key_drop, index)} if train else {}
+        rngs = {
+            "dropout": rng.fold_in(key_drop, index, _LAYER)} if train else {}
         return layer[kind].apply(
             {"params": layer_params}, query, query_place, key, place,
             memory_BxKxD, memory_place, index == 0, train, rngs=rngs)

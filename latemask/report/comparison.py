@@ -1,9 +1,9 @@
 """Which runs of a report can be compared, and by which held-out loss.
 
 Losses are on one scale where runs read the same rows (text, tokenizer, length
-and what is held out) and are asked the same: how much is hidden, in which
-units, and with what noise. Other runs are drawn beside each other, and nothing
-joins or ranks them.
+and what is held out) and are asked the same: of how many of the held-out rows,
+how much is hidden, in which units, and with what noise. Other runs are drawn
+beside each other, and nothing joins or ranks them.
 """
 
 import math
@@ -35,13 +35,13 @@ def text(run):
 
 def task(run, key):
   """Returns what a key of the held-out losses asks of a run."""
-  config = run.config
+  config, rows = run.config, run.final.get("eval/rows")
   is_trained = key == "eval/loss"
   rate = config["masking.rate"] if is_trained else rate_of(key)
   if not is_trained and config["eval.masks"] == "fixed":
-    return rate, "token", 0.0, 0.0
+    return rows, rate, "token", 0.0, 0.0
   unit = config.get("masking.unit")
-  return (rate, unit, *map(config.get, (
+  return (rows, rate, unit, *map(config.get, (
       "masking.random_rate", "masking.same_rate",
       *_UNIT_KEYS.get(unit, ()))))
 
@@ -64,7 +64,12 @@ def quality_key(runs):
   rate that all share.
   """
   return min(["eval/loss"] + common_rates(runs),
-             key=lambda key: len({task(run, key) for run in runs}))
+             key=lambda key: len(_tasks(runs, key)))
+
+
+def _tasks(runs, key):
+  """Returns the tasks of the runs that were evaluated."""
+  return {task(run, key) for run in runs if run.final}
 
 
 def loss_name(key):
@@ -100,15 +105,15 @@ def is_few(runs):
 def caution(series, key):
   """Returns a sentence on what cannot be compared, or nothing."""
   num_texts = len(set(kinds(series)))
-  tasks = {task(run, key) for s in series for run in s.runs}
+  tasks = _tasks([run for s in series for run in s.runs], key)
   told = ""
   if num_texts > 1:
     told += (f" These runs are of {num_texts} texts or tokenizers (`data.*`): "
              "they are drawn together, and nothing joins or compares them.")
   if len(tasks) > 1:
-    told += (" Mind that losses at unlike mask rates, units or noise measure "
-             "unlike tasks; these runs share no rate in eval.rates, and those "
-             "of unlike tasks are not joined.")
+    told += (" Mind that losses at unlike mask rates, units or noise, or of "
+             "unlike rows, measure unlike tasks; nothing joins or compares "
+             "these.")
   if is_few([run for s in series for run in s.runs]):
     told += (f" Too few rows are held out (fewer than {evaluate.FEW_ROWS}) to "
              "tell which is best.")

@@ -2,7 +2,8 @@
 
 For each run: the step at which its held-out loss first comes down to the mean
 end of the baseline's runs, by a straight line between two evaluations; and what
-was spent until then, as shares of what the baseline spent in all.
+was spent until then, as shares of what the baseline spent in all. Runs whose
+losses cannot be compared with the baseline's never come down to it.
 """
 
 import dataclasses
@@ -40,6 +41,7 @@ class Crossing:
     key: the held-out loss that is compared.
     baseline: its `Series`.
     loss: the mean at which its runs end.
+    can_compare: whether a series can be compared with it, one each.
     steps: one list a series: the step of each run, NaN where it never is.
     shares: {a name of `SPENT`: [(mean, deviation, number of runs), one a
       series]}.
@@ -49,6 +51,7 @@ class Crossing:
   key: str
   baseline: series_lib.Series
   loss: float
+  can_compare: list
   steps: list
   shares: dict
   used: dict
@@ -68,12 +71,15 @@ def find(series, name, key):
   loss, _, count = baseline.scalar(comparison.final(key))
   if not count or not baseline.is_finished:
     raise errors.InputError(f"--baseline {name} has not come to its end")
+  kinds = comparison.kinds(series, key)
+  can_compare = [kind == kinds[baseline.number - 1] for kind in kinds]
   # Its own runs end on either side of their mean.
   steps = [[float(run.last_step) if s is baseline else
-            _first_step(run, key, loss) for run in s.runs] for s in series]
+            _first_step(run, key, loss) if can else math.nan
+            for run in s.runs] for s, can in zip(series, can_compare)]
   by_path = {run.path: step for s, steps_of_runs in zip(series, steps)
              for run, step in zip(s.runs, steps_of_runs)}
-  return Crossing(key, baseline, loss, steps, {
+  return Crossing(key, baseline, loss, can_compare, steps, {
       what: _used(series, by_path, spent, baseline.scalar(
           lambda run, spent=spent: float(spent(run, run.last_step)))[0])
       for what, spent in SPENT.items()}, {

@@ -102,8 +102,10 @@ def _about_crossing(found):
   return (
       f"What a series has spent when its {comparison.loss_name(found.key)} "
       f"first comes down to {found.loss:.4f}, at which {found.baseline.label} "
-      "ends, by that baseline's whole: mean ± sample deviation over its runs, "
-      "by a straight line between evaluations. Seconds are of training alone, "
+      "ends, by that baseline's whole: mean ± sample deviation over those of "
+      "its runs that come down to it, by a straight line between evaluations. "
+      "The baseline reaches it at its end by definition; how far its own runs "
+      "end apart is in no deviation here. Seconds are of training alone, "
       "by the lines' tokens/s, and compare where the machine was the same. "
       "Device-hours are these times the devices; the energy takes each of them "
       "to draw what its data sheet says at most.\n")

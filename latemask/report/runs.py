@@ -29,6 +29,8 @@ class Run:
     flops: (steps, FLOPs of the model in the first steps), two arrays; from
       (0, 0) on.
     all_flops: the same with those of the optimizer.
+    secs: the same of seconds of training, by the lines' tokens/s: without
+      evaluations, saves and compiling.
     tokens_per_sec, mfu: median over the lines; NaN where none tells.
     data_wait_fraction: mean over the lines.
     devices, watts: median over the lines; NaN where none tells.
@@ -46,6 +48,7 @@ class Run:
   last_step: int
   flops: tuple[np.ndarray, np.ndarray]
   all_flops: tuple[np.ndarray, np.ndarray]
+  secs: tuple[np.ndarray, np.ndarray]
   tokens_per_sec: float
   mfu: float
   data_wait_fraction: float
@@ -77,19 +80,8 @@ class Run:
     return self.secs_at(steps) * self.watts / 3.6e6
 
   def secs_at(self, steps):
-    """Returns seconds of training until steps, by the lines' tokens/s.
-
-    Without evaluations, saves and compiling; NaN where no line tells.
-    """
-    known, speed = self.train["step"], self.train["tokens_per_sec"]
-    is_known = np.isfinite(speed) & (speed > 0)
-    known, speed = known[is_known], speed[is_known]
-    if not len(known):
-      return np.full(np.shape(steps), np.nan)
-    secs = self.step_tokens / speed
-    ends = np.cumsum(np.diff(known, prepend=0) * secs)
-    return np.interp(steps, np.append(0, known), np.append(0, ends)) + (
-        secs[-1] * np.maximum(0, np.asarray(steps) - known[-1]))
+    """Returns seconds of training until steps; NaN where no line tells."""
+    return _at(steps, *self.secs)
 
   @property
   def num_steps(self):
@@ -110,8 +102,12 @@ class Run:
 
   @property
   def is_finished(self):
-    """Whether the last step is on record."""
-    return self.num_steps is not None and self.last_step >= self.num_steps
+    """Whether the evaluation behind the last step is on record.
+
+    That of a run that was stopped in it would be an older one.
+    """
+    return (self.num_steps is not None
+            and self.final.get("step", -1) >= self.num_steps)
 
   @property
   def step_tokens(self):

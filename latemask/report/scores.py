@@ -50,7 +50,8 @@ def averages(glues):
 def by_task(results_of_series):
   """Returns [(task, [(median, deviation) or None, one a series])].
 
-  Of several tasks the last row is their average.
+  Of several tasks the last row is their average, without a deviation: each
+  task has seeds of its own.
 
   Args:
     results_of_series: one a series, as of `results`.
@@ -62,6 +63,6 @@ def by_task(results_of_series):
   if len(averaged) > 1:
     columns = zip(*averaged)
     rows.append(("average", [
-        tuple(map(statistics.fmean, zip(*scores))) if all(scores) else None
-        for scores in columns]))
+        (statistics.fmean(median for median, _ in scores), math.nan)
+        if all(scores) else None for scores in columns]))
   return rows

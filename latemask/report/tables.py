@@ -38,13 +38,16 @@ def _best(content):
   loss, best = min(known, key=lambda pair: pair[0])
   text = (f"\nLowest {comparison.loss_name(key)}: **{loss:.4f}**, that of #"
           f"{best.number}: {best.label}")
-  vanillas = [pair for pair in known if pair[1].is_vanilla]
-  if vanillas and not best.is_vanilla:
-    loss, vanilla = min(vanillas, key=lambda pair: pair[0])
+  named = content.crossing and content.crossing.baseline
+  baselines = [pair for pair in known if (
+      pair[1] is named if named else pair[1].is_vanilla)]
+  if baselines and best not in [s for _, s in baselines]:
+    loss, baseline = min(baselines, key=lambda pair: pair[0])
     share = (best.scalar(comparison.spent_flops)[0]
-             / vanilla.scalar(comparison.spent_flops)[0])
-    text += (f"; with {look_lib.number(share, '.3f')} of the FLOPs of the "
-             f"vanilla baseline, which has {loss:.4f}")
+             / baseline.scalar(comparison.spent_flops)[0])
+    text += (f"; with {look_lib.number(share, '.3f')} of the model's FLOPs of "
+             f"#{baseline.number}, {'the' if named else 'a vanilla'} baseline, "
+             f"which has {loss:.4f}")
   return text + ".\n"
 
 
@@ -86,11 +89,15 @@ def crossing(content):
            *(f"share of the {what}" for what in found.shares), *found.used)]
   for i, s in enumerate(content.series):
     steps = [step for step in found.steps[i] if math.isfinite(step)]
+    is_baseline = s is found.baseline
     rows.append((
-        str(s.number), s.label + " (the baseline)" * (s is found.baseline),
-        f"{len(steps)} of {len(s.runs)}",
+        str(s.number), s.label + " (the baseline)" * is_baseline,
+        "by definition" if is_baseline else
+        f"{len(steps)} of {len(s.runs)}" if found.can_compare[i] else
+        "not comparable",
         number(sum(steps) / len(steps) if steps else math.nan, ",.0f"),
-        *(_mean(*of_series[i], ".3f") for of_series in found.shares.values()),
+        *("1" if is_baseline else _mean(*of_series[i], ".3f")
+          for of_series in found.shares.values()),
         *(_mean(*of_series[i], ".3g") for of_series in found.used.values())))
   return console.table(rows)
 
@@ -123,10 +130,15 @@ def glue(content):
   rows = [("series", "workdirs", *(name for name, _ in content.glue_rows))]
   for i, s in enumerate(content.glue_series):
     rows.append((s.label, str(len(s.runs)), *(
-        "{:.2f} ± {:.2f}".format(*scores[i]) if scores[i] else
+        _median(*scores[i]) if scores[i] else
         "failed" if content.glue_results[i].get(name) else "–"
         for name, scores in content.glue_rows)))
   return console.table(rows)
+
+
+def _median(median, deviation):
+  return f"{median:.2f}" + (
+      f" ± {deviation:.2f}" if math.isfinite(deviation) else "")
 
 
 def ranks(content):

@@ -112,7 +112,8 @@ def _summarise(path, config, columns, evaluations, counts):
   eval_keys = dict.fromkeys(key for e in evaluations for key in e)
   evals = {key: np.array([e.get(key, math.nan) for e in evaluations])
            for key in eval_keys or ("step",)}
-  bad = np.flatnonzero(~np.isfinite(train["loss"]))
+  bad = [step for known, key in ((train, "loss"), (evals, "eval/loss"))
+         for step in known["step"][~np.isfinite(known.get(key, ()))]]
   steps = np.concatenate([train["step"], evals["step"]])
   return runs_lib.Run(
       path=path, config=config, train=runs_lib.thin(train, runs_lib.MAX_POINTS),
@@ -120,6 +121,7 @@ def _summarise(path, config, columns, evaluations, counts):
       final=evaluations[-1] if evaluations else {},
       last_step=int(steps.max()) if len(steps) else 0,
       flops=_spent(train, "flops"), all_flops=_spent(train, "all_flops"),
+      secs=_secs(train, config["train.batch_size"] * config["data.length"]),
       tokens_per_sec=_over(np.nanmedian, train["tokens_per_sec"]),
       mfu=_over(np.nanmedian, train["mfu"]),
       data_wait_fraction=_over(np.nanmean, train["data_wait_fraction"]),
@@ -127,14 +129,28 @@ def _summarise(path, config, columns, evaluations, counts):
       watts=_over(np.nanmedian, train["watts"]),
       num_lines=counts["lines"], num_damaged=counts["damaged"],
       num_rollbacks=counts["rollbacks"],
-      nonfinite_step=int(train["step"][bad[0]]) if len(bad) else None)
+      nonfinite_step=int(min(bad)) if bad else None)
 
 
 def _spent(train, key):
   """Returns (steps, what a key says was spent on the first steps)."""
   known = np.isfinite(train[key]) & (train["step"] > 0)
-  columns = {name: np.append(0, train[name][known]) for name in ("step", key)}
-  return tuple(runs_lib.thin(columns, runs_lib.MAX_POINTS).values())
+  return _from_zero(train["step"][known], train[key][known])
+
+
+def _secs(train, step_tokens):
+  """Returns (steps, seconds of the first steps)."""
+  speed = train["tokens_per_sec"]
+  known = np.isfinite(speed) & (speed > 0) & (train["step"] > 0)
+  steps = train["step"][known]
+  return _from_zero(steps, np.cumsum(
+      np.diff(steps, prepend=0) * step_tokens / speed[known]))
+
+
+def _from_zero(steps, spent):
+  """Returns (steps, what was spent on them), thinned; nothing on none."""
+  columns = runs_lib.thin({"step": steps, "spent": spent}, runs_lib.MAX_POINTS)
+  return tuple(np.append(0, column) for column in columns.values())
 
 
 def _over(function, values):

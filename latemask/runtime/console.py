@@ -1,8 +1,11 @@
 """What the commands of latemask/tools and bench share: parser and table."""
 
 import argparse
+import importlib
 import os
 import shlex
+
+from latemask import errors
 
 
 def parser(module, description, **options):
@@ -24,6 +27,35 @@ def add_out(parser):
   parser.add_argument("--overwrite", action="store_true",
                       help="replace an earlier export at --out, and nothing "
                       "else")
+
+
+def count(text):
+  """Returns a whole number of at least 1: a `type` of an argument."""
+  try:
+    number = int(text)
+  except ValueError:
+    number = 0
+  if number < 1:
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no whole number of at least 1")
+  return number
+
+
+def installed(what, *names):
+  """Returns libraries that only some commands need.
+
+  Args:
+    what: needs them.
+
+  Raises:
+    InputError: one is not installed.
+  """
+  try:
+    return [importlib.import_module(name) for name in names]
+  except ImportError as error:
+    raise errors.InputError(
+        f"{what}: {error.name} is not installed: pip install "
+        f"{' '.join(names)}") from error
 
 
 def command(module, *arguments):

@@ -53,12 +53,14 @@ def check(beginning, program, tokenizer):
 
 def _check_config(theirs, ours):
   """Checks the optimizer, and that the phase is a later one."""
-  # Neither is there in runs that are older than the key.
-  name = theirs["optimizer"].get("name", keys.BEFORE["optimizer.name"])
-  if name != ours.optimizer.name:
-    raise errors.InputError(
-        f"train.init_state is all, and optimizer.name is {ours.optimizer.name}"
-        f"; that of train.init_from is {name}")
+  # None is there in runs that are older than the key.
+  for key in ("optimizer.name", "train.mask_vector"):
+    group, _, name = key.partition(".")
+    theirs_is = theirs[group].get(name, keys.BEFORE[key])
+    if theirs_is != ours[group][name]:
+      raise errors.InputError(
+          f"train.init_state is all, and {key} is {ours[group][name]}; that "
+          f"of train.init_from is {theirs_is}")
   phase = theirs["train"].get("phase", keys.BEFORE["train.phase"])
   if ours.train.phase <= phase:
     raise errors.InputError(

@@ -3,18 +3,28 @@
 `own` leaves it to itself, as late masks have it. `embedding` makes it the
 mask's row of the word embedding, as the input of ordinary masked language
 modelling has it: then its gradient is the row's, and after each update it is
-set to the row. So the model, evaluation and export need not know.
+set to the row. So the model, evaluation and export need not know. What another
+model has learned as its mask vector becomes the row.
 """
 
-# What happens to the gradient before, and to the parameters after an update.
+
+def _to_row(params, mask):
+  row = params["embedding"].at[mask].set(params["mask_vector"])
+  return params | {"embedding": row}
+
+
+# What happens to the gradient before, and to the parameters after an update;
+# and to the parameters of another model that has a mask vector.
 MASK_VECTORS = {
-    "own": (lambda grads, mask: grads, lambda params, mask: params),
+    "own": (lambda grads, mask: grads, lambda params, mask: params,
+            lambda params, mask: params),
     "embedding": (
         lambda grads, mask: grads | {
             "embedding": grads["embedding"].at[mask].add(grads["mask_vector"]),
             "mask_vector": 0 * grads["mask_vector"]},
         lambda params, mask: params | {
-            "mask_vector": params["embedding"][mask]}),
+            "mask_vector": params["embedding"][mask]},
+        _to_row),
 }
 
 
@@ -27,6 +37,17 @@ def gradient(kind, grads, mask):
     mask: id of the mask.
   """
   return MASK_VECTORS[kind][0](grads, mask)
+
+
+def begun(kind, params, mask, is_learned):
+  """Returns the parameters with which a run goes on from another model.
+
+  Args:
+    is_learned: whether the mask vector in `params` is that model's.
+  """
+  if is_learned:
+    params = MASK_VECTORS[kind][2](params, mask)
+  return tied(kind, params, mask)
 
 
 def tied(kind, params, mask):

@@ -39,6 +39,7 @@ from latemask.train import init_from
 from latemask.train import init_state
 from latemask.train import lengthen
 from latemask.train import loop
+from latemask.train import mask_vector
 from latemask.train import metrics
 from latemask.train import step as step_lib
 
@@ -138,9 +139,11 @@ def _begin(program, tokenizer, checkpoints, beginning):
       beginning = beginning or pretrained.load(
           program.config.train.init_from,
           program.config.data.add_mask_token)
-      state = state.replace(params=init_from.begin(
-          beginning, program.model.config, tokenizer, state.params,
-          program.config.train.init_late))
+      state = state.replace(params=mask_vector.begun(
+          program.config.train.mask_vector, init_from.begin(
+              beginning, program.model.config, tokenizer, state.params,
+              program.config.train.init_late),
+          tokenizer.specials.mask, "mask_vector" in beginning.params))
     if program.config.train.init_state == "all":
       state = init_state.begin(beginning, program, state)
     progress = checkpoints_lib.Progress(

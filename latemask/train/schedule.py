@@ -63,8 +63,12 @@ def warmup_steps(config):
 
 
 def decay_steps(config):
-  """Returns in how many steps, the last ones, wsd falls; at least one."""
-  return max(round(config.optimizer.decay_fraction * config.train.num_steps), 1)
+  """Returns in how many steps, the last ones, wsd falls: one to all but the
+  warm-up's.
+  """
+  num_steps = config.train.num_steps
+  wanted = round(config.optimizer.decay_fraction * num_steps)
+  return max(min(wanted, num_steps - warmup_steps(config)), 1)
 
 
 def schedule_of(config):

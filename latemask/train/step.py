@@ -36,6 +36,7 @@ from latemask.train import schedule as schedule_lib
 # unsafe_rbg stream 6 at step 2 is stream 2 at step 6.
 _INIT, _MASK, _DROPOUT, _EVAL = range(4)
 _NUM_STREAMS, _NO_STEP = 4, 1 << 31
+_MICRO_BATCH = 1
 # That of evaluation masks which are the same for every run.
 _EVAL_SEED = 0
 
@@ -234,9 +235,11 @@ class Program:
 
   def _init(self):
     plan = self.plan
-    ids_BxL = jnp.zeros((1, plan.length), jnp.int32)
+    # A row for each shard: kernels that are laid out by hand take no fewer.
+    ids_BxL = jnp.zeros(
+        (mesh_lib.num_batch_shards(self.mesh), plan.length), jnp.int32)
     masked = selection.mask_batch(
-        plan, self._key(_MASK), jnp.zeros(1, jnp.int32), ids_BxL)
+        plan, self._key(_MASK), jnp.arange(len(ids_BxL)), ids_BxL)
     params = self._tied(initial.rescale(
         self.model.init(self._key(_INIT), masked)["params"],
         self.config.train.init_kernels, self.config.train.init_scale))
@@ -258,7 +261,8 @@ class Program:
     else:
       def accumulate(total, xs):
         index, rows_B, ids_BxL = xs
-        new = gradient(rows_B, ids_BxL, jax.random.fold_in(key_drop, index))
+        new = gradient(rows_B, ids_BxL, rng.fold_in(
+            key_drop, index, _MICRO_BATCH))
         return jax.tree.map(jnp.add, total, new), None
       zero = jnp.zeros((), jnp.float32)
       zeros = (jax.tree.map(jnp.zeros_like, state.params),

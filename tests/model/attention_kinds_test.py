@@ -372,6 +372,19 @@ def test_models_are_the_same_on_a_mesh(tiny, kind, changes):
       b, a, atol=1e-4 * max(1, np.abs(a).max())), expected, found)
 
 
+@pytest.mark.parametrize("decoder", ["self", "cross"])
+def test_a_run_begins_on_several_shards(tiny, decoder):
+  """Where rows are laid out by hand, making parameters needs one a shard."""
+  tiny.model.attention, tiny.model.decoder = "splash_interpret", decoder
+  program = step_lib.build(tiny, specials.trained(320), mesh=jax.make_mesh(
+      (2, 2, 1), mesh_lib.AXES, devices=jax.devices()[:4],
+      axis_types=(jax.sharding.AxisType.Auto,) * 3))
+  with jax.set_mesh(program.mesh):
+    begun = jax.eval_shape(program._init)
+  assert jax.tree.map(jnp.shape, begun) == jax.tree.map(
+      jnp.shape, program.state_shapes)
+
+
 def test_what_cannot_be_is_refused_before_anything_is_written(tiny, tmp_path):
   tiny.model.attention = "splash"
   with pytest.raises(errors.InputError, match="splash runs on a TPU"):

@@ -79,7 +79,7 @@ def test_unlike_tasks_are_not_joined(tmp_path):
   config["masking"]["random_rate"] = 0.1
   path.write_text(json.dumps(config))
   run = reading.read([tmp_path / "mixed/0"]).runs[0]
-  assert comparison.task(run, key) == (0.15, "token", 0.1, 0.0)
+  assert comparison.task(run, key) == (100, 0.15, "token", 0.1, 0.0)
 
 
 def test_layers_are_called_what_they_are(tmp_path):

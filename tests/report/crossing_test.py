@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from latemask import errors
@@ -16,17 +17,18 @@ from tests.report import made
 _KEY = "eval/rate_0.15/loss"
 
 
-def _run(path, losses, flops=7.0, speed=100.0, **keys):
+def _run(path, losses, flops=7.0, speed=100.0, optimizer=1.0, rows=500.0,
+         **keys):
   """A run of eight steps with losses at 15 % masks at steps 0, 4 and 8."""
   made.run(path, 8, **keys)
   records = []
   for step in range(9):
     if step % 4 == 0:
-      records.append({"step": step, "eval/loss": 9.0, "eval/rows": 500.0,
+      records.append({"step": step, "eval/loss": 9.0, "eval/rows": rows,
                       _KEY: losses[step // 4]})
     if step:
       records.append({"step": step, "loss": 5.0, "flops": step * flops,
-                      "all_flops": 2 * step * flops,
+                      "all_flops": step * (flops + optimizer),
                       "tokens_per_sec": speed, "devices": 4, "watts": 1800})
   (path / "metrics.jsonl").write_text(
       "".join(json.dumps(r) + "\n" for r in records))
@@ -35,9 +37,10 @@ def _run(path, losses, flops=7.0, speed=100.0, **keys):
 @pytest.fixture
 def runs(tmp_path):
   _run(tmp_path / "old", [6.0, 4.0, 3.0], rate=0.15, layer=0)
-  # Between steps 4 and 8, halfway; at half the speed, for half the FLOPs.
-  _run(tmp_path / "new-0", [6.0, 4.0, 2.0], 3.5, 50.0)
-  _run(tmp_path / "new-1", [6.0, 4.0, 3.5], 3.5, 50.0, seed=1)
+  # Between steps 4 and 8, halfway; at half the speed, for half the FLOPs, and
+  # with an optimizer that takes three times as many.
+  _run(tmp_path / "new-0", [6.0, 4.0, 2.0], 3.5, 50.0, 3.0)
+  _run(tmp_path / "new-1", [6.0, 4.0, 3.5], 3.5, 50.0, 3.0, seed=1)
   _run(tmp_path / "worse", [6.0, 5.0, 4.0], rate=0.9)
   return tmp_path
 
@@ -49,15 +52,15 @@ def _content(folder, name):
 def test_by_hand(runs):
   content = _content(runs, "old")
   found = content.crossing
-  assert (found.key, found.loss, found.baseline.label) == (
-      _KEY, 3.0, found.baseline.label)
+  assert (found.key, found.loss, found.baseline.folders) == (
+      _KEY, 3.0, ["old"])
   by_folder = {s.folders[0]: i for i, s in enumerate(content.series)}
   new, old, worse = (by_folder[n] for n in ("new-0", "old", "worse"))
   assert found.steps[new][0] == 6 and math.isnan(found.steps[new][1])
   assert found.steps[old] == [8] and math.isnan(found.steps[worse][0])
   mean = {what: shares[new][0] for what, shares in found.shares.items()}
   assert mean == pytest.approx(
-      {"FLOPs": 6 * 3.5 / 56, "FLOPs with the optimizer's": 6 * 3.5 / 56,
+      {"FLOPs": 6 * 3.5 / 56, "FLOPs with the optimizer's": 6 * 6.5 / 64,
        "seconds": 6 * 2 / 8, "tokens": 6 / 8})
   used = {what: values[new][0] for what, values in found.used.items()}
   secs = 6 * content.series[new].runs[0].step_tokens / 50
@@ -77,8 +80,55 @@ def test_the_page(runs, tmp_path, monkeypatch):
           for row in made.table(text, "## Compute to the same loss")}
   assert rows["1 of 2"]["share of the FLOPs"] == "0.375"
   assert rows["1 of 2"]["at step"] == "6"
-  assert rows["1 of 1"]["series"].endswith("(the baseline)")
+  assert rows["by definition"]["series"].endswith("(the baseline)")
+  assert rows["by definition"]["share of the FLOPs"] == "1"
+  assert ("; with 0.500 of the model's FLOPs of #1, the baseline, which has "
+          "3.0000") in text
   made.check_picture(tmp_path / "page", "crossing")
+
+
+@pytest.mark.parametrize("other", [
+    {"data.source": "builtin"}, {"data.vocab_size": 77}, {"rows": 200.0}])
+def test_what_cannot_be_compared_reaches_nothing(runs, other):
+  _run(runs / "other", [6.0, 3.0, 1.0], rate=0.3, **other)
+  content = _content(runs, "old")
+  index, = (i for i, s in enumerate(content.series) if s.folders == ["other"])
+  assert math.isnan(content.crossing.steps[index][0])
+  with look_lib.style():
+    figure, _ = page_lib.draw(content)["crossing"]
+  names = [text.get_text() for legend in figure.legends
+           for text in legend.get_texts()]
+  assert [name.partition(":")[0] for name in names] == [
+      "1", "0.38 (1 of 2)", "never", "not comparable"]
+  text, = (line for line in page_lib.text(content, {}).splitlines()
+           if "other" in line and "not comparable" in line)
+
+
+def test_seconds_of_many_lines_of_any_speed(tmp_path):
+  """Ten times as many lines as are held; every other step is slow."""
+  made.run(tmp_path / "run", 5000, **{"train.batch_size": 1,
+                                      "data.length": 100})
+  (tmp_path / "run/metrics.jsonl").write_text("".join(json.dumps(
+      {"step": step, "loss": 5.0, "tokens_per_sec": (25.0, 100.0)[step % 2]}
+  ) + "\n" for step in range(1, 5001)))
+  run, = reading.read([tmp_path]).runs
+  np.testing.assert_allclose(
+      run.secs_at([0, 2500, 5000, 6000]), [0, 6250, 12500, 15000], rtol=0.001)
+
+
+@pytest.mark.parametrize("last, is_finished, bad", [
+    ({}, True, None), ({"eval/loss": "NaN"}, True, 8), (None, False, None)])
+def test_a_run_ends_with_its_last_evaluation(tmp_path, last, is_finished, bad):
+  _run(tmp_path / "run", [6.0, 4.0, 3.0])
+  *others, evaluated, _ = (tmp_path / "run/metrics.jsonl").read_text(
+      ).splitlines()
+  others.append(_)
+  if last is not None:
+    others.append(json.dumps(json.loads(evaluated) | last))
+  (tmp_path / "run/metrics.jsonl").write_text("\n".join(others) + "\n")
+  run, = reading.read([tmp_path]).runs
+  assert run.last_step == 8
+  assert (run.is_finished, run.nonfinite_step) == (is_finished, bad)
 
 
 @pytest.mark.parametrize("name, message", [

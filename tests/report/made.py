@@ -15,7 +15,7 @@ from latemask.report import page as page_lib
 from latemask.report import reading
 
 
-STEP_FLOPS = 7.0
+STEP_FLOPS = 7e12
 
 
 def run(path, num_lines=12, upto=None, rate=0.5, layer=12, seed=0,
@@ -38,7 +38,8 @@ def run(path, num_lines=12, upto=None, rate=0.5, layer=12, seed=0,
       records.append({
           "step": step, "loss": 2 + rng.random(), "accuracy": rng.random(),
           "data_wait_fraction": rng.random() / 10,
-          "flops": step * STEP_FLOPS} | (
+          "flops": step * STEP_FLOPS,
+          "all_flops": 1.25 * step * STEP_FLOPS} | (
               {"tokens_per_sec": 100 + rng.random()} if step > 1 else {}))
   (path / "metrics.jsonl").write_text(
       "".join(json.dumps(r) + "\n" for r in records))

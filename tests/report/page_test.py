@@ -50,7 +50,7 @@ def test_the_best_is_compared_with_vanilla(sweep, page):
   best = min(means, key=means.get)
   told, = (line for line in text.splitlines() if line.startswith("Lowest"))
   assert f"at 15 % masks: **{means[best]:.4f}**" in told
-  assert (f"1.000 of the FLOPs of the vanilla baseline, which has "
+  assert (f"1.000 of the model's FLOPs of #1, a vanilla baseline, which has "
           f"{means[0.15, 0]:.4f}" in told) == (best != (0.15, 0))
 
 

@@ -19,6 +19,7 @@ from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.masking import selection
+from latemask.model import stack
 from latemask.model import architecture
 from latemask.model import partition
 from latemask.runtime import rng
@@ -76,12 +77,16 @@ def test_no_dropout_is_met_again(tiny, kind):
   for program in _programs(tiny):
     def of_step(step, program=program):
       key = program.keys_at(step)[1]
-      return jax.random.key_data(jnp.concatenate([key[None], jax.vmap(
-          jax.random.fold_in, (None, 0))(key, jnp.arange(12))]))
+      def parts(keys, salt):
+        return jax.vmap(lambda key: jax.vmap(
+            rng.fold_in, (None, 0, None))(key, jnp.arange(4), salt))(
+                keys).ravel()
+      micro_batches = parts(key[None], step_lib._MICRO_BATCH)
+      return jax.random.key_data(jnp.concatenate([
+          key[None], micro_batches, parts(micro_batches, stack._LAYER)]))
     keys = np.concatenate(jax.jit(jax.vmap(of_step))(jnp.arange(_STEPS)))
     found.append([key.tobytes() for key in keys])
-    # To unsafe_rbg (step, index) is (index, step).
-    assert len(set(found[-1])) == 13 * _STEPS or kind == "unsafe_rbg"
+    assert len(set(found[-1])) == (1 + 4 + 16) * _STEPS
   _apart(found)
 
 

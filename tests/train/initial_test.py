@@ -1,6 +1,7 @@
 """Initial values of kernels, and a mask vector that is a row of the table."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -46,6 +47,20 @@ def test_kernels_begin_with_this_deviation(tiny, kernels, scale, std):
     else:
       np.testing.assert_array_equal(leaf, like, name)
   assert found == set(_INPUTS)
+
+
+@pytest.mark.parametrize("kind, is_learned", [
+    ("own", True), ("own", False), ("embedding", True), ("embedding", False)])
+def test_another_models_mask_vector(kind, is_learned):
+  """What it has learned stays; without one the row's beginning is taken."""
+  rows = np.arange(12.0).reshape(4, 3)
+  found = mask_vector.begun(
+      kind, {"embedding": jnp.asarray(rows), "mask_vector": -jnp.ones(3)}, 2,
+      is_learned)
+  vector = rows[2] if (kind, is_learned) == ("embedding", False) else [-1] * 3
+  np.testing.assert_array_equal(found["mask_vector"], vector)
+  rows[2] = rows[2] if kind == "own" else vector
+  np.testing.assert_array_equal(found["embedding"], rows)
 
 
 @pytest.mark.slow

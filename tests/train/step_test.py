@@ -175,21 +175,38 @@ def test_only_matrices_decay(tiny):
                                err_msg=name)
 
 
-@pytest.mark.parametrize("schedule, middle, end", [
-    ("linear", 0.5, 1 / 90),
-    ("cosine", 0.5, 0.5 - 0.5 * np.cos(np.pi / 90)),
-    ("inverse_sqrt", (10 / 56) ** 0.5, 0.1 ** 0.5)])
-def test_schedules(tiny, schedule, middle, end):
+@pytest.mark.parametrize("schedule, middle, end, last", [
+    ("linear", 0.5, 1 / 90, 0.5 + 1.5 / 100),
+    ("cosine", 0.5, 0.5 - 0.5 * np.cos(np.pi / 90),
+     0.5 + 0.75 * (1 - np.cos(np.pi / 100))),
+    ("inverse_sqrt", (10 / 56) ** 0.5, 0.1 ** 0.5, 0.5),
+    ("constant", 1, 1, 2), ("wsd", 1, 1 / 20, 0.5 + 1.5 / 20)])
+def test_schedules(tiny, schedule, middle, end, last):
   tiny.train.num_steps = 100
   tiny.optimizer.warmup_fraction = 0.1
   tiny.optimizer.learning_rate = 2.0
   tiny.optimizer.schedule = schedule
+  tiny.optimizer.decay_fraction = 0.2
   rate = step_lib.schedule_lib.schedule_of(tiny)
   np.testing.assert_allclose(
       [float(rate(s)) for s in (0, 4, 9, 55, 99)],
       [0.2, 1.0, 2.0, 2 * middle, 2 * end], atol=1e-6)
   tiny.optimizer.warmup_fraction = 0.0
   assert float(step_lib.schedule_lib.schedule_of(tiny)(0)) == 2.0
+  tiny.optimizer.final_learning_rate = 0.5
+  np.testing.assert_allclose(
+      step_lib.schedule_lib.schedule_of(tiny)(99), last, rtol=1e-5)
+
+
+def test_wsd_falls_from_its_peak(tiny):
+  """Behind a warm-up that takes more than the decay leaves."""
+  tiny.train.num_steps, tiny.optimizer.learning_rate = 100, 1.0
+  tiny.optimizer.schedule = "wsd"
+  tiny.optimizer.warmup_fraction, tiny.optimizer.decay_fraction = 0.4, 0.8
+  rate = step_lib.schedule_lib.schedule_of(tiny)
+  np.testing.assert_allclose(
+      [float(rate(s)) for s in (39, 40, 70, 99)], [1, 1, 0.5, 1 / 60],
+      rtol=1e-5)
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -19,10 +19,11 @@ def loss(content):
   """
   found, chosen = content.crossing, _first(content)
   shares = [found.shares["FLOPs"][i] for i in chosen]
+  can_compare = [found.can_compare[i] for i in chosen]
   series = [content.series[i] for i in chosen]
   content = dataclasses.replace(content, series=series, look=look_lib.named([
-      look_lib.wrap(_name(s, *share, found.baseline))
-      for s, share in zip(series, shares)]))
+      look_lib.wrap(_name(s, *share, can, found.baseline))
+      for s, share, can in zip(series, shares, can_compare)]))
   drawn = [curves.curve(s, runs_lib.Run.flops_at, "evals", found.key)
            for s in content.series]
   if not any(len(x) for x, *_ in drawn):
@@ -57,19 +58,23 @@ def loss(content):
 def _first(content):
   """Returns the indices of the series to draw, the baseline's first."""
   def rank(i):
-    share, _, count = content.crossing.shares["FLOPs"][i]
-    return (content.series[i] is not content.crossing.baseline,
+    found = content.crossing
+    share, _, count = found.shares["FLOPs"][i]
+    return (content.series[i] is not found.baseline, not found.can_compare[i],
             share if count else math.inf)
 
   order = sorted(range(len(content.series)), key=rank)
   return order[:look_lib.MAX_NAMED]
 
 
-def _name(series, share, deviation, count, baseline):
+def _name(series, share, deviation, count, can_compare, baseline):
   """Returns a name that begins with the share."""
   if series is baseline:
     return f"1: {series.label}"
+  if not can_compare:
+    return f"not comparable: {series.label}"
   if not count:
     return f"never: {series.label}"
   spread = f" ± {deviation:.2f}" * (count > 1)
-  return f"{share:.2f}{spread}: {series.label}"
+  few = f" ({count} of {len(series.runs)})" * (count < len(series.runs))
+  return f"{share:.2f}{spread}{few}: {series.label}"

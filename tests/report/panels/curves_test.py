@@ -24,7 +24,7 @@ def test_axes_curves_and_look(page):
     assert bottom.get_xlabel() and "nats" in bottom.get_ylabel()
   assert ends["steps"] == 12
   assert ends["tokens"] == pytest.approx(12 * 4096 * 128 / 1e6)
-  assert ends["flops"] == 12 * made.STEP_FLOPS
+  assert ends["flops"] == 12 * made.STEP_FLOPS / 1e12
   for fig in figures.values():
     assert fig.get_size_inches()[0] == look_lib.WIDTH_INCHES
     for ax in fig.axes:
