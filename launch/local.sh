@@ -22,8 +22,8 @@ find_python() {  # Sets python, and version: 3.13.
   local supported="3.13 3.12 3.11" names=("${PYTHON:-python3}")
   for version in ${PYTHON:-$supported}; do
     names+=("python${version#python}" \
-      "${PYENV_ROOT:-$HOME/.pyenv}/versions/${version#python}".*/bin/python \
-      "$HOME/.local/share/uv/python/cpython-${version#python}".*/bin/python)
+      "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/${version#python}".*/bin/python \
+      "${HOME:-}/.local/share/uv/python/cpython-${version#python}".*/bin/python)
   done
   for python in "${names[@]}"; do
     # Debian has a python3 that cannot make environments.
@@ -80,7 +80,8 @@ export GLIBC_TUNABLES="${GLIBC_TUNABLES:-$(printf %s \
   glibc.malloc.hugetlb=1: glibc.malloc.arena_max=1: \
   glibc.malloc.mmap_max=0: glibc.malloc.trim_threshold=1099511627776)}"
 # So that commands that are printed can be typed as they stand.
-export LATEMASK_LAUNCHER="bash ${BASH_SOURCE[0]}"
+LATEMASK_LAUNCHER=$(printf 'bash %q' "${BASH_SOURCE[0]}")
+export LATEMASK_LAUNCHER
 export VIRTUAL_ENV="$venv" PATH="$venv/bin:$PATH"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$@"

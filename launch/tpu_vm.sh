@@ -38,7 +38,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 poll_secs=30       # Between looks at a slice that works.
 first_wait_secs=30 # Before a second try; doubled with each that follows,
 last_wait_secs=600 # up to this; a life longer than it begins anew.
-most_misses=5      # Polls in a row that a slice may leave unanswered.
+most_misses=10     # Polls in a row that a slice may leave unanswered.
 
 usage() { sed -n '2,38s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 say() { echo "launch/tpu_vm.sh: $*" >&2; }
@@ -188,14 +188,15 @@ setup() {
     return
   call_workers gcloud compute tpus tpu-vm scp "$archive" \
     "$name:latemask.tar.gz" "${where[@]}" --worker=all || return
-  # A second setup keeps the environment and the log, and no file that the
-  # commit has not.
+  # A second setup keeps the environment and what commands have written there
+  # (.gitignore), and no other file that the commit has not.
   ssh_line all "set -e
 worker=latemask/launch/tpu_worker.sh
 if [ -e \$worker ]; then bash \$worker idle; fi
 mkdir -p latemask
 find latemask -mindepth 1 -maxdepth 1 \\
-  ! -name '.venv*' ! -name runs -exec rm -rf {} +
+  ! -name '.venv*' ! -name runs ! -name exported ! -name 'report*' \
+  -exec rm -rf {} +
 tar -xzf latemask.tar.gz -C latemask
 $before
 bash \$worker install"
@@ -269,6 +270,7 @@ await() {
 #   failed  the command, or setting it up: tried again, --restarts times in
 #           all, but if the slice turns out to be gone, that was the reason
 #   stuck   no slice could be had, or reached: tried again as well, and counted
+#   bare    it stood, but nothing was set up there: tried again, once
 
 live() {
   code=1 outcome=stuck
@@ -294,7 +296,12 @@ live() {
   case $code in
     0) watch;;
     2) outcome=ended;;
-    *) set_up="";;  # 127: an empty home.
+    127)  # An empty home.
+      [ "$set_up" != unknown ] || outcome=bare
+      set_up="";;
+    *)  # Some may have started: they would keep setup from its work.
+      ask stop > /dev/null 2>&1 || true
+      set_up="";;
   esac
 }
 
@@ -309,6 +316,11 @@ watch() {
       waiting|unknown) continue;;  # Repairs, or gcloud without a network.
     esac
     if ! report=$(ask poll 2> "$scratch/poll") || [ -z "$report" ]; then
+      # A key that this machine has no more says nothing of the slice.
+      if grep -qi 'permission denied\|agent\|host key' "$scratch/poll"; then
+        [ "$told" = keys ] || { cat "$scratch/poll" >&2; told=keys; }
+        continue
+      fi
       # Ready, they say, and yet nobody there: then it is as good as lost.
       if [ $((misses += 1)) -ge $most_misses ]; then
         cat "$scratch/poll" >&2
@@ -350,7 +362,7 @@ judge() {
 
 keep() {
   local failures=0 wait_secs=$first_wait_secs born
-  set_up=1
+  set_up=unknown
   while true; do
     born=$SECONDS
     live
@@ -367,7 +379,7 @@ keep() {
       look
       [ "$condition" = ready ] || outcome=lost
     fi
-    [ "$outcome" = lost ] || failures=$((failures + 1))
+    is_one_of "$outcome" "lost bare" || failures=$((failures + 1))
     if [ $failures -gt "$restarts" ]; then
       say "$name: giving up after $restarts restarts (exit code $code)"
       return "$code"

@@ -22,13 +22,21 @@ fail() { echo "launch/tpu_worker.sh on $worker: $*" >&2; exit 2; }
 say() { echo "worker $worker: $*"; }
 running() { [ -e "$run/lock" ] && ! flock --nonblock "$run/lock" true; }
 
+# A fresh machine updates itself at first and holds apt's locks meanwhile; of
+# those on its lists apt-get itself waits for none.
+apt() {
+  local tries=60
+  until sudo apt-get --quiet "$@"; do
+    [ $((tries -= 1)) -gt 0 ] || return 1
+    sleep 10
+  done
+}
+
 install() {
-  # Ubuntu 22.04, which most runtime versions are, has 3.10 as its python3. A
-  # fresh machine updates itself at first and holds apt's lock meanwhile.
+  # Ubuntu 22.04, which most runtime versions are, has 3.10 as its python3.
   if ! bash "$root/launch/local.sh" --python > /dev/null 2>&1; then
-    sudo apt-get -o DPkg::Lock::Timeout=600 --quiet update
-    sudo apt-get -o DPkg::Lock::Timeout=600 --quiet --yes install \
-      python3.11 python3.11-venv
+    apt update
+    apt --yes install python3.11 python3.11-venv
   fi
   bash "$root/launch/local.sh" python -m pip install --quiet \
     --disable-pip-version-check -r "$root/requirements.txt" "jax[tpu]"
@@ -49,7 +57,7 @@ start() {
     say "running already"
     return
   fi
-  rm -f "$run/exit"
+  rm -f "$run/exit" "$run/pid"
   echo "$line" > "$run/command"
   # A session of its own: no terminal and no ssh to be hung up with.
   setsid bash "$root/launch/tpu_worker.sh" supervise "$@" \
@@ -86,8 +94,12 @@ logs() {
 
 stop() {
   if running; then
-    local group tries=$((${STOP_SECS:-120} * 2))
-    group=$(cat "$run/pid")
+    local group="" tries=$((${STOP_SECS:-120} * 2))
+    # What was just started has not said its number yet.
+    until group=$(cat "$run/pid" 2> /dev/null) && [ -n "$group" ]; do
+      { running && [ $((tries -= 1)) -gt 0 ]; } || { poll; return; }
+      sleep 0.5
+    done
     kill -TERM -- "-$group" 2> /dev/null || true
     while running && [ $((tries -= 1)) -gt 0 ]; do sleep 0.5; done
     ! running || kill -KILL -- "-$group" 2> /dev/null || true

@@ -97,6 +97,7 @@ exec "$@"
 # Nothing is installed on the machine of the tests.
 SUDO = '''#!/bin/sh
 echo "$*" >> "$FAKE/sudo.txt"
+[ "$(wc -l < "$FAKE/sudo.txt")" -gt "${LOCKED:-0}" ]  # By an update.
 '''
 
 # Waits are written down, not waited for.
@@ -310,7 +311,8 @@ def test_create_waits_until_it_stands(cloud):
 
 def test_setup_copies_the_commit_and_installs(cloud):
   stale = cloud.worker(1) / "stale.py"
-  for kept in (".venv/pip", "runs/worker/log", "stale.py"):
+  for kept in (".venv/pip", "runs/worker/log", "exported/m", "report-1/r",
+               "stale.py"):
     (cloud.worker(1) / kept).parent.mkdir(parents=True, exist_ok=True)
     (cloud.worker(1) / kept).write_text("")
   (cloud.repository / "uncommitted.py").write_text("")
@@ -329,16 +331,17 @@ def test_setup_copies_the_commit_and_installs(cloud):
     assert not (home / "latemask" / "uncommitted.py").exists()
     assert (home / "prepared").read_text() == f"it's  {home}\n"
   assert not stale.exists()
-  assert (cloud.worker(1) / ".venv" / "pip").exists()
-  assert (cloud.worker(1) / "runs" / "worker" / "log").exists()
+  for kept in (".venv/pip", "runs/worker/log", "exported/m", "report-1/r"):
+    assert (cloud.worker(1) / kept).exists()
   installed = (cloud.fake / "local.txt").read_text().splitlines()
   assert len(installed) == 2
   assert all(line.endswith("requirements.txt jax[tpu]") for line in installed)
   assert not (cloud.fake / "sudo.txt").exists()
   # No Python that will do: each worker installs Ubuntu's.
-  assert cloud("setup", *SLICE, PYTHON_CODE="2").returncode == 0
-  assert (cloud.fake / "sudo.txt").read_text().count(
-      "install python3.11 python3.11-venv\n") == 2
+  assert cloud("setup", *SLICE, PYTHON_CODE="2", LOCKED="3").returncode == 0
+  asked = (cloud.fake / "sudo.txt").read_text()
+  assert asked.count("install python3.11 python3.11-venv\n") == 2
+  assert asked.count(" update\n") == 5 and cloud.sleeps() == [10] * 3
   failed = cloud("setup", *SLICE, PIP_CODE="5")
   assert failed.returncode == 5
   assert "launch/tpu_vm.sh: worker 1: exit status 5" in failed.stderr
@@ -565,9 +568,40 @@ def test_keep_replaces_a_slice_that_does_not_answer(cloud):
   done = _keep(cloud, "hang 0", "0")
   assert done.returncode == 0, done.stderr
   verbs = cloud.verbs()
-  assert verbs[:7] == ["ssh start", *["ssh poll"] * 5, "delete"]
-  assert [v for v in verbs[7:] if v != "ssh poll"] == [
+  assert verbs[:12] == ["ssh start", *["ssh poll"] * 10, "delete"]
+  assert [v for v in verbs[12:] if v != "ssh poll"] == [
       "create", *LIFE, "ssh stop"]
+
+
+def test_keep_deletes_nothing_for_want_of_a_key(cloud):
+  """The command runs on: that it cannot be asked is this machine's trouble."""
+  cloud.set_up()
+  script = cloud.worker(1) / "launch" / "tpu_worker.sh"
+  script.write_text('''[ "$1" = poll ] || exit 0
+echo >> "$FAKE/polls"
+[ "$(wc -l < "$FAKE/polls")" -gt 15 ] && { echo "worker 1: exit 0"; exit; }
+echo "user@1.2.3.4: Permission denied (publickey)." >&2
+exit 255
+''')
+  done = _keep(cloud, "0", "0", options=["--restarts", "0"])
+  assert done.returncode == 0, done.stderr
+  assert "Permission denied" in done.stderr
+  assert set(cloud.verbs()) == {"ssh start", "ssh poll", "ssh stop"}
+
+
+def test_keep_stops_those_that_started_where_others_did_not(cloud):
+  cloud.set_up()
+  script = cloud.worker(1) / "launch" / "tpu_worker.sh"
+  worker = script.read_text()
+  script.write_text('''if [ "$1" = start ] && ! [ -e "$FAKE/once" ]; then
+  touch "$FAKE/once"
+  exit 255
+fi
+''' + worker.partition("set -euo pipefail\n")[2])
+  done = _keep(cloud, "hang 0", "0", options=["--restarts", "1"])
+  assert done.returncode == 0, done.stderr
+  assert [v for v in cloud.verbs() if v != "ssh poll"] == [
+      "ssh start", "ssh stop", *LIFE, "ssh stop"]
 
 
 @pytest.mark.slow
@@ -587,7 +621,7 @@ def test_keep_restarts_other_failures_so_often(cloud):
 
 
 def test_keep_sets_up_a_worker_that_is_empty(cloud):
-  done = _keep(cloud, "0", "0")
+  done = _keep(cloud, "0", "0", options=["--restarts", "0"])
   assert done.returncode == 0, done.stderr
   assert [v for v in cloud.verbs() if v != "ssh poll"] == [
       "ssh start", *LIFE, "ssh stop"]

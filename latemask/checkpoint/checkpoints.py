@@ -32,6 +32,8 @@ from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
 
 
+# What a busy disk, or a bucket, refused once may be there the next time.
+_READS = 2
 # How long an end waits for Orbax once a save has failed.
 _CLOSE_SECS = 20
 
@@ -149,14 +151,8 @@ class Checkpoints:
     self._finish()
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        progress, error = self._restore(step, state_shapes), None
-      except errors.InputError:
-        raise
-      # On damaged files Orbax raises anything, a bare Exception included.
-      except Exception as found:
-        progress, error = None, found
-      if distributed.everywhere(progress is not None):
+      progress, error = self._try(step, state_shapes)
+      if progress:
         for bad in damaged:
           self._set_aside(bad, "damaged")
         return progress
@@ -170,25 +166,55 @@ class Checkpoints:
           "whole one back, or begin anew in another --workdir")
     return None
 
-  def _restore(self, step, state_shapes):
-    """Returns the `Progress` of a step."""
-    read = self._manager.restore(step, args=ocp.args.Composite(
-        run=ocp.args.JsonRestore()))
+  def _try(self, step, state_shapes):
+    """Returns (`Progress` of a step, None), or (None, what is wrong).
+
+    All processes find the same.
+    """
+    read = None
+    for _ in range(_READS):
+      try:
+        read, error = self._read(step, state_shapes), None
+        break
+      except (errors.InputError, MemoryError):
+        raise
+      # On damaged files Orbax raises anything, a bare Exception included.
+      except Exception as found:
+        if "RESOURCE_EXHAUSTED" in str(found):  # The device's memory.
+          raise
+        error = found
+    if not distributed.everywhere(read is not None):
+      return None, error or ValueError("another process cannot read it")
+    state, run = read
+    try:
+      record_lib.compare(record_lib.digests(state), run["digests"])
+    except ValueError as found:
+      error = found
+    if not distributed.everywhere(error is None):
+      return None, error or ValueError("another process found other bits")
+    return Progress(state, run["skipped_steps"], run["num_rollbacks"],
+                    record_lib.trained_length(run)), None
+
+  def _read(self, step, state_shapes):
+    """Returns (state, `run`) of a step.
+
+    Each process reads what its devices hold, and waits for no other: it may be
+    the only one that meets the damage.
+    """
+    path = self._manager.directory / str(step)
+    where = f"checkpoint {step} of {self._manager.directory}"
     run = record_lib.checked(
-        read["run"], f"checkpoint {step} of {self._manager.directory}")
+        ocp.JsonCheckpointHandler().restore(path / "run"), where)
     if run["manifest"] != self._run["manifest"]:
       raise errors.InputError(
-          f"checkpoint {step} of {self._manager.directory} was trained on "
-          "other packed rows; give the data.dir it had, or another --workdir")
+          f"{where} was trained on other packed rows; give the data.dir it "
+          "had, or another --workdir")
     if "order" in run:  # Older ones have none.
-      order.check_probe(run["order"], self._run["order"],
-                        f"checkpoint {step} of {self._manager.directory}")
-    state = type(state_shapes)(**self._manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(
-            _tree(state_shapes))))["state"])
-    record_lib.compare(record_lib.digests(state), run["digests"])
-    return Progress(state, run["skipped_steps"], run["num_rollbacks"],
-                    record_lib.trained_length(run))
+      order.check_probe(run["order"], self._run["order"], where)
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+      return type(state_shapes)(**handler.restore(
+          path / "state", args=ocp.args.StandardRestore(
+              _tree(state_shapes)))), run
 
   def set_newest_aside(self, word):
     """Takes the newest checkpoint out of the run, renamed to STEP.word."""

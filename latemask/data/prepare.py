@@ -126,6 +126,8 @@ def _prepare(config, directory, pack, tokenizer, claim, sources,
       "split": split, "sources": [s.fingerprint for s in sources],
       "eval_sources": [s.fingerprint for s in eval_sources],
       "files": {p: d for s in everything for p, d in s.files.items()}})
+  for part in directory.glob("rows-*.part"):  # Of programs that were killed.
+    part.unlink(missing_ok=True)
   todo = [s for s in range(num_shards) if not all(
       (directory / shards_lib.name(s, num_shards, suffix)).exists()
       for suffix in (".json", ".arrayrecord"))]

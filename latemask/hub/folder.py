@@ -297,7 +297,7 @@ def _about(path):
 
 def _write(folder, stock, tensors, about, rest, tokenizer_files, extra, claim):
   files = {"config.json": stock, "latemask.json": about}
-  with files_lib.replacing(folder) as part:
+  with files_lib.replacing(folder, "latemask.json") as part:
     for name, content in files.items():
       (part / name).write_text(
           json.dumps(content, indent=1, ensure_ascii=False), "utf-8")

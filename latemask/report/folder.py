@@ -42,7 +42,7 @@ def write(directories, out, analyses=(), rank_rows=64, baseline=None):
   with look_lib.style():
     pictures = page_lib.draw(content)
     try:
-      with files.replacing(out) as part:
+      with files.replacing(out, "report.md") as part:
         for name, (fig, _) in pictures.items():
           look_lib.save(fig, part, name)
         (part / "report.md").write_text(

@@ -213,7 +213,7 @@ class Claim:
         return False
       self._write()
       time.sleep(SETTLE_SECS)
-      is_there = self._is_there()
+      is_there = self.is_there()
     if is_there:
       threading.Thread(target=self._live, daemon=True).start()
     return is_there
@@ -240,9 +240,10 @@ class Claim:
     self._end.set()
     # A beat that hangs must not keep the program from its end.
     is_mine = self._lock.acquire(timeout=_RELEASE_SECS)
-    # A claim that cannot be deleted falls silent.
-    with contextlib.suppress(OSError):
-      if self._is_there():
+    # A claim that cannot be deleted falls silent. Libraries for gs:// raise
+    # errors of their own.
+    with contextlib.suppress(Exception):
+      if self.is_there():
         self.path.unlink(missing_ok=True)
         for folder in self._made:  # Only those that are empty go.
           os.rmdir(folder)
@@ -263,7 +264,7 @@ class Claim:
       os.link(part, self.path)
       return True
     except FileExistsError:  # Which a slow server says of our own, too.
-      return self._is_there()
+      return self.is_there()
     except OSError:  # Some know no links.
       return None
     finally:
@@ -277,7 +278,8 @@ class Claim:
   def _text(self):
     return json.dumps(self._record) + "\n"
 
-  def _is_there(self):
+  def is_there(self):
+    """Returns whether it is to be seen where it lies."""
     return _parse(_read(self.path)).get("token") == self.token
 
   def _live(self):

@@ -12,6 +12,7 @@ several slices add MEGASCALE_COORDINATOR_ADDRESS, _NUM_SLICES and _SLICE_ID.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import socket
@@ -240,8 +241,7 @@ def _collect(team, deadline):
   """Process 0: waits for all others, and tells each of them the outcome."""
   hosts, others = {0: socket.gethostname()}, []
   problem = None
-  with socket.create_server(
-      ("", team.port), backlog=team.num_processes) as server:
+  with _server(team, deadline) as server:
     while len(hosts) < team.num_processes and not problem:
       server.settimeout(max(deadline - time.monotonic(), 0.001))
       try:
@@ -272,6 +272,19 @@ def _collect(team, deadline):
       _receive(connection, 5)
       connection.close()
   return answer
+
+
+def _server(team, deadline):
+  """Returns a server at the port, which a run before may still have."""
+  while True:
+    try:
+      return socket.create_server(("", team.port), backlog=team.num_processes)
+    except OSError as error:
+      if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+        raise errors.MissingError(
+            f"process 0 cannot have port {team.port} of this host "
+            f"({error.strerror})") from error
+    time.sleep(0.2)
 
 
 def _answer(team, deadline):

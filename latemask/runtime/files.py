@@ -98,11 +98,24 @@ def writing(path):
       return
     with signals.undoing(remove):
       yield part
+      _to_disk(part)
       part.replace(path)
   except OSError as error:
     raise _named(error, path)
   finally:
     remove()
+
+
+def _to_disk(path):
+  """Returns once a local file is where a loss of power leaves it.
+
+  Else the new name may be kept, and not what it names.
+  """
+  file = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(file)
+  finally:
+    os.close(file)
 
 
 @contextlib.contextmanager
@@ -140,13 +153,22 @@ def check_replaceable(folder, mark, names):
 
 
 @contextlib.contextmanager
-def replacing(folder):
+def replacing(folder, mark):
   """Yields a new local folder; what its body writes there becomes `folder`.
 
   It is whole under another name before what was there is set aside, and that
-  is deleted last. Whoever calls it has looked at what is there: see
+  is deleted last. On gs://, where no folder has another name, `mark` goes
+  first and comes last. Whoever calls it has looked at what is there: see
   `check_replaceable`.
+
+  Args:
+    mark: a file without which what is there is nothing.
   """
+  if is_remote(folder):
+    with temporary_folder() as here:
+      yield pathlib.Path(here)
+      _copy_up(pathlib.Path(here), epath.Path(folder), mark)
+    return
   folder = pathlib.Path(os.path.realpath(folder))
   name = f"{folder.name}.{uuid.uuid4().hex[:8]}"
   part, before = (folder.with_name(f"{name}.{word}")
@@ -169,6 +191,19 @@ def replacing(folder):
   finally:
     undo()
   shutil.rmtree(before, ignore_errors=True)
+
+
+def _copy_up(here, folder, mark):
+  """Makes a folder on gs:// hold what a local one holds, and nothing else."""
+  make(folder)
+  (folder / mark).unlink(missing_ok=True)
+  for path in folder.iterdir():
+    path.rmtree() if path.is_dir() else path.unlink()
+  paths = [path for path in here.rglob("*") if path.is_file()]
+  for path in sorted(paths, key=lambda path: (path.name == mark, path)):
+    target = folder / path.relative_to(here)
+    make(target.parent)
+    epath.Path(path).copy(target, overwrite=True)
 
 
 def _named(error, path):

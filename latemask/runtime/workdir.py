@@ -7,6 +7,7 @@ several processes the first one holds the claim, for all.
 import contextlib
 import itertools
 import json
+import time
 
 from etils import epath
 import flax.traverse_util
@@ -21,6 +22,8 @@ from latemask.runtime import distributed
 from latemask.runtime import files
 
 _count = itertools.count()
+# How long NFS may take to show a new file on other hosts.
+_SEEN_SECS = 60
 
 
 @contextlib.contextmanager
@@ -31,6 +34,7 @@ def owned(workdir):
 
   Raises:
     HeldError: another program has it; on all processes.
+    InputError: not all processes see it.
   """
   path, claim, refusal = claims.inside(workdir), None, None
   with contextlib.ExitStack() as stack:
@@ -44,7 +48,22 @@ def owned(workdir):
     if not token:
       raise refusal or claims.HeldError(
           f"process 0 could not have {workdir}; its line says why")
-    yield claim or claims.Claim(path, token)
+    # Else the first save would wait for a folder that never comes.
+    claim = claim or claims.Claim(path, token)
+    if not distributed.everywhere(_is_seen(claim)):
+      raise errors.InputError(
+          f"{workdir} is not the same folder on all {jax.process_count()} "
+          "processes; --workdir must lie where all hosts see it")
+    yield claim
+
+
+def _is_seen(claim):
+  deadline = time.monotonic() + _SEEN_SECS
+  while not claim.is_there():
+    if time.monotonic() > deadline:
+      return False
+    time.sleep(claims.LOOK_SECS)
+  return True
 
 
 def check_owned(claim):

@@ -263,8 +263,11 @@ def _refuse_twins(points, path):
 
 
 def read_json(path):
-  """Returns the object in a file of ours; {} where it was cut off."""
-  return _as_object(path.read_text())
+  """Returns the object in a file of ours; {} where it was cut off, or went."""
+  try:
+    return _as_object(path.read_text())
+  except FileNotFoundError:
+    return {}
 
 
 def newest_lines(path):

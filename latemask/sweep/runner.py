@@ -118,8 +118,9 @@ class Sweep:
             self._start()
           time.sleep(_POLL_SECS)
       finally:
-        for process in self._running.values():  # Only after a bug of ours.
-          process.tell(signal.SIGKILL)
+        # Only where this program fails: the runs have not, and save.
+        for process in self._running.values():
+          process.tell(signal.SIGTERM)
     for name, reason in self._failed.items():
       print(f"latemask: {name}: {reason}", file=sys.stderr)
     if self._failed:
@@ -131,8 +132,10 @@ class Sweep:
   def _look(self):
     """Looks which runs have not come to their end, here or elsewhere."""
     self._looked_secs = time.monotonic()
-    self._left = [p for p in self._left
-                  if p.name not in self._failed and not p.done]
+    # A server that is away may be there at the next look.
+    with contextlib.suppress(OSError):
+      self._left = [p for p in self._left
+                    if p.name not in self._failed and not p.done]
 
   def _start(self):
     """Starts runs in free places."""
@@ -248,4 +251,7 @@ def pack(points):
 
 def _text(path):
   """Returns the text of a file; None where there is none."""
-  return path.read_text() if path.exists() else None
+  try:
+    return path.read_text() if path.exists() else None
+  except FileNotFoundError:  # Another machine has deleted it since.
+    return None

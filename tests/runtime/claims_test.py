@@ -207,7 +207,7 @@ def test_released_while_it_is_watched(path):
   assert watch.take() is None
   path.unlink()
   claim = watch.take()
-  assert claim._is_there() and watch.holder == ""
+  assert claim.is_there() and watch.holder == ""
   claim.release()
 
 
@@ -230,7 +230,7 @@ def test_clocks_and_pauses_mean_nothing(path, monkeypatch):
     claim = watch.take()
     if claim:
       break
-  assert beats == 6 and claim._is_there()
+  assert beats == 6 and claim.is_there()
   claim.release()
 
 
@@ -278,7 +278,7 @@ def test_a_holder_puts_a_damaged_claim_right(path):
   with claims.held(path) as claim:
     _place(path, "{")
     claim.check()
-    _wait_until(claim._is_there)
+    _wait_until(claim.is_there)
 
 
 def test_another_process_of_the_run_checks_the_same_claim(path):
@@ -311,7 +311,7 @@ def test_of_several_at_once_one_wins(path, before):
   for thread in threads:
     thread.join()
   claim, = filter(None, found)
-  assert claim._is_there() and len(found) == 6
+  assert claim.is_there() and len(found) == 6
   claim.release()
 
 
@@ -332,7 +332,7 @@ def test_waiting_for_another(path, sleeper, capsys):
       process=sleeper.pid, start=claims._start_of(sleeper.pid)))
   threading.Timer(0.2, sleeper.kill).start()
   with claims.held(path, wait=True) as claim:
-    assert claim._is_there()
+    assert claim.is_there()
   line, = capsys.readouterr().out.splitlines()
   assert f"process {sleeper.pid}," in line and "waiting for its end" in line
 

@@ -71,6 +71,18 @@ def test_a_number_twice_and_another_count():
              in text for text in found)
 
 
+def test_a_port_that_another_has_is_waited_for():
+  with socket.create_server(("", 0)) as taken:
+    team = distributed.Team("127.0.0.1", taken.getsockname()[1], 1, 0)
+    with pytest.raises(errors.MissingError, match=f"port {team.port} of this"):
+      distributed.roll_call(team, 0.3)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      called = pool.submit(distributed.roll_call, team, 20)
+      time.sleep(0.3)
+      taken.close()
+      assert called.result() == [socket.gethostname()]
+
+
 def test_strangers_at_the_port_do_no_harm():
   port = _port()
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -256,6 +268,16 @@ def test_same_run_on_several_processes(
   one = _losses(tmp_path / "1")
   assert len(one) == 12 * 2 + 3
   _assert_close(one, *(_losses(tmp_path / str(n)) for n in counts[1:]))
+  # What the last process alone reads, and therefore it alone finds damaged.
+  count = counts[-1]
+  for path in (tmp_path / str(count) / "checkpoints/12/state").rglob(
+      f"ocdbt.process_{count - 1}/d/*"):
+    path.write_bytes(path.read_bytes()[:100])
+  ended = _run(tmp_path / str(count), corpus, packed_dir, count, *mesh)
+  assert [code for code, _ in ended] == [0] * count, ended[0][1][-3000:]
+  assert "checkpoint 12 of" in ended[-1][1] and "damaged" in ended[0][1]
+  assert "going on from the checkpoint at step 8" in ended[0][1]
+  _assert_close(one, _losses(tmp_path / str(count)))
   for name, count in goes_on:
     for step in ("8", "12"):
       shutil.rmtree(tmp_path / name / "checkpoints" / step)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import types
 
+from etils import epath
 import numpy as np
 import pytest
 
@@ -122,6 +123,31 @@ def test_only_what_was_written_there_is_replaced(tmp_path):
     files.check_replaceable(tmp_path / "file", "latemask.json", NAMES)
 
 
+def test_replaced_on_gs(bucket, monkeypatch):
+  """Without its mark it is nothing; nothing stays of what was there."""
+  bucket.mkdir()
+  folder = _export(bucket / "out")
+  (folder / "1_Pooling").mkdir()
+  (folder / "1_Pooling/config.json").write_text("old")
+  seen = []
+  real = type(epath.Path(folder)).copy
+  def copy(self, target, **options):
+    seen.append((target.name, (folder / "latemask.json").exists()))
+    return real(self, target, **options)
+  monkeypatch.setattr(type(epath.Path(folder)), "copy", copy)
+  with files.replacing(folder, "latemask.json") as part:
+    assert not files.is_remote(part)
+    for name in ("latemask.json", "model.safetensors", "2_Normalize/a.json"):
+      (part / name).parent.mkdir(exist_ok=True)
+      (part / name).write_text("new")
+    assert (folder / "latemask.json").exists()
+  assert seen == [("a.json", False), ("model.safetensors", False),
+                  ("latemask.json", False)]
+  assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
+                if path.is_file()) == [
+      "2_Normalize/a.json", "latemask.json", "model.safetensors"]
+
+
 def test_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
   folder = _export(tmp_path / "out")
   link = tmp_path / "link"
@@ -138,7 +164,7 @@ def test_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
             raise OSError("no more room")
           return real(self, target)
         patch.setattr(pathlib.Path, "rename", rename)
-      part = stack.enter_context(files.replacing(link))
+      part = stack.enter_context(files.replacing(link, "latemask.json"))
       # Until the new one is whole, the old one stands.
       assert (folder / "config.json").read_text() == "old"
       (part / "config.json").write_text("new")

@@ -19,6 +19,7 @@ from latemask import errors
 from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.runtime import claims
+from latemask.runtime import workdir
 from latemask.train import metrics
 from latemask.train import run as run_lib
 from tests import conftest
@@ -143,6 +144,16 @@ def test_export_has_one_writer(run, tmp_path, monkeypatch):
     export()
   assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
   assert sorted(os.listdir(tmp_path)) == ["out", "out.claim"]
+
+
+def test_a_workdir_that_not_all_see(tmp_path, monkeypatch):
+  """As where each host has a disk of its own."""
+  monkeypatch.setattr(workdir, "_SEEN_SECS", 0)
+  monkeypatch.setattr(claims.Claim, "is_there", lambda claim: False)
+  monkeypatch.setattr(claims.Claim, "_create", lambda claim: True)
+  with pytest.raises(errors.InputError, match="must lie where all hosts see"):
+    with workdir.owned(tmp_path / "run"):
+      pass
 
 
 _PROCESS = """

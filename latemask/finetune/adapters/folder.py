@@ -88,7 +88,7 @@ def store(folder, settings, config, encoder, params, about):
   said = {"adapter": settings.to_dict(), "encoder": digest(encoder), **about}
   folder = epath.Path(folder)
   files.check_replaceable(folder, ABOUT, FILES)
-  with files.replacing(folder) as part:
+  with files.replacing(folder, ABOUT) as part:
     (part / ABOUT).write_text(json.dumps(said, indent=1), "utf-8")
     if settings.name == "lora":
       (part / _PEFT).write_text(json.dumps(
