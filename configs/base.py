@@ -83,7 +83,8 @@ def get_config(size="base"):
   data.packing = "documents"
   # Of documents, which share a row: best (those that fill it; a document is
   # cut where it is longer than a row, and where rows would stay empty), or next
-  # (as they come, cut wherever a row ends: rows packed before this key).
+  # (as they come, cut wherever a row ends: rows packed before this key, and
+  # their streams lack the documents of fewer than 8 tokens).
   data.fit = "best"
   # Files of packed rows; None: one per 16 MiB of text.
   data.shards = integer()

@@ -167,35 +167,47 @@ def _texts(sources):
   """Yields documents of every source, to train a tokenizer on."""
   for source in sources:
     left_bytes = _SAMPLE_BYTES // len(sources)
-    for document in _sample(source, sources_lib.BadDocuments(float("inf"))):
+    for document in _Sample(source, sources_lib.BadDocuments(float("inf"))):
       yield document
       left_bytes -= len(document)
       if left_bytes < 0:
         break
 
 
-def _num_parts(source):
-  """Returns of how many parts of a source one is the sample."""
-  parts = -(-source.size_bytes // _SAMPLE_BYTES) or 1
-  return min(parts, source.max_parts or parts)
+class _Sample:
+  """The documents of one part of a source, all parts being alike.
 
+  Attributes:
+    times: how much there is in all, by the sample; once it has been read.
+  """
 
-def _sample(source, bad):
-  """Returns the documents of one part of a source, all parts being alike."""
-  # One of many small shards: of files, blocks that lie evenly.
-  parts = _num_parts(source)
-  return (text for _, text in source.documents(parts // 2, parts, bad))
+  def __init__(self, source, bad):
+    self._source, self._bad = source, bad
+    parts = -(-source.size_bytes // _SAMPLE_BYTES) or 1
+    self.times = self._parts = min(parts, source.max_parts or parts)
+
+  def __iter__(self):
+    # One of many small shards: of files, blocks that lie evenly.
+    left_bytes, before = _SAMPLE_BYTES, 0
+    for place, text in self._source.documents(
+        self._parts // 2, self._parts, self._bad):
+      # A file that is read through may be very long: its beginning will do.
+      if left_bytes < 0 and self._source.max_parts and (
+          share := self._source.read_share(place, before)):
+        self.times = self._parts / share
+        return
+      yield text
+      left_bytes, before = left_bytes - len(text), place
 
 
 def _estimate(config, source, tokenizer):
   """Returns (counts of a source, what is wrong with a bad document)."""
   bad = sources_lib.BadDocuments(float("inf"))
   counts = dict.fromkeys(packing.COUNTS, 0)
-  found = packing.pack(
-      _sample(source, bad), tokenizer, config.data, counts,
-      progress=lambda num_bytes: None)
-  for _ in found:
+  sample = _Sample(source, bad)
+  for _ in packing.pack(sample, tokenizer, config.data, counts,
+                        progress=lambda num_bytes: None):
     pass
   counts["bad_documents"] = bad.count
-  parts = _num_parts(source)
-  return {key: parts * value for key, value in counts.items()}, bad.first
+  return {key: round(sample.times * value)
+          for key, value in counts.items()}, bad.first

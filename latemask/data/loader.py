@@ -11,7 +11,10 @@ all shards is needed at the start.
 """
 
 import bisect
+import errno
 import itertools
+import os
+import resource
 import tempfile
 
 from array_record.python import array_record_data_source
@@ -30,6 +33,11 @@ from latemask.runtime import files
 # Rows that are read to estimate what the set itself does not say.
 _SAMPLE_ROWS = 1024
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+# What a process has open besides its shards, at most.
+_OTHER_FILES = 500
+# What a system says that is no fault of a shard.
+_NOT_DAMAGED = tuple(map(os.strerror, (
+    errno.EMFILE, errno.ENFILE, errno.EACCES)))
 
 
 class Loader:
@@ -55,6 +63,7 @@ class Loader:
     self._length = config.data.length
     self._dtype = packing.row_dtype(packed.tokenizer.vocab_size)
     self._paths = packed.paths
+    _allow_open(len(self._paths))
     self._records = _open(packed, [
         path for s in packed.sets for path in reading(
             s.paths, s.num_bytes, s.digest, config.data.cache_dir)])
@@ -163,6 +172,23 @@ class Loader:
           shape)
 
 
+def _allow_open(num_shards):
+  """Lets this process have all shards open at once, as ArrayRecord does.
+
+  Raises:
+    InputError: the system does not.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = num_shards + _OTHER_FILES
+  if soft == resource.RLIM_INFINITY or wanted <= soft:
+    return
+  if hard != resource.RLIM_INFINITY and wanted > hard:
+    raise errors.InputError(
+        f"{num_shards:,} shards must be open at once, and this system lets a "
+        f"program open {hard:,} files; raise that (ulimit -Hn)")
+  resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _open(packed, copies):
   """Opens local copies of the shards, or names the one that is damaged."""
   source = array_record_data_source.ArrayRecordDataSource
@@ -186,7 +212,9 @@ def _open(packed, copies):
 
 def _damaged(path, what, error):
   reason = " ".join(str(error).split())[:200]
-  return errors.InputError(f"{path}: {what} ({reason}); {shards.advice(path)}")
+  advice = "" if any(said in reason for said in _NOT_DAMAGED) else (
+      f"; {shards.advice(path)}")
+  return errors.InputError(f"{path}: {what} ({reason}){advice}")
 
 
 def _to_devices(sharding, part, shape):

@@ -227,9 +227,9 @@ def fit_as_packed(config, directory):
 def settings(config):
   """What the rows depend on, but for the tokenizer."""
   data = config.data
-  fit = {"fit": data.fit} if data.packing == "documents" else {}
-  return fit | {"source": data.source, "length": data.length,
-          "packing": data.packing, "documents": data.documents,
+  return {"source": data.source, "length": data.length,
+          "packing": data.packing, "fit": data.fit,
+          "documents": data.documents,
           "text_fields": list(data.text_fields),
           "vocab_size": None if data.tokenizer or config.train.init_from
           else data.vocab_size,

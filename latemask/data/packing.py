@@ -8,9 +8,11 @@ from 65,536 ids on), a row is filled up with pad. Where <s> and
       segments and positions from the <s> ids. A document that is longer than a
       row goes on in another; which pieces share a row says `data.fit`;
   stream      `<s> ...a </s> b... </s>`: one running text, as in RoBERTa's
-      FULL-SENTENCES; documents see their neighbours.
+      FULL-SENTENCES; documents see their neighbours. What was packed before
+      there was `data.fit` (so does "next") lacks short documents.
 """
 
+import functools
 import itertools
 
 import numpy as np
@@ -45,7 +47,8 @@ def pack(documents, tokenizer, data, counts, progress):
     progress: called with the characters of text just done.
   """
   dtype = row_dtype(tokenizer.vocab_size)
-  encoded = _encode(documents, tokenizer, dtype, counts, progress)
+  encoded = _encode(
+      documents, tokenizer, dtype, _min_tokens(data), counts, progress)
   rows = PACKINGS[data.packing](data)(
       encoded, data.length, dtype, tokenizer.specials, counts)
   while some := list(itertools.islice(rows, _COUNTED_ROWS)):
@@ -60,14 +63,20 @@ def num_maskable(ids, tokenizer):
   return int(np.count_nonzero(~tokenizer.is_special(ids)))
 
 
-def _encode(documents, tokenizer, dtype, counts, progress):
+def _min_tokens(data):
+  """Returns of how many tokens a document is at least, or is dropped."""
+  # A line of a running text needs nothing but neighbours.
+  return 1 if (data.packing, data.fit) == ("stream", "best") else (
+      MIN_PIECE_TOKENS)
+
+
+def _encode(documents, tokenizer, dtype, min_tokens, counts, progress):
   """Yields (ids as the bytes of an array, lengths of the documents)."""
   for batch in _batches(documents):
     ids = tokenizer.encode(batch)
     lengths = list(map(len, ids))
     counts["documents"] += len(batch)
-    counts["dropped_documents"] += sum(
-        n < MIN_PIECE_TOKENS for n in lengths)
+    counts["dropped_documents"] += sum(n < min_tokens for n in lengths)
     yield np.concatenate(ids).astype(dtype).tobytes(), lengths
     progress(sum(map(len, batch)))
 
@@ -139,7 +148,7 @@ def _filled(row, room, pad, size, length, counts):
   return b"".join(row)
 
 
-def _pack_stream(encoded, length, dtype, specials, counts):
+def _pack_stream(encoded, length, dtype, specials, counts, min_tokens):
   """Yields rows of `<s> running text </s>`, documents parted by </s>."""
   size = dtype.itemsize
   bos, pad, eos = _special_bytes(specials, dtype)
@@ -149,7 +158,7 @@ def _pack_stream(encoded, length, dtype, specials, counts):
     parts, stop = [stream], 0
     for num_tokens in lengths:
       start, stop = stop, stop + num_tokens * size
-      if num_tokens < MIN_PIECE_TOKENS:
+      if num_tokens < min_tokens:
         counts["dropped_tokens"] += num_tokens
       else:
         parts += data[start:stop], eos
@@ -175,4 +184,5 @@ def _special_bytes(specials, dtype):
 FITS = {"best": _pack_best, "next": _pack_next}
 # config.data -> how the rows of encoded documents are made.
 PACKINGS = {"documents": lambda data: FITS[data.fit],
-            "stream": lambda data: _pack_stream}
+            "stream": lambda data: functools.partial(
+                _pack_stream, min_tokens=_min_tokens(data))}

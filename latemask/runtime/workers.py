@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 
+from latemask import errors
 from latemask.runtime import signals
 
 
@@ -51,11 +52,21 @@ def _run_apart(function, items, workers, bar):
       while pending:
         finished, pending = concurrent.futures.wait(pending, timeout=0.5)
         for future in finished:
-          future.result()
+          _result(future)
         bar.update(done.value - bar.n)
     finally:
       for future in pending:
         future.cancel()
+
+
+def _result(future):
+  try:
+    return future.result()
+  except concurrent.futures.process.BrokenProcessPool as error:
+    raise errors.Ending(
+        "a worker process was killed, perhaps for want of memory; what is "
+        "packed stays, and the same command goes on (with fewer "
+        "data.workers)") from error
 
 
 @contextlib.contextmanager

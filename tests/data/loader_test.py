@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import resource
 
 import grain
 import jax
@@ -224,6 +225,31 @@ def test_damaged_record_is_named(tiny_run, shard, part):
       loader.read([first + 16, 0, None, first + 18]), whole)
   with pytest.raises(errors.InputError, match=message):
     _all_batches(loader)
+
+
+def test_more_shards_than_files_that_may_be_open(tiny_run, monkeypatch):
+  packed = packed_set.load(tiny_run, tiny_run.data.dir)
+  bound = [64, 600]
+  monkeypatch.setattr(resource, "getrlimit", lambda kind: tuple(bound))
+  monkeypatch.setattr(resource, "setrlimit",
+                      lambda kind, bounds: bound.__setitem__(0, bounds[0]))
+  loader_lib.Loader(packed, tiny_run)
+  assert bound == [len(packed.paths) + 500, 600]
+  bound[:] = 64, 64
+  with pytest.raises(errors.InputError, match="lets a program open 64 files"):
+    loader_lib.Loader(packed, tiny_run)
+
+
+def test_what_is_no_damage_is_not_to_be_deleted(tiny_run, shard):
+  class Refuses:
+    def __getitem__(self, row):
+      raise RuntimeError("open() failed: Too many open files; reading x")
+    __getitems__ = __getitem__
+  loader, _ = _load(tiny_run)
+  loader._records = Refuses()
+  with pytest.raises(errors.InputError, match="Too many open files") as told:
+    loader.read([3])
+  assert "delete" not in str(told.value)
 
 
 def test_damaged_index_is_named(tiny_run, shard):

@@ -1,6 +1,7 @@
 """Packing: every token accounted for, restartable, the same by any workers."""
 
 import dataclasses
+import gzip
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
+from latemask.data import estimate
 from latemask.data import held_out
 from latemask.data import packed_set
 from latemask.data import packing
@@ -15,6 +17,7 @@ from latemask.data import prepare as prepare_lib
 from latemask.data import shards
 from latemask.data.sources import lines as lines_lib
 from latemask.data.sources import table as sources_lib
+from latemask.data.sources import text as text_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import specials
 from latemask import errors
@@ -108,6 +111,47 @@ def test_stream_is_the_running_text(config, tmp_path):
   running = np.concatenate([r[1:-1] for r in rows])
   np.testing.assert_array_equal(running[:len(ids)], ids)
   assert running[len(ids)] == specials.TRAINED.eos
+
+
+def test_a_stream_keeps_short_documents(config, tmp_path):
+  """Lines of a dialogue; rows that are older than data.fit lack them."""
+  (tmp_path / "a.txt").write_text("".join(
+      f"{'a long line, ' * (i % 3 * 4)}{i}\n" for i in range(500)))
+  config.data.source, config.data.packing = f"text:{tmp_path}/a.txt", "stream"
+  packed = prepare_lib.prepare(config, tmp_path / "rows")
+  assert packed.manifest["totals"]["dropped_documents"] == 0
+  manifest = json.loads((tmp_path / "rows/manifest.json").read_text())
+  del manifest["settings"]["fit"]
+  (tmp_path / "rows/manifest.json").write_text(json.dumps(manifest))
+  older = prepare_lib.prepare(config, tmp_path / "rows")
+  assert older.manifest["settings"].keys() == manifest["settings"].keys()
+  for path in (tmp_path / "rows").glob("rows-*"):
+    path.unlink()
+  older = prepare_lib.prepare(config, tmp_path / "rows")
+  assert older.manifest["totals"]["dropped_documents"] > 100
+
+
+@pytest.mark.parametrize("size", [2_000_000, 40_000])
+def test_an_estimate_reads_no_whole_packed_file(
+    config, tmp_path, monkeypatch, size, capsys):
+  monkeypatch.setattr(estimate, "_SAMPLE_BYTES", 100_000)
+  monkeypatch.setattr(lines_lib, "BLOCK_BYTES", 10_000)
+  text = "".join(f"{i} is what this line is about\n" for i in range(9**6))
+  for i in range(6):
+    with gzip.open(tmp_path / f"{i}.txt.gz", "wt") as file:
+      file.write(text[:size])
+  read = []
+  real = text_lib.Text._read
+  def documents(*args):
+    for found in real(*args):
+      read.append(len(found[1]))
+      yield found
+  monkeypatch.setattr(text_lib.Text, "_read", documents)
+  config.data.source = f"text:{tmp_path}/*.gz"
+  totals = estimate.dry_run(config, tmp_path / "out", lambda config: None)
+  assert totals["documents"] == pytest.approx(
+      6 * text[:size].count("\n"), rel=0.1)
+  assert sum(read) < 300_000
 
 
 def _words(packed):
@@ -226,8 +270,7 @@ def test_any_number_of_workers_and_a_stop_in_between(config, tmp_path):
   (two / (manifest["shards"][1]["file"] + ".part")).write_bytes(b"half")
   config.data.workers = 1
   prepare_lib.prepare(config, two)
-  (two / (manifest["shards"][1]["file"] + ".part")).unlink()
-  assert _bytes(two) == one
+  assert _bytes(two) == one  # And no .part.
   assert done.stat().st_mtime_ns == before
   # The sources changed in between: shards would no longer fit together.
   stopped["sources"] = [{"other.txt": 7}]

@@ -12,13 +12,14 @@ from latemask import errors
 _MOST_CHARS = 1 << 26
 
 
-def documents(blocks, path, delimiter, fields, bad):
-  """Yields (byte at which its row begins, text) of the rows with a text.
+def documents(blocks, path, delimiter, fields, bad, is_mine):
+  """Yields (byte at which its row begins, text) of some rows with a text.
 
   Args:
     blocks: (byte, whole lines) of the whole file, in order.
     fields: columns; the first that is there holds the text.
     bad: the `table.BadDocuments` that counts rows which cannot be read.
+    is_mine: tells of a byte whether the row that begins there is wanted.
 
   Raises:
     InputError: there is no such column.
@@ -43,6 +44,8 @@ def documents(blocks, path, delimiter, fields, bad):
     if header is None:
       header = row or []
       column = _column(header, path, fields, wrong)
+    elif not is_mine(lines.first_byte):
+      continue
     elif wrong:
       bad.add(f"{path}: line {lines.first_line:,}: {wrong}")
     elif text := row[column].strip():

@@ -55,7 +55,7 @@ def _check_json(path, head):
       raise errors.InputError(
           f"{path} is JSON over several lines, and each line must be an "
           "object; convert it, for example with jq -c .") from error
-  except RecursionError:
+  except (RecursionError, ValueError):
     pass  # Its line is a bad document.
 
 
@@ -141,17 +141,19 @@ def _text_of(line, fields):
   """Returns the text of a line of .jsonl, perhaps none."""
   try:
     record = json.loads(line)
+    text = next((record[f] for f in fields if isinstance(record, dict)
+                 and isinstance(record.get(f), str)), None)
     # Half of a surrogate pair is JSON, but no text.
-    json.dumps(record, ensure_ascii=False).encode()
-  except (json.JSONDecodeError, UnicodeError, RecursionError) as error:
+    (text or "").encode()
+  # Of numbers with thousands of digits json raises a bare ValueError.
+  except (ValueError, RecursionError) as error:
     raise _NoDocument(
         f"is not JSON in UTF-8 ({' '.join(str(error).split())}); each line "
         'must be an object such as {"text": "..."}') from error
-  text = next((record[f] for f in fields if isinstance(record, dict)
-               and isinstance(record.get(f), str)), None)
   if text is None:
     has = (f"it has {', '.join(map(str, record)) or 'nothing'}"
            if isinstance(record, dict) else "it is no object")
+    has = has.encode(errors="replace").decode()
     raise _NoDocument(f"has no text under {' or '.join(fields)} ({has:.200}); "
                       "name its key in data.text_fields")
   return text.strip()
@@ -180,11 +182,9 @@ def _blocks(cut, parse, file, path, first, stride, how, bad):
 
 def _rows(delimiter, file, path, first, stride, how, bad):
   """Yields (byte, text) of rows that begin in these blocks."""
-  for start, text in delimited.documents(
+  return delimited.documents(
       lines.blocks(file, 0, 1, checked(path)), path, delimiter, how.fields,
-      bad):
-    if start // lines.BLOCK_BYTES % stride == first:
-      yield start, text
+      bad, lambda start: start // lines.BLOCK_BYTES % stride == first)
 
 
 class Format(typing.NamedTuple):

@@ -72,6 +72,15 @@ class Files(abc.ABC):
   def reads(cls, path):
     """Returns whether a file is of this kind, by its ending."""
 
+  def read_share(self, place, before):
+    """Returns how much of its file lies before a document; None if unknown.
+
+    Args:
+      place, before: its place, and that of the document before it.
+    """
+    del place, before
+    return None
+
   @functools.cached_property
   def fingerprint(self):
     """What tells whether a stopped preparation may go on, with `files`.

@@ -6,9 +6,11 @@ that begin in it, so that a block is read without those before it.
 """
 
 import collections
+import functools
 import glob
 import hashlib
 import itertools
+import json
 import os
 import re
 
@@ -21,6 +23,10 @@ BLOCK_BYTES = 1 << 20
 UTF8_MARK = b"\xef\xbb\xbf"
 # Of what `find` passes over: paths to folders that were entered already.
 AGAIN = "again"
+# A file in a folder of packed rows, a workdir -> some of its keys.
+_MARKS = {"manifest.json": {"settings", "complete"},
+          "claim.json": {"token", "beats"}, "packing.json": {"token", "beats"},
+          "config.json": {"checkpoint", "train", "seed"}}
 _LINE_END = re.compile(rb"\r\n?|\n")
 # `**`, alone between slashes, once or in a row.
 _ALL_FOLDERS = re.compile(r"(?:(?<=/)|^)(?:\*\*/)*\*\*(?:/|$)")
@@ -35,6 +41,7 @@ def find(pattern):
   `**` crosses folders (on gs:// and the like it does not) and enters each
   once, however many links lead there. Folders do not count as matches. Where a
   pattern matches nothing, but is itself the name of a file, it is that file.
+  Workdirs and packed rows that lie among them are passed over.
   """
   passed = collections.Counter()
   if files_lib.is_remote(pattern):
@@ -47,7 +54,34 @@ def find(pattern):
   files = {path for path in found if os.path.isfile(path)}
   passed["broken link or the like"] += sum(
       not os.path.isdir(path) for path in found - files)
-  return files, +passed
+  is_ours = functools.cache(_is_ours)
+  ours = {path for path in files
+          if any(map(is_ours, _found_in(path, pattern)))}
+  passed["of runs and packed rows"] += len(ours)
+  return files - ours, +passed
+
+
+def _found_in(path, pattern):
+  """Yields the folders around a file that a pattern does not name itself."""
+  named = os.path.dirname(pattern)
+  while glob.has_magic(named):
+    named = os.path.dirname(named)
+  while (folder := os.path.dirname(path)) not in (named, path, ""):
+    yield folder
+    path = folder
+
+
+def _is_ours(folder):
+  """Returns whether this program writes there: that is no text."""
+  for name, keys in _MARKS.items():
+    try:
+      with open(os.path.join(folder, name), "rb") as file:
+        described = json.load(file)
+    except (OSError, ValueError, RecursionError):
+      continue
+    if isinstance(described, dict) and keys <= described.keys():
+      return True
+  return False
 
 
 def _expand(pattern, passed):
@@ -130,7 +164,7 @@ def are_same(before, now):
 
 def _sampled_sha256(path, size):
   digest = hashlib.sha256()
-  with open(path, "rb") as file:
+  with unpack.as_it_is(path) as file:
     if size <= 3 * _HASHED_BYTES:
       digest.update(file.read())
     else:

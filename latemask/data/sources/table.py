@@ -283,14 +283,18 @@ def sample(sources, max_bytes, bad):
   """
   total = max(sum(source.size_bytes for source in sources), 1)
   share = max_bytes / total * (1 << 32)
-  longest = max(max_bytes // _SAMPLE_DOCUMENTS, 1)
-  room = 2 * max_bytes
+  long = max(max_bytes // _SAMPLE_DOCUMENTS, 1)
+  kept, room, longest = [], 2 * max_bytes, long if total > max_bytes else None
   for number, (_, document) in enumerate(documents(sources, 0, 1, bad)):
     # Multiples of the golden ratio lie evenly in any stretch of them.
-    if number * 0x9E3779B1 % (1 << 32) < share:
-      if total > max_bytes:
-        document = document[:longest]
-      yield document
-      room -= len(document)
-      if room < 0:
-        return
+    place = number * 0x9E3779B1 % (1 << 32)
+    if place < share:
+      kept.append((place, document[:longest]))
+      room -= len(kept[-1][1])
+    if room < 0:  # Packed files hold more than they told: of all that, half.
+      share, longest = share / 2, long
+      kept = [(place, document[:longest]) for place, document in kept
+              if place < share]
+      room = 2 * max_bytes - sum(len(document) for _, document in kept)
+  for _, document in kept:
+    yield document

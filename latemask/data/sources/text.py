@@ -98,6 +98,19 @@ class Text(found.Files):
         _MAX_READ_THROUGH_SHARDS, self._num_read_through)
 
   @property
+  def max_parts(self):
+    """Where all are read through, a part is some whole files; see `Files`."""
+    return (self._num_read_through
+            if self._num_read_through == len(self.paths) else None)
+
+  def read_share(self, place, before):
+    """Returns how much of its file lies before a document; None if unknown."""
+    if place // lines.BLOCK_BYTES == before // lines.BLOCK_BYTES:
+      return None  # Within a block, places number the lines.
+    number, byte = divmod(place, 1 << found.FILE_BITS)
+    return byte / max(self.fingerprint[self.paths[number]], byte, 1)
+
+  @property
   def _num_read_through(self):
     return sum(map(formats.is_read_through, self.paths))
 

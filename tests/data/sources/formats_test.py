@@ -55,7 +55,8 @@ def test_damaged_packings_are_named(tiny, tmp_path, packing):
   path = tmp_path / f"a.txt{packing}"
   tiny.data.source = f"text:{path}"
   packed = PACK[packing](conftest.make_text(2000).encode())
-  for data in (packed[:-9], packed[:len(packed) // 2], b"no such thing" * 9):
+  for data in (packed[:-9], packed[:len(packed) // 2], b"no such thing" * 9,
+               b""):
     path.write_bytes(data)
     with pytest.raises(errors.InputError, match=(
         f"^{path} cannot be decompressed .*; make it anew$")):
@@ -117,6 +118,16 @@ def test_rows_that_are_bad(tiny, tmp_path):
       "a.csv has no column body or review in its first line .its columns are "
       "n, text.; name the one")):
     _read(tiny, bound=9)
+
+
+def test_a_bad_row_is_counted_once_in_any_shards(tiny, tmp_path, monkeypatch):
+  monkeypatch.setattr(lines_lib, "BLOCK_BYTES", 100)
+  (tmp_path / "a.csv").write_text("text\n" + "".join(
+      f"line {i}{',' * (i % 10 == 0)}\n" for i in range(100)))
+  tiny.data.source = f"text:{tmp_path}/a.csv"
+  for num_shards in (1, 2, 7):
+    places, bad = _read(tiny, num_shards, bound=10)
+    assert len(places) == 90 and bad.count == 10
 
 
 def test_a_long_field_is_read(tiny, tmp_path):

@@ -127,6 +127,23 @@ def test_sample_is_bounded_and_even(tiny, tmp_path, monkeypatch):
       f"{i:09d}" for i in range(2000)]
 
 
+def test_sample_is_even_where_files_hold_more_than_they_tell(
+    tiny, tmp_path, monkeypatch):
+  """Members that were joined tell the bytes of the last one."""
+  monkeypatch.setattr(sources_lib, "_SAMPLE_DOCUMENTS", 100)
+  (tmp_path / "a.txt.gz").write_bytes(b"".join(
+      gzip.compress("".join(f"{i:09d}\n" for i in range(start, start + 50)
+                            ).encode()) for start in range(0, 2000, 50)))
+  tiny.data.source = f"text:{tmp_path}/a.txt.gz"
+  opened = sources_lib.open_sources(tiny)
+  assert opened[0].size_bytes < 10_000
+  sample = list(sources_lib.sample(opened, 5000, NONE_BAD))
+  assert 2500 <= sum(map(len, sample)) <= 10_000
+  numbers = list(map(int, sample))
+  assert all(0.7 < 4 / len(numbers) * sum(
+      q * 500 <= n < q * 500 + 500 for n in numbers) < 1.3 for q in range(4))
+
+
 def test_sample_takes_the_beginning_of_long_documents(tiny, tmp_path):
   _write(tmp_path / "a.txt", ["x" * 100_000] * 50)
   tiny.data.source = f"text:{tmp_path}/a.txt"
@@ -162,6 +179,9 @@ def test_default_shards(tiny, tmp_path):
     ("a.jsonl", b'["text"]\n', "no text under"),
     ("a.jsonl", b'{"text": "\xff"}\n', "at byte 0 is not JSON in UTF-8"),
     ("a.jsonl", b'{"text": "\\ud83d"}\n', "at byte 0 is not JSON in UTF-8"),
+    ("a.jsonl", b'{"\\ud83d": 1}\n', "no text under .*it has [?]"),
+    ("a.jsonl", b'{"n": ' + b"1" * 5000 + b"}\n", "at byte 0 is not JSON"),
+    ("a.json", b'{"n": ' + b"1" * 5000 + b"}\n", "at byte 0 is not JSON"),
     ("a.txt.gz", b"not gzip at all", "cannot be decompressed"),
     ("a.txt.gz", gzip.compress(b"words " * 1000, mtime=0)[:-20],
      "cannot be decompressed"),

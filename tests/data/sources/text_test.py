@@ -12,6 +12,7 @@ import pytest
 from latemask.data.sources import formats
 from latemask.data.sources import lines as lines_lib
 from latemask.data.sources import table as sources_lib
+from latemask.data.sources import unpack
 from latemask import errors
 from tests import conftest
 
@@ -143,6 +144,27 @@ def test_what_is_left_out_is_counted(tiny, tmp_path):
       sources_lib.open_sources(tiny)
 
 
+@pytest.mark.parametrize("name, described", [
+    ("manifest.json", {"settings": {}, "complete": False}),
+    ("claim.json", {"token": "x", "beats": 3}),
+    ("config.json", {"train": {}, "checkpoint": {}, "seed": 0})])
+def test_what_is_written_here_is_no_text(tiny, tmp_path, name, described):
+  """Workdirs and rows among the text; unless they are named themselves."""
+  mine = tmp_path / "runs" / "one"
+  (mine / "data").mkdir(parents=True)
+  (mine / name).write_text(json.dumps(described))
+  (mine / "data" / "rows-00000-of-00001.json").write_text("{}")
+  (mine / "notes.txt").write_text("mine")
+  (tmp_path / "a.txt").write_text("text")
+  (tmp_path / "runs" / "manifest.json").write_text('{"text": "other"}')
+  tiny.data.source = f"text:{tmp_path}/**"
+  assert set(_read(tiny)[0].values()) == {"text", "other"}
+  source, = sources_lib.open_sources(tiny)
+  assert "3 of runs and packed rows" in source.notes[0]
+  tiny.data.source = f"text:{mine}/*.txt"
+  assert set(_read(tiny)[0].values()) == {"mine"}
+
+
 def test_file_of_several_paths_is_one(tiny, tmp_path):
   folder = tmp_path / "d"
   _write(folder / "z" / "a.txt", b"one\n")
@@ -188,10 +210,18 @@ def test_short_lines_are_warned_of(tiny, tmp_path, text, is_short):
   assert not notes()
 
 
+def _refused(*_):
+  raise PermissionError(13, "Permission denied")
+
+
 def test_unreadable_file_is_named(tiny, tmp_path, monkeypatch):
   _write(tmp_path / "a.txt", b"text\n")
   tiny.data.source = f"text:{tmp_path}/*"
   source, = sources_lib.open_sources(tiny)
+  with monkeypatch.context() as patch:
+    patch.setattr(unpack.epath.Path("a").__class__, "open", _refused)
+    with pytest.raises(errors.InputError, match="a.txt cannot be read .Perm"):
+      source.files
   (tmp_path / "a.txt").unlink()
   with pytest.raises(errors.InputError, match="a.txt cannot be read .No such"):
     list(source._read(0, 0, 1, sources_lib.BadDocuments(0)))
