@@ -34,6 +34,7 @@ from latemask.data import prepare as prepare_lib
 from latemask.data.sources import table as sources_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import specials
+from latemask.model import encoder as encoder_lib
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 
@@ -205,6 +206,14 @@ def _on_two_devices(patch):
   patch.setattr(jax, "device_count", lambda: 2)
   patch.setattr(jax, "make_mesh", lambda *args, **options: make(
       *args, **options | {"devices": devices}))
+
+
+def model_config(architecture="modern", max_length=64):
+  """Returns the `ModelConfig` of a tiny model."""
+  config = tiny_config()
+  config.model.architecture = architecture
+  config.model.max_length = max_length
+  return encoder_lib.make_model(config, 320).config
 
 
 def read_source(source, num_shards=1, bound=0):

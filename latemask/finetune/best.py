@@ -119,7 +119,7 @@ def use(config, program, data, tokenizer, trained_length, workdir, claim):
   again, params = cell_lib.train(
       config, program, data, cell, stop_after=best["best_epoch"])
   claim.check()
-  for part, encoded in data.test.items():
+  for part, encoded in data.test.items() if config.predict_test else ():
     logits = program.predict(params, encoded, data.eval_lengths)
     if not kinds.is_finite(logits):
       raise grid_lib.FailedError(

@@ -70,7 +70,8 @@ def train(config, program, data, cell, clock=None, stop_after=None):
   return {"task": data.name, **dataclasses.asdict(cell),
           "score": chosen["score"], "metrics": chosen["metrics"],
           "best_epoch": None if has_failed else best + 1, "epochs": epochs,
-          "digest": data.digest}, state.params
+          "digest": data.digest, "labels_digest": data.labels_digest
+          }, state.params
 
 
 def _train_epoch(program, state, data, cell, epoch, rates):

@@ -31,6 +31,8 @@ class Data:
     lengths: what rows are padded to.
     digest: of weights, tokenizer, rows and how kernels begin; a finished cell
       must agree.
+    labels_digest: of what labels are called, and of all that dev rows are
+      scored by; likewise.
     class_weights: of the loss of each class; None: all alike.
   """
 
@@ -42,6 +44,7 @@ class Data:
   max_length: int
   lengths: list[int]
   digest: str
+  labels_digest: str
   class_weights: tuple[float, ...] | None = None
 
   @property
@@ -67,7 +70,9 @@ class Data:
   @property
   def program(self):
     """What tasks have in common that one `step.Program` serves."""
-    return self.task.kind, kinds.num_outputs(self.task), self.class_weights
+    task = self.task
+    return (task.kind, kinds.num_outputs(task), self.class_weights,
+            (task.shift, task.scale) if task.kind == "number" else None)
 
 
 def about(data):
@@ -102,7 +107,7 @@ def read(config, params, tokenizer, trained_length):
   flops_per_token = 6 * sum(
       leaf.size for leaf in jax.tree.leaves(encoder.get("late")))
   return [_encode(config, tokenizer, max_length, flops_per_token,
-                  weights.copy(), *found)
+                  weights.copy(), params["head"], *found)
           for found in _SOURCES[own.is_meant(config)](config)]
 
 
@@ -146,8 +151,8 @@ def _own(config):
 _SOURCES = {True: _own, False: _glue}
 
 
-def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
-            rows):
+def _encode(config, tokenizer, max_length, flops_per_token, digest, head,
+            task, rows):
   """Returns `Data` of (task, {split: rows})."""
   is_own = own.is_meant(config)
   encoded = {}
@@ -174,6 +179,10 @@ def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
   # Its F1 was its accuracy once: scores from then are others.
   if task.kind == "multilabel" and len(task.labels) == 1:
     digest.update(b"f1 of the label")
+  # It began in units of its own once, far from those of the task.
+  if task.kind == "number" and (task.shift, task.scale) != (0, 1) and (
+      "out_bias" in head):
+    digest.update(b"a head in the units of the task")
   lengths_W = np.concatenate([e.lengths_W for e in encoded.values()])
   num_epochs = config.grid.num_epochs or task.num_epochs
   num_cells = math.prod(map(len, (
@@ -184,7 +193,23 @@ def _encode(config, tokenizer, max_length, flops_per_token, digest, task,
          if split.startswith(kind)} for kind in ("dev", "test")),
       num_epochs, max_length, lengths_lib.choose(
           max_length, lengths_W, flops_per_token, num_cells * num_epochs,
-          jax.default_backend()), digest.hexdigest(), weights)
+          jax.default_backend()), digest.hexdigest(),
+      _labels_digest(task, rows), weights)
+
+
+def _labels_digest(task, rows):
+  """Returns a digest of what `digest` does not see: the ids of labels are
+  those of other names, and dev rows are scored by more than their targets.
+  """
+  found = hashlib.sha256(repr((
+      list(task.labels), float(task.shift), float(task.scale),
+      task.separator)).encode())
+  for split, there in rows.items():
+    if split.startswith("dev"):
+      for label in there.labels:
+        found.update(repr(np.asarray(label).tolist() if isinstance(
+            label, (np.ndarray, np.generic)) else label).encode())
+  return found.hexdigest()
 
 
 def _class_weights(how, task, labels):
@@ -201,7 +226,8 @@ def _class_weights(how, task, labels):
         "classes")
   if task.kind == "multilabel":
     counts = np.sum(labels, axis=0)
-    weights = (len(labels) - counts) / np.maximum(counts, 1)
+    # Of a label that all rows have, none must be forgotten either.
+    weights = np.maximum(len(labels) - counts, 1) / np.maximum(counts, 1)
   else:
     labels = np.concatenate(labels) if task.kind == "tokens" else labels
     counts = np.bincount(labels, minlength=len(task.labels))

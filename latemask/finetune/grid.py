@@ -154,9 +154,13 @@ def check_digests(workdir, data):
     InputError: one is of others.
   """
   for path in sorted((workdir / "cells" / data.name).glob("*.json")):
-    if _read_json(path)["digest"] != data.digest:
+    found = _read_json(path)
+    # Older ones do not have the second.
+    if (found["digest"], found.get("labels_digest", data.labels_digest)) != (
+        data.digest, data.labels_digest):
       raise errors.InputError(
-          f"{path} comes from other weights, initial values or rows than this "
+          f"{path} comes from other weights, initial values, rows or labels "
+          "than this "
           "command has (max_length None once meant all positions); choose "
           "another --workdir")
 

@@ -61,6 +61,7 @@ class Program:
     kind: a row of `kinds.KINDS`.
     num_outputs: of the head.
     class_weights: of the loss of each class; None: all alike.
+    units: see `kinds.scaled`.
     optimizer: for learning rate 1.
     adapter: `config.adapter`: what of the encoder is trained.
   """
@@ -72,6 +73,7 @@ class Program:
   kind: str
   num_outputs: int
   class_weights: tuple[float, ...] | None
+  units: tuple[float, float] | None
   optimizer: optax.GradientTransformation
   adapter: ml_collections.ConfigDict
 
@@ -90,7 +92,7 @@ class Program:
             self.adapter, self.model, encoder, rng.stream(seed, _ADAPTER)),
         "head": heads.init(
             self.model, self.num_outputs, rng.stream(seed, _HEAD),
-            self.params["head"], self._head)})
+            kinds.scaled(self.units, self.params["head"]), self._head)})
     return step_lib.TrainState(
         jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 
@@ -180,8 +182,8 @@ class Program:
 
 
 def make_program(config, model, params, specials, kind, num_outputs,
-                 class_weights=None):
+                 class_weights=None, units=None):
   """Returns the `Program` of all tasks that these describe."""
   return Program(model, params, specials, config.from_scratch, kind,
-                 num_outputs, class_weights, make_optimizer(config),
+                 num_outputs, class_weights, units, make_optimizer(config),
                  config.adapter)

@@ -132,12 +132,13 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     extra |= extras.sentence(config, max_length or trained_length)
   extra["README.md"] = card.card(
       about, stock, tokenizer,
-      hub_tokenizer.cuts_to(tokenizer, trained_length, max_length), extra)
+      hub_tokenizer.cuts_to(tokenizer, config, trained_length, max_length),
+      extra)
   about["card"] = card.digest(extra["README.md"])
   with claims.held(claims.beside(folder)) as claim:
     _check_free(folder, overwrite)  # Another may have written since.
     _write(folder, stock, tensors, about, rest, hub_tokenizer.files(
-        tokenizer, trained_length, max_length), extra, claim)
+        tokenizer, config, trained_length, max_length), extra, claim)
   return class_prefix + kind
 
 

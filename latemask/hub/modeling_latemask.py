@@ -219,6 +219,8 @@ class _LateMasks:
   tokenizer has words for.
   """
 
+  accepts_loss_kwargs = False  # Trainer divides by its own steps.
+
   def __init__(self, config):
     super().__init__(config)
     style, about = _style(config), config.latemask
@@ -293,10 +295,8 @@ class _LateMasks:
         self._slots(position), position, is_mask, is_kept, is_query)
     logits = self.output(self.head(hidden)).masked_fill(
         ~is_query[..., None], 0)
-    loss = None
-    if labels is not None:
-      loss = functional.cross_entropy(
-          logits.flatten(0, 1).float(), labels.flatten())
+    loss = None if labels is None else functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten())
     return modeling_outputs.MaskedLMOutput(loss=loss, logits=logits)
 
   def _early(self, input_ids, is_kept, position, types):

@@ -11,7 +11,10 @@ import safetensors
 from latemask import errors
 from latemask.hub import convert
 from latemask.hub import stock_config
+from latemask.hub import weights as hf_weights
 
+_ENDINGS = ("ForMaskedLM", *(
+    ending for ending, _ in hf_weights.HEADS.values()))
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -81,12 +84,13 @@ def _read_shards(folder):
 
 def _conversion(folder, stock):
   """Returns the command that writes safetensors beside the pickles."""
-  # Of a class without a head, the one with a head would write a random one.
+  # Another class would leave the head out, or write a random one.
   classes = stock.get("architectures")
-  has_head = isinstance(classes, list) and any(
-      str(name).endswith(("ForMaskedLM", "ForPreTraining"))
-      for name in classes)
-  auto = "AutoModelForMaskedLM" if has_head else "AutoModel"
+  name = str(classes[0]) if isinstance(classes, list) and classes else ""
+  auto = next(("AutoModel" + ending for ending in _ENDINGS
+               if name.endswith(ending)), "AutoModel")
+  if name.endswith("ForPreTraining"):
+    auto = "AutoModelForMaskedLM"
   code = (f"import transformers; transformers.{auto}.from_pretrained("
           f"{str(folder)!r}).save_pretrained({str(folder)!r}, "
           "safe_serialization=True)")

@@ -21,11 +21,11 @@ def check(tokenizer):
     sentencepiece_json.check(tokenizer)
 
 
-def files(tokenizer, trained_length, max_length=None):
+def files(tokenizer, config, trained_length, max_length=None):
   """Returns {name: bytes}: the tokenizer's own files, and what stock needs.
 
   Args:
-    trained_length, max_length: see `cuts_to`.
+    config, trained_length, max_length: see `cuts_to`.
 
   Raises:
     InputError: see `check`.
@@ -35,32 +35,53 @@ def files(tokenizer, trained_length, max_length=None):
                if isinstance(tokenizer, sentencepiece.Tokenizer)
                else tokenizer.described)
   found = {"tokenizer.json": huggingface.as_json(described)} | tokenizer.files
-  if max_length or not _own_settings(tokenizer):
-    found[huggingface.SETTINGS] = huggingface.as_json(
-        _settings(tokenizer, trained_length, max_length))
+  settings = _settings(tokenizer, config, trained_length, max_length)
+  if settings != _own_settings(tokenizer):
+    found[huggingface.SETTINGS] = huggingface.as_json(settings)
   return found
 
 
-def cuts_to(tokenizer, trained_length, max_length=None):
+def cuts_to(tokenizer, config, trained_length, max_length=None):
   """Returns the tokens that stock cuts texts to; None: it cuts none.
 
   Args:
+    config: the model's `ModelConfig`.
     trained_length: taken where the tokenizer has no settings of its own.
     max_length: what is asked for; None: what the tokenizer's settings say.
   """
-  length = _settings(tokenizer, trained_length, max_length).get(
+  length = _settings(tokenizer, config, trained_length, max_length).get(
       "model_max_length")
   # Where no one has said it, stock writes 1e30.
   return length if length and length <= keys.MOST_TOKENS else None
 
 
-def _settings(tokenizer, trained_length, max_length):
-  """Returns the content of tokenizer_config.json, as a dict."""
+def _settings(tokenizer, config, trained_length, max_length):
+  """Returns the content of tokenizer_config.json, as a dict.
+
+  The tokenizer's own, but for what the model could not take.
+  """
   own = _own_settings(tokenizer)
-  if not own:
-    return tokenizer_config(tokenizer, max_length or trained_length)
-  asked = {"model_max_length": max_length} if max_length else {}
-  return own | asked
+  found = own or tokenizer_config(tokenizer, trained_length)
+  kind = config.layer.architecture
+  if max_length:
+    found = found | {"model_max_length": max_length}
+  elif not kind.rotary and config.max_length < found.get(
+      "model_max_length", 0) <= keys.MOST_TOKENS:
+    found = found | {"model_max_length": config.max_length}
+  # A second text of another type: what stock hands on must be what the model
+  # was trained with.
+  has_types = any(number for _, number in tokenizer.template.pair)
+  if has_types and not (kind.types and _hands_on_types(found)):
+    found = found | {"model_input_names": [
+        "input_ids", *["token_type_ids"] * kind.types, "attention_mask"]}
+  return found
+
+
+def _hands_on_types(settings):
+  """Returns whether stock hands types on by these settings."""
+  names = settings.get("model_input_names")
+  return "token_type_ids" in names if names else settings.get(
+      "tokenizer_class", "").removesuffix("Fast") == "BertTokenizer"
 
 
 def _own_settings(tokenizer):

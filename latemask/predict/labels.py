@@ -124,6 +124,10 @@ class Labeller:
       raise errors.InputError(
           f"--max_length is {max_length}; the model has {config.max_length} "
           "positions")
+    least = windows.min_length(loaded.tokenizer)
+    if max_length and max_length < least and len(self.task.text) > 1:
+      raise errors.InputError(
+          f"--max_length is {max_length}; a pair takes {least} at least")
     self._tokenizer = loaded.tokenizer
     self._max_length = max_length or trained_tokens or loaded.trained_length
     head = pretrained.class_head(folder, kinds.KINDS[self.task.kind].head)
@@ -134,7 +138,7 @@ class Labeller:
         dataclasses.replace(config, dropout=0.0, attention_dropout=0.0,
                             remat=None),
         self._params, loaded.tokenizer.specials, False, self.task.kind,
-        kinds.num_outputs(self.task), None, None, _WHOLE)
+        kinds.num_outputs(self.task), None, None, None, _WHOLE)
 
   def label(self, rows):
     """Yields what the model says of each row, as JSON, in order.

@@ -56,7 +56,8 @@ def main():
         rows=loaded.rows)
   print(f"{args.out}: {name}")
   length = hub_tokenizer.cuts_to(
-      loaded.tokenizer, loaded.trained_length, args.max_length)
+      loaded.tokenizer, loaded.config, loaded.trained_length,
+      args.max_length)
   if length is None:
     print("its tokenizer cuts no texts, as it came; --max_length "
           f"{loaded.trained_length} cuts them to what was trained on")

@@ -186,6 +186,11 @@ def test_a_folder_of_peft_that_is_more_than_lora(tmp_path):
       {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_dora": True}))
   with pytest.raises(errors.InputError, match="use_dora True; only False can"):
     adapters_folder.about_of(tmp_path)
+  (tmp_path / "adapter_config.json").write_text(json.dumps(
+      {"peft_type": "LORA", "r": 2, "lora_alpha": 2,
+       "init_lora_weights": "pissa_niter_4"}))
+  with pytest.raises(errors.InputError, match="init_lora_weights 'pissa_nite"):
+    adapters_folder.about_of(tmp_path)
   with pytest.raises(errors.InputError, match="holds no adapter"):
     adapters_folder.about_of(tmp_path / "no")
 

@@ -5,18 +5,25 @@ say the same, and that what can be learned is.
 """
 
 import json
+import pathlib
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import finetune
 from latemask import errors
 from latemask.bench import finetune as bench
+from latemask.finetune import batches
 from latemask.finetune import data as data_lib
 from latemask.finetune import grid as grid_lib
+from latemask.finetune import losses
 from latemask.finetune import run as finetune_run
 from latemask.finetune import step as finetune_step
+from latemask.finetune.tasks import kinds
+from latemask.model import heads
 from latemask.predict import labels as labels_lib
 from latemask.tools import predict
 from tests.finetune import stock_test
@@ -208,8 +215,96 @@ def test_windows_are_averaged(tmp_path):
       list(said["probabilities"].values()), logits_C.softmax(-1), atol=1e-5)
 
 
+def test_weighted_losses_are_those_of_pytorch():
+  r = np.random.default_rng(0)
+  logits = r.normal(size=(9, 3)).astype(np.float32)
+  weights, here = r.uniform(0.2, 3, 3).astype(np.float32), np.ones(9)
+  for kind, targets, stock in (
+      ("classes", r.integers(0, 3, 9), lambda logits, targets:
+       torch.nn.functional.cross_entropy(
+           logits, targets, weight=torch.tensor(weights))),
+      ("multilabel", r.integers(0, 2, (9, 3)).astype(np.float32),
+       torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weights)))):
+    total, weight = losses.LOSSES[kind](
+        logits, targets, None, here, jnp.asarray(weights))
+    np.testing.assert_allclose(total / weight, stock(
+        torch.tensor(logits), torch.tensor(targets)), rtol=1e-5)
+
+
+def test_dropout_is_that_of_the_config(tmp_path):
+  stock_test._folder(tmp_path / "stock", kind="Model")
+  found = {}
+  for dropout in (0.0, 0.5):
+    config = _config(tmp_path, "classes", dropout=dropout)
+    model, params, tokenizer, length = finetune_run.load(config)
+    data, = data_lib.read(config, params, tokenizer, length)
+    program = finetune_step.make_program(
+        config, model, params, tokenizer.specials, *data.program)
+    cell = batches.collate(data.train, np.arange(16), 16, data.lengths)
+    found[dropout] = [float(program.train_step(
+        program.init_state(np.uint32(0)), cell, 0.0, np.uint32(seed))[1])
+                      for seed in (1, 2)]
+  assert found[0.0][0] == found[0.0][1]
+  assert len({*found[0.0], *found[0.5]}) == 3
+
+
+def test_a_head_of_numbers_goes_on_in_units_of_the_task(tmp_path):
+  """What it said before the first step is what it said as it came."""
+  stock_test._folder(tmp_path / "stock", kind="Model")
+  config = _config(tmp_path, "number")
+  for split in ("train", "dev"):
+    rows = [json.loads(line) for line in open(config.data[split])]
+    with open(config.data[split], "w") as file:
+      file.writelines(json.dumps(
+          row | {"label": 300 + 50 * row["label"]}) + "\n" for row in rows)
+  model, params, tokenizer, length = finetune_run.load(config)
+  fresh, = data_lib.read(config, params, tokenizer, length)
+  r = np.random.default_rng(0)
+  params["head"] = heads.init(model, 1, jax.random.key(0)) | {
+      "out_kernel": r.normal(size=(model.width, 1)).astype(np.float32),
+      "out_bias": np.array([287.0], np.float32)}
+  data, = data_lib.read(config, params, tokenizer, length)
+  assert abs(data.task.shift) > 100 and data.task.scale > 10
+  program = finetune_step.make_program(
+      config, model, params, tokenizer.specials, *data.program)
+  begun = program.init_state(np.uint32(0)).params
+  said = kinds.answers(data.task, data.dev[""], program.predict(
+      begun, data.dev[""], data.lengths))
+  as_it_came = program.predict(
+      begun | {"head": params["head"]}, data.dev[""], data.lengths)[:, 0]
+  assert np.ptp(as_it_came) > 0.1
+  np.testing.assert_allclose(said, as_it_came, rtol=1e-5)
+  assert fresh.labels_digest == data.labels_digest
+
+
+def test_other_names_of_labels_are_other_labels(tmp_path):
+  stock_test._folder(tmp_path / "stock", kind="Model")
+  found = []
+  for names in ({}, {"no": "never"}):
+    config = _config(tmp_path, "classes")
+    for split in ("train", "dev"):
+      text = pathlib.Path(config.data[split]).read_text()
+      rows = [json.loads(line) for line in text.splitlines()]
+      pathlib.Path(config.data[split]).write_text("".join(json.dumps(
+          row | {"label": f"{names.get('no', 'n')}-{row['label']}"}) + "\n"
+                                                          for row in rows))
+    model, params, tokenizer, length = finetune_run.load(config)
+    found += data_lib.read(config, params, tokenizer, length)
+  one, other = found
+  assert one.digest == other.digest
+  path = grid_lib.cell_path(tmp_path, one.name, "cell")
+  path.parent.mkdir(parents=True)
+  cell = {"digest": one.digest}
+  path.write_text(json.dumps(cell))
+  grid_lib.check_digests(tmp_path, other)  # Before there was the second.
+  path.write_text(json.dumps(cell | {"labels_digest": one.labels_digest}))
+  grid_lib.check_digests(tmp_path, one)
+  with pytest.raises(errors.InputError, match="rows or labels than this"):
+    grid_lib.check_digests(tmp_path, other)
+
+
 def test_class_weights(tmp_path):
-  """Balanced: the loss is that of stock's weights."""
+  """Balanced: each class weighs as much, all its rows together."""
   stock_test._folder(tmp_path / "stock", kind="Model")
   config = _config(tmp_path, "classes", **{"task.class_weights": "balanced"})
   model, params, tokenizer, length = finetune_run.load(config)

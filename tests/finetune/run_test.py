@@ -123,11 +123,12 @@ def test_a_workdir_has_one_program(config, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
                                           data_dir, capsys):
-  trained = []
+  trained, stops = [], []
   train = cell_lib.train
   monkeypatch.setattr(
       cell_lib, "train", lambda config, program, data, cell, *a, **k:
-      trained.append(cell) or train(config, program, data, cell, *a, **k))
+      trained.append(cell) or stops.append(k.get("stop_after"))
+      or train(config, program, data, cell, *a, **k))
   results = finetune_run.finetune(config, tmp_path)
   told = capsys.readouterr().out
   assert re.search(r"cola: 100 rows to train on; 37 dev rows: \d\d\.\d% "
@@ -178,6 +179,10 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
       "index\tprediction", "0\t1", "1\t0", "2\t1"]
   finetune_run.finetune(config, tmp_path)
   assert len(trained) == 5
+  # The best is the one with the best score, up to its best epoch.
+  lost.write_text(json.dumps(now | {"score": 1.5, "best_epoch": 2}))
+  finetune_run.finetune(config, tmp_path)
+  assert (trained[5:], stops[5:]) == ([trained[2]], [2])
 
   # Another config, or other data, is another workdir.
   before = _files(tmp_path)
@@ -191,7 +196,7 @@ def test_learns_resumes_grows_and_submits(config, tmp_path, monkeypatch,
     (other / path.name).write_bytes(path.read_bytes())
   (other / "train.tsv").write_text(_cola(100, 7))
   config.data_dir = str(other.parent)
-  with pytest.raises(errors.InputError, match="initial values or rows"):
+  with pytest.raises(errors.InputError, match="initial values, rows or lab"):
     finetune_run.finetune(config, tmp_path)
   assert _files(tmp_path) == before
 
@@ -315,7 +320,7 @@ def test_the_choice_is_the_median_over_seeds():
       for line in table.splitlines()[2:])
   assert rte == ["rte", "accuracy", "71.00", "1.00", "72.00", "1e-05", "16",
                  "3", "7"]
-  assert average[:5] == ["average", "", "71.00", "1.00", "72.00"]
+  assert average[:5] == ["average", "", "71.00", "", "72.00"]
 
 
 def test_one_answer_for_all_rows_is_told():

@@ -348,6 +348,21 @@ def test_pickles_are_converted_by_the_line_that_is_printed(tmp_path):
                hub_folder.load_model(folder, specials.TRAINED.mask)[1], expected)
 
 
+@pytest.mark.parametrize("name, auto", [
+    ("BertForMaskedLM", "MaskedLM"), ("BertForPreTraining", "MaskedLM"),
+    ("BertForSequenceClassification", "SequenceClassification"),
+    ("BertForTokenClassification", "TokenClassification"),
+    ("BertForQuestionAnswering", "QuestionAnswering"), ("BertModel", "")])
+def test_the_line_converts_the_class_that_is_there(tmp_path, name, auto):
+  _stock("bert", "Model").save_pretrained(tmp_path)
+  (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+  path = _config_json(tmp_path, architectures=[name])
+  with pytest.raises(errors.InputError) as refused:
+    hub_folder.load_model(path, specials.TRAINED.mask)
+  assert f".AutoModel{auto and 'For' + auto}.from_pretrained(" in str(
+      refused.value)
+
+
 def test_classes_that_are_not_there(tmp_path):
   _stock("roberta", "Model").save_pretrained(tmp_path)
   for name in ("electra", 7, None):

@@ -155,6 +155,17 @@ def test_padding_and_texts_without_a_mask(tiny, tokenizer, tmp_path):
   assert torch.isfinite(model(torch.full((1, 3), specials.TRAINED.mask)).logits).all()
 
 
+def test_trainer_divides_by_its_own_steps(tiny, tokenizer, tmp_path):
+  """Else a loss would count once for each step that it accumulates."""
+  pytest.importorskip("accelerate")
+  ours = export_test._pretrained(tiny, tokenizer, "roberta")
+  hub_folder.export(*ours, tokenizer, tmp_path / "out", with_code=True)
+  trainer = transformers.Trainer(
+      _load(tmp_path / "out"), transformers.TrainingArguments(
+          str(tmp_path / "run"), report_to=[], use_cpu=True))
+  assert not trainer.model_accepts_loss_kwargs
+
+
 def test_it_is_saved_as_one_file_that_loads_again(tiny, tokenizer, tmp_path):
   """Also into the folder that it came from."""
   config, params = export_test._pretrained(tiny, tokenizer, "roberta")

@@ -31,6 +31,8 @@ from latemask.runtime import files
 ABOUT, _PEFT = "latemask_adapter.json", "adapter_config.json"
 _TENSORS = "adapter_model.safetensors"
 FILES = (ABOUT, _PEFT, _TENSORS)
+# Beginnings of peft that leave the encoder as it is.
+_BESIDE = (True, False, None, "gaussian", "eva", "orthogonal")
 _PREFIX = "base_model.model."
 # peft's names of the halves of a pair, and ours.
 _HALVES = {"lora_A": lora.A, "lora_B": lora.B}
@@ -195,6 +197,11 @@ def about_of(folder):
       raise errors.InputError(
           f"{folder}/{_PEFT} has {key} {peft[key]!r:.40}; only {value!r} can "
           "be read")
+  if (begun := peft.get("init_lora_weights", True)) not in _BESIDE:
+    raise errors.InputError(
+        f"{folder}/{_PEFT} has init_lora_weights {begun!r:.40}: the encoder "
+        "that it belongs to is another than it was begun with; let peft merge "
+        "it")
   head = next((head for head, name in _TASK_TYPES.items()
                if name == peft.get("task_type")), "text")
   return {"adapter": {

@@ -245,6 +245,19 @@ def unscaled(task, head):
       "out_bias": head["out_bias"] * task.scale + task.shift}
 
 
+def scaled(units, head):
+  """Returns what there is of a head of numbers, in units of a task.
+
+  Args:
+    units: (shift, scale) of a `task.Task` of numbers; None of others.
+  """
+  if units is None or len(head.get("out_bias", ())) != 1:
+    return head
+  shift, scale = units
+  return head | {"out_kernel": head["out_kernel"] / scale,
+                 "out_bias": (head["out_bias"] - shift) / scale}
+
+
 def by_row(task, encoded, logits):
   """Returns what windows say together of each row; see `Kind`."""
   return KINDS[task.kind].by_row(task, encoded, logits)

@@ -72,7 +72,8 @@ def test_stock_is_told_of_what_had_no_settings(tmp_path, model_type, settings):
         "tokenizer_config.json": json.dumps(settings).encode()})
   after = added.with_words(ours, WORDS)
   (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-  for name, content in hub_tokenizer.files(after, 24).items():
+  for name, content in hub_tokenizer.files(
+      after, conftest.model_config(), 24).items():
     (tmp_path / name).write_bytes(content)
   stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
   lines = TEXTS + conftest.make_text(50, seed=2).splitlines()

@@ -8,6 +8,7 @@ from latemask.data.tokenizers import converted
 from latemask.data.tokenizers import kinds
 from latemask import errors
 from latemask.hub import tokenizer as hub_tokenizer
+from tests import conftest
 from tests.data.tokenizers import sentencepiece_json_test
 
 transformers = pytest.importorskip("transformers")
@@ -28,7 +29,8 @@ def test_ids_of_stock(kind, tmp_path):
   """By AutoTokenizer, of the folder that an export writes."""
   (tmp_path / "its.model").write_bytes(_model(kind).proto)
   ours = kinds.load(tmp_path / "its.model")
-  for name, content in hub_tokenizer.files(ours, 64).items():
+  for name, content in hub_tokenizer.files(
+      ours, conftest.model_config(), 64).items():
     (tmp_path / name).write_bytes(content)
   stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
   lines = sentencepiece_json_test._lines(400)

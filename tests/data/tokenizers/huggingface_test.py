@@ -223,7 +223,7 @@ def test_trained(tmp_path):
                                    "RAYON_NUM_THREADS": threads}).stdout
           for threads in ("1", "2")]
   ours = byte_level.train(conftest.make_text(400).splitlines(), 600)
-  assert hub_tokenizer.cuts_to(ours, 24) == 24
+  assert hub_tokenizer.cuts_to(ours, conftest.model_config(), 24) == 24
   assert told == [f"{ours.vocab_size} {ours.digest}\n"] * 2
   assert ours.specials == huggingface.specials_lib.TRAINED
   alone, = ours.encode(["time"])
