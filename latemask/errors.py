@@ -8,6 +8,7 @@ keeps its traceback.
 import contextlib
 import errno
 import os
+import signal
 import sys
 import threading
 import time
@@ -77,6 +78,9 @@ def one_line_exit():
   """
   try:
     yield
+  except BrokenPipeError:  # `| head` has what it wanted.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
   except Exception as error:
     ending = error if isinstance(error, Ending) else of_disk(error)
     if ending is None:

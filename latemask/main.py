@@ -41,7 +41,12 @@ from latemask.config import spec as spec_lib
 from latemask import errors
 
 _SPEC = re.compile(r"--?config=(.*)", re.DOTALL)
+_KEY = re.compile(r"--?config\.")
 _NONE = re.compile(r"--?config\.([\w.]+)=None")
+
+# What these say needs no name of its own.
+_SAYING = (flags.Error, ImportError, OSError, SyntaxError, TypeError,
+           ValueError, errors.InputError)
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see above")
 _WORKDIR = flags.DEFINE_string("workdir", None, "see above")
@@ -98,18 +103,20 @@ def _config_path():
 def _flag_message(error, argv):
   """Returns what is wrong with the flags, in one line."""
   text = str(error.args[0] if error.args else error)
-  if isinstance(error, (AttributeError, KeyError)):
-    words = re.findall(r"\w+", text.replace("\\n", " "))
-    given = next((a for a in argv if words and words[0] in a), words)
-    return (f"unknown config key {given}; configs/README.md has a table of keys"
+  words = re.findall(r"\w+", text.replace("\\n", " "))
+  key = next((a for a in argv if _KEY.match(a) and words and words[0] in a), "")
+  if isinstance(error, (AttributeError, KeyError)) and key:
+    return (f"unknown config key {key}; configs/README.md has a table of keys"
             + (f" (did you mean {words[4]}?)" if "mean" in words else ""))
   lines = text.strip().splitlines() or [repr(error)]
-  if "Traceback" not in text:
-    return " ".join(line.strip() for line in lines)
-  # What a config file raises comes wrapped together with its traceback.
-  given = next((found[1] for found in map(_SPEC.fullmatch, argv) if found),
-               "--config")
-  return f"{given}: {lines[-1].strip()}"
+  file = next((found[1] for found in map(_SPEC.fullmatch, argv) if found),
+              "--config")
+  # What a config file raises may come wrapped together with its traceback.
+  if "Traceback" in text:
+    return f"{file}: {lines[-1].strip()}"
+  said = " ".join(line.strip() for line in lines)
+  return said if isinstance(error, _SAYING) else (
+      f"{file}: {type(error).__name__}: {said}")
 
 
 def _refuse(message):
@@ -148,9 +155,8 @@ def parse(argv):
         config.update_from_flattened_dict(
             {_NONE.fullmatch(a)[1]: None for a in nones})
     return rest
-  # What a config file, its size or an override can raise while it is read.
-  except (flags.Error, AttributeError, ImportError, KeyError, OSError,
-          SyntaxError, TypeError, ValueError, errors.InputError) as error:
+  # A config file, which is read here, may be anybody's and raise anything.
+  except Exception as error:
     _refuse(_flag_message(error, argv[1:]))
 
 

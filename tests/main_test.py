@@ -15,6 +15,7 @@ from latemask import errors
 from latemask.runtime import files
 from latemask.train import run
 from tests import conftest
+from tests.config.spec_test import BROKEN
 
 ROOT = conftest.ROOT
 
@@ -55,9 +56,16 @@ def test_help():
     (["--config", "configs/demo.py,model.layers=3", "--config.model.layers=9",
       "--config.model.insertion_layer=11", "--workdir", "w"], "9"),
     (["--config", "configs/demo.py", "--workdir", "w", "extra"], "extra"),
+    (["--config", "BROKEN:key"], "BROKEN:key: KeyError: model"),
+    (["--config", "BROKEN:zero"], "ZeroDivisionError: division by zero"),
+    (["--config", "BROKEN:name"], "NameError: name 'undefined' is not"),
 ])
-def test_flags_that_cannot_be(arguments, message):
+def test_flags_that_cannot_be(arguments, message, tmp_path):
   """Found while flags are parsed, before JAX is even imported."""
+  broken = str(tmp_path / "broken.py")
+  (tmp_path / "broken.py").write_text(BROKEN)
+  arguments, message = [a.replace("BROKEN", broken) for a in arguments], (
+      message.replace("BROKEN", broken))
   done = _main(*arguments)
   assert done.returncode == 2, done.stderr
   assert len(done.stderr.splitlines()) == 1

@@ -32,6 +32,7 @@ import time
 
 import jax
 import numpy as np
+import tqdm
 
 from latemask.config import spec
 from latemask import errors
@@ -170,8 +171,10 @@ class Peer:
     epochs = []
     for epoch in range(data.num_epochs):
       start_secs = time.monotonic()
-      for rows in batches.shuffled(data.train.lengths_W, cell.batch_size,
-                                   cell.seed, epoch):
+      shuffled = batches.shuffled(
+          data.train.lengths_W, cell.batch_size, cell.seed, epoch)
+      for rows in tqdm.tqdm(shuffled, f"PyTorch {cell}, epoch {epoch + 1}",
+                            leave=False, disable=None):
         self.step(data, rows, next(rates))
       train_secs = time.monotonic() - start_secs
       found = {}

@@ -101,9 +101,13 @@ def _scores(init_from, args):
     return next(iter(kinds.score(
         data.task, part, dev.rows.labels, found_R).values()))
 
+  counts = np.bincount(train.targets, minlength=len(data.task.labels))
+  if not counts.all():
+    raise errors.InputError(
+        f"the first {len(train):,} rows of {data.name} hold no "
+        f"{data.task.labels[int(np.argmin(counts))]}; --max_rows must be more")
   layers = tqdm.trange(of_train.shape[1], desc="layers", leave=False,
                        file=sys.stderr)
-  counts = np.bincount(train.targets, minlength=len(data.task.labels))
   return [score(probe(of_train[:, layer], train.targets, of_dev[:, layer]))
           for layer in layers], score(np.tile(counts, (len(dev), 1)))
 

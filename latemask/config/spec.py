@@ -15,6 +15,8 @@ import pathlib
 import re
 import sys
 
+import ml_collections
+
 from latemask.config import keys
 from latemask import errors
 
@@ -36,10 +38,10 @@ def load(spec):
   file = module(path)
   if not hasattr(file, "get_config"):
     raise errors.InputError(f"{path} has no get_config; is it a config?")
-  try:
-    config = file.get_config(size) if size else file.get_config()
-  except (TypeError, ValueError) as error:
-    raise errors.InputError(f"{name}: {error}") from error
+  config = asked(name, lambda: (
+      file.get_config(size) if size else file.get_config()))
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.InputError(f"{path}: get_config returns no ConfigDict")
   config.lock()
   for change in changes:
     key, equals, value = change.partition("=")
@@ -49,6 +51,23 @@ def load(spec):
     override(config, {key: value_of(value)}, f"{spec}: {change!r}")
   keys.check(config)
   return config
+
+
+def asked(name, function):
+  """Returns what a function of a config file returns.
+
+  Raises:
+    InputError: it raises anything; the file may be anybody's.
+  """
+  try:
+    return function()
+  except errors.InputError:
+    raise
+  except Exception as error:
+    said = " ".join(str(error).split())
+    if not isinstance(error, (TypeError, ValueError)):  # They say what it is.
+      said = f"{type(error).__name__}: {said}"
+    raise errors.InputError(f"{name}: {said}") from error
 
 
 def flags(spec):
@@ -107,10 +126,7 @@ def module(path):
     sys.path.insert(0, root)
   spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
   loaded = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(loaded)
-  except (AttributeError, ImportError, NameError, SyntaxError) as error:
-    raise errors.InputError(f"{path} cannot be read: {error}") from error
+  asked(f"{path} cannot be read", lambda: spec.loader.exec_module(loaded))
   return loaded
 
 

@@ -33,7 +33,8 @@ def encoder_config(config, keep_layers=None):
     InputError: there are not so many layers, or the late ones read the
       encoder by cross-attention, which no encoder does.
   """
-  keep = keep_layers or config.insertion_layer or config.layers
+  keep = (config.insertion_layer or config.layers
+          if keep_layers is None else keep_layers)
   if not 1 <= keep <= config.layers:
     raise errors.InputError(
         f"keep_layers is {keep}; the model has {config.layers} layers")

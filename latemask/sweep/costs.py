@@ -102,7 +102,9 @@ def _unit(points):
 def left_secs(todo, points, rate, parallel):
   """Returns the seconds that runs will take; None where unknown."""
   if all(point.flops for point in todo):
-    return sum(p.flops for p in todo) / rate / parallel if rate else (
+    flops = [point.flops for point in todo] or [0]
+    # The last ones run alone.
+    return max(sum(flops) / parallel, max(flops)) / rate if rate else (
         None if todo else 0.0)
   secs = [point.done["secs"] for point in points if point.done]
   return statistics.mean(secs) * len(todo) / parallel if secs else None

@@ -159,11 +159,11 @@ def _file_says(module, path, config, grid):
       raise errors.InputError(
           f"{path} has no {function}(); give one of configs/sweeps/, or "
           "--grid KEY=VALUE,VALUE...")
-  columns = list(module.columns())
+  columns = spec_lib.asked(path, lambda: list(module.columns()))
   for key in columns:
     if key not in spec_lib.flatten(config.to_dict()):
       raise errors.InputError(f"{path}: columns() has {key!r}, no config key")
-  return list(module.sweep(config)), columns
+  return spec_lib.asked(path, lambda: list(module.sweep(config))), columns
 
 
 def _where(path, overrides, grid):

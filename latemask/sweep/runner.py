@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,7 @@ class Sweep:
   def __init__(self, points, args, rate):
     """Takes the points, the flags and the FLOP/s of a run, None if unknown."""
     self._points, self._args, self._rate = points, args, rate
+    self._rates = []  # Of those that ended here: others are faster, or not.
     self._running, self._failed, self._watches = {}, {}, {}
     self._looked_secs = -math.inf
     self._left = list(points)
@@ -197,7 +199,8 @@ class Sweep:
           "config": point.wanted, "secs": round(process.secs, 1),
           "flops_per_sec": process.flops_per_sec})
       point.file("failed").unlink(missing_ok=True)
-      self._rate = costs.rate_of(self._points) or self._rate
+      self._rates += [process.flops_per_sec] * bool(process.flops_per_sec)
+      self._rate = statistics.median(self._rates or [self._rate])
       found = outcome.text(point)
       said = f"done in {console.duration(process.secs)}" + (
           f", {found}" if found else "")

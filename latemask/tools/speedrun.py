@@ -11,6 +11,7 @@ rule is broken; the line says which.
 """
 
 import pathlib
+import shutil
 import subprocess
 
 from latemask import errors
@@ -36,7 +37,10 @@ def _parser():
 
 
 def _track(path, name):
-  tracks = spec_lib.module(path).TRACKS
+  file = spec_lib.module(path)
+  if not hasattr(file, "TRACKS"):
+    raise errors.InputError(f"{path} has no TRACKS; see {_CONFIG}")
+  tracks = file.TRACKS
   if name not in tracks:
     raise errors.InputError(
         f"--track is {name!r}; choose one of {', '.join(tracks)}")
@@ -47,6 +51,8 @@ def _track(path, name):
 
 def _commit():
   """Returns the commit of this clone, with a + where files were changed."""
+  if not shutil.which("git"):
+    return "?"
   done = subprocess.run(
       ["git", "describe", "--always", "--dirty=+"], capture_output=True,
       text=True, cwd=pathlib.Path(__file__).parent)

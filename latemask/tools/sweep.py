@@ -62,7 +62,8 @@ def _parser():
   parser.add_argument("--parallel", type=int, default=1,
                       help="runs at a time on this machine (1)")
   parser.add_argument("--flops_per_sec", type=float,
-                      help="of a run, for an estimate while none is done")
+                      help="of a run here, for an estimate; default: that "
+                      "of those that are done")
   parser.add_argument("--dry_run", action="store_true",
                       help="print the runs, write nothing")
   return parser
@@ -78,6 +79,9 @@ def _run(args):
         [os.path.dirname(os.path.abspath(run)) for run in args.init_from])
   if args.parallel < 1:
     raise errors.InputError(f"--parallel is {args.parallel}; at least 1")
+  for run in args.init_from or ():
+    if not epath.Path(run).is_dir():
+      raise errors.InputError(f"--init_from {run} is no folder")
   if args.flops_per_sec is not None and not args.flops_per_sec > 0:
     raise errors.InputError(
         f"--flops_per_sec is {args.flops_per_sec}; it must be positive")
@@ -85,7 +89,7 @@ def _run(args):
                                     grid_lib.parse(args.grid))
   chosen = costs.check(points_lib.matching(points, args.only))
   files.check_writable(args.out)
-  rate = costs.rate_of(chosen) or args.flops_per_sec
+  rate = args.flops_per_sec or costs.rate_of(chosen)
   print(costs.table(chosen, rate, args.parallel), end="", flush=True)
   if args.dry_run:
     return 0

@@ -44,6 +44,8 @@ def _run(args):
   if out.suffix not in _SUFFIXES:
     raise errors.InputError(
         f"--out is {out}; it must end in {', '.join(_SUFFIXES)}")
+  if out.is_dir():
+    raise errors.InputError(f"--out {out} is a folder")
   files.check_writable(out.parent)
   loaded = pretrained.load(args.workdir)
   texts_lib.check(args.text)

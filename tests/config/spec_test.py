@@ -6,6 +6,15 @@ from latemask.config import spec as spec_lib
 from latemask import errors
 
 
+BROKEN = """
+def get_config(how):
+  if how == "value":
+    raise ValueError("this size cannot be")
+  return {"key": lambda: {}["model"], "zero": lambda: 1 / 0,
+          "name": lambda: undefined, "none": lambda: None}[how]()
+"""
+
+
 def test_overrides():
   config = spec_lib.load(
       "configs/base.py:small,model.unroll=6,model.remat=None,"
@@ -49,6 +58,17 @@ def test_bad_files(tmp_path):
   (tmp_path / "broken.py").write_text("def get_config(:\n")
   with pytest.raises(errors.InputError, match="cannot be read"):
     spec_lib.load(str(tmp_path / "broken.py"))
+
+
+@pytest.mark.parametrize("size, message", [
+    ("key", "KeyError: 'model'"), ("zero", "ZeroDivisionError: division by"),
+    ("name", "NameError: name 'undefined'"), ("none", "returns no ConfigDict"),
+    ("value", "broken.py:value: this size cannot be$")])
+def test_files_that_raise(tmp_path, size, message):
+  (tmp_path / "broken.py").write_text(BROKEN)
+  with pytest.raises(errors.InputError, match=message) as told:
+    spec_lib.load(f"{tmp_path}/broken.py:{size}")
+  assert "\n" not in str(told.value)
 
 
 def test_flags_of_main():

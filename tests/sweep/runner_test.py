@@ -34,6 +34,8 @@ from tests import conftest
 
 ROOT = conftest.ROOT
 NAMES = sorted(p.stem for p in (ROOT / "configs" / "sweeps").glob("[a-z]*.py"))
+STUDY = sorted(
+    p.stem for p in (ROOT / "configs/sweeps/study").glob("[a-z]*.py"))
 TINY = '''
 from configs import base
 
@@ -158,6 +160,21 @@ def test_every_point_builds(name, tmp_path):
     if budget:
       spent = steps_flops[point.name]
       assert 0 <= budget - spent < spent / point.num_steps
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_the_study_knows_its_runs(name, tmp_path):
+  """Every point can be; what has been run is known to be done."""
+  results = ROOT / "configs/sweeps/study/results" / name
+  path = f"configs/sweeps/study/{name}.py"
+  costs.check(points_lib.read(f"{path},data.source=builtin", tmp_path)[0][:1])
+  points, _ = points_lib.read(
+      f"{path},data.source=text:train.txt,data.eval_source=text:eval.txt",
+      results)
+  done = {point.name for point in points if point.done}
+  assert done == {
+      path.name.removesuffix(".done") for path in results.glob("*.done")}
+  assert done
 
 
 @pytest.mark.slow
@@ -459,7 +476,9 @@ def test_dry_run_writes_nothing(write, tmp_path, monkeypatch, capsys):
     (GOOD, "", "--parallel=0", "--parallel is 0"),
     (GOOD, "", "--only seed=2 *=4", "--only *=4 matches none of 3 runs"),
     (GOOD, "", "--flops_per_sec=0", "--flops_per_sec is 0"),
-    (GOOD, "", "--init_from=runs/a", "--init_from is for fine-tuning"),
+    (GOOD, "", "--init_from=configs", "--init_from is for fine-tuning"),
+    (GOOD, "", "--config=configs/sweeps/glue.py --init_from=runs/no",
+     "--init_from runs/no is no folder"),
     (GOOD, "", "--out=/dev/null/x", "/dev/null"),
     (GOOD, "", "--config=configs/base.py:tiny", "has no sweep()"),
     (GOOD, "", "--config=configs/sweeps/glue.py", "no finished run"),
