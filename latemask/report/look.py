@@ -218,6 +218,11 @@ def style():
   return matplotlib.rc_context(_STYLE)
 
 
+def spread(deviation):
+  """Returns a deviation as matplotlib takes it: None where it is not known."""
+  return None if math.isnan(deviation) else deviation
+
+
 def number(value, form):
   """Returns a number, or a dash for what is not known."""
   return format(value, form) if math.isfinite(value) else "–"

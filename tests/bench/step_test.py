@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from latemask.bench import step as bench_step
+from tests import conftest
 
 TINY = "configs/base.py:tiny,model.dtype=float32"
 
@@ -83,3 +84,19 @@ def test_bad_commands(arguments, message):
   assert done.returncode == 2
   assert message in done.stderr.splitlines()[-1]
   assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_pages_say_what_a_step_takes():
+  """The table of latemask/bench/README.md, and the front page's row of it."""
+  lines = (conftest.ROOT / "latemask/bench/README.md").read_text().splitlines()
+  front = (conftest.ROOT / "README.md").read_text()
+  for name in ("base.py:base", "lean.py:large", "modern.py:base,data.length=1024"):
+    found, = bench_step.flops_table([f"configs/{name}"])
+    line, = (line for line in lines
+             if line.startswith(f"| configs/{name} "))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    said = f"{found['to_vanilla']:.3f}"
+    assert cells[-3:] == [said, f"{found['to_unpruned_vanilla']:.3f}",
+                          f"{found['layer_tokens']:.3f}"]
+    assert cells[10] == f"{found['flops'] / 1e9:.2f}" and said in front

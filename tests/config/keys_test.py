@@ -33,6 +33,7 @@ from latemask.train import initial
 from latemask.train import mask_vector
 from latemask.train import optimizer
 from latemask.train import schedule
+from tests import conftest
 
 # The table of a module that each of these keys chooses from.
 TABLES = {
@@ -162,3 +163,16 @@ def test_what_was_done_before_is_as_json_has_it():
       if row.before is not keys._ALWAYS:
         assert json.loads(json.dumps(row.before)) == row.before, key
         assert not isinstance(row.before, tuple), key
+
+
+def test_the_page_says_what_may_change_on_the_way():
+  text = (conftest.ROOT / "configs/README.md").read_text()
+  told, = (line for line in text.splitlines()
+           if line.startswith("A workdir belongs to one config."))
+  told = told.partition("may change,")
+  groups = re.findall(r"`(\w+)`", told[0])
+  named = set(re.findall(r"`([a-z_]+\.\w+)`", told[0] + told[2]))
+  free = keys.names(keys.PRETRAINING, "free")
+  assert named == {key for key in free if key.split(".")[0] not in groups}
+  assert all(key in free for key in keys.PRETRAINING
+             if key.split(".")[0] in groups)

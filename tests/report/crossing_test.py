@@ -12,6 +12,7 @@ from latemask.report import look as look_lib
 from latemask.report import page as page_lib
 from latemask.report import reading
 from latemask.tools import report
+from tests import conftest
 from tests.report import made
 
 _KEY = "eval/rate_0.15/loss"
@@ -157,3 +158,31 @@ def test_without_one_there_is_no_such_picture(runs):
   content = content_lib.gather(reading.read([runs]))
   with look_lib.style():
     assert "crossing" not in page_lib.draw(content)
+
+
+@pytest.mark.slow
+def test_the_page_of_the_study_follows_from_its_runs():
+  """Losses and shares of the table in configs/README.md, run by run."""
+  results = conftest.ROOT / "configs/sweeps/study/results"
+  found = content_lib.gather(reading.read(
+      [*results.glob("rate_and_place/*rate=0.002*/"),
+       *results.glob("recipe/*rate=0.004_optimizer.name=muon*/")]),
+                             baseline=str(results / (
+      "rate_and_place/masking.rate=0.15_model.insertion_layer=0_model.layers=12"
+      "_optimizer.learning_rate=0.002_seed=1")))
+  page = (conftest.ROOT / "configs/README.md").read_text()
+  shares, told = found.crossing.shares, 0
+  for i, (s, crossing) in enumerate(zip(found.series, shares["FLOPs"])):
+    losses = ", ".join(f"{run.final[_KEY]:.3f}" for run in s.runs)
+    config = s.runs[0].config
+    rate, layer = config["masking.rate"], config["model.insertion_layer"]
+    if losses not in page:
+      continue  # Within the encoder, or of another rate: told elsewhere.
+    row, = (line for line in page.splitlines()
+            if line.startswith("|") and f"| {losses} |" in line)
+    if s is not found.crossing.baseline:
+      mean, deviation, count = crossing
+      assert (f"{mean:.3f} ± {deviation:.3f}" if count > 1
+              else f"{mean:.3f}") in row, (rate, layer)
+    told += 1
+  assert told == 6

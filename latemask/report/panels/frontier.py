@@ -198,7 +198,8 @@ def _draw_points(ax, points, place):
     _, y, deviation = points.xy[i]
     s = points.series[i]
     size = 3 if looks.bar and len(known) > 60 else 4
-    ax.errorbar(place(i), y, deviation, color=looks.colors[i],
+    ax.errorbar(place(i), y, look_lib.spread(deviation),
+                color=looks.colors[i],
                 marker="*" if s.is_vanilla else looks.markers[i],
                 markersize=9 if s.is_vanilla else size, capsize=1.5,
                 markeredgecolor=("black" if s.masks_at_input

@@ -35,7 +35,8 @@ def _draw(rows, num_series, looks):
     for i, score in enumerate(scores):
       if score is not None:
         ax.errorbar(score[0], row + step * (i - (num_series - 1) / 2),
-                    xerr=score[1], color=looks.colors[i],
+                    xerr=look_lib.spread(score[1]),
+                    color=looks.colors[i],
                     marker=looks.markers[i], markersize=2 if many else 3.5,
                     elinewidth=0.4 if many else 0.8,
                     capsize=0 if many else 1.5, linestyle="")
