@@ -33,9 +33,10 @@ def _imports(module):
   """Yields what a module imports of latemask/, in functions too."""
   path = (ROOM / module.replace(".", "/")).with_suffix(".py")
   for node in ast.walk(ast.parse(path.read_text())):
-    if isinstance(node, ast.ImportFrom) and node.module:
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+      inside = f"{node.module}." if getattr(node, "module", None) else ""
       for alias in node.names:
-        name = f"{node.module}.{alias.name}"
+        name = inside + alias.name
         if name.startswith("latemask."):
           yield name.removeprefix("latemask.")
 

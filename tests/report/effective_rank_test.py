@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from latemask.checkpoint import checkpoints as checkpoints_lib
+from latemask.data import loader as loader_lib
+from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask.data.tokenizers import specials
 from latemask.hub import pretrained
@@ -118,6 +120,12 @@ def test_rank_of_a_saved_model_equals_numpy(saved, found):
   ids_NxL = effective_rank.held_out(
       saved, ml_collections.ConfigDict(config), 21)
   assert len(ids_NxL) == 21  # Two batches of the analysis.
+  config = ml_collections.ConfigDict(config)
+  loader = loader_lib.Loader(packed_set.load(
+      config, packed_set.directory_of(config, saved)), config)
+  _, eval_ids = next(loader.eval_batches(jax.sharding.SingleDeviceSharding(
+      jax.devices()[0]), 21, 21))
+  np.testing.assert_array_equal(ids_NxL, eval_ids)
   plan = plan_lib.make_plan(
       _tiny(), loaded.tokenizer.vocabulary("spaces"), rate=0.5)
   masked = jax.jit(lambda ids_NxL: selection.mask_batch(

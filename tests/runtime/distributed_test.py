@@ -259,10 +259,15 @@ def test_same_run_on_several_processes(
     corpus, packed_dir, tmp_path, counts, goes_on):
   """Four devices, fsdp and tensor among them; and on with another number."""
   mesh = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+  # Several: the first one packs the rows, and the others wait for them.
+  data = {count: packed_dir if count == 1 else tmp_path / "rows"
+          for count in counts}
   for count in counts:
-    ended = _run(tmp_path / str(count), corpus, packed_dir, count, *mesh)
+    ended = _run(tmp_path / str(count), corpus, data[count], count, *mesh)
     assert [code for code, _ in ended] == [0] * count, ended[0][1][-3000:]
     if count > 1:
+      assert "packed 400 documents" in ended[0][1] or count == 4
+      assert all("packed 400" not in text for _, text in ended[1:])
       assert f"{count} of {count} processes are here" in ended[0][1]
       assert all("eval loss" not in text for _, text in ended[1:])
   one = _losses(tmp_path / "1")
@@ -273,7 +278,7 @@ def test_same_run_on_several_processes(
   for path in (tmp_path / str(count) / "checkpoints/12/state").rglob(
       f"ocdbt.process_{count - 1}/d/*"):
     path.write_bytes(path.read_bytes()[:100])
-  ended = _run(tmp_path / str(count), corpus, packed_dir, count, *mesh)
+  ended = _run(tmp_path / str(count), corpus, data[count], count, *mesh)
   assert [code for code, _ in ended] == [0] * count, ended[0][1][-3000:]
   assert "checkpoint 12 of" in ended[-1][1] and "damaged" in ended[0][1]
   assert "going on from the checkpoint at step 8" in ended[0][1]
@@ -281,7 +286,7 @@ def test_same_run_on_several_processes(
   for name, count in goes_on:
     for step in ("8", "12"):
       shutil.rmtree(tmp_path / name / "checkpoints" / step)
-    ended = _run(tmp_path / name, corpus, packed_dir, count, *mesh)
+    ended = _run(tmp_path / name, corpus, data[int(name)], count, *mesh)
     assert [code for code, _ in ended] == [0] * count, ended[0][1][-3000:]
     assert "going on from the checkpoint at step 4" in ended[0][1]
     _assert_close(one, _losses(tmp_path / name))

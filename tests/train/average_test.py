@@ -11,6 +11,7 @@ from latemask.hub import pretrained
 from latemask.tools import export
 from latemask.train import average as average_lib
 from latemask.train import run as run_lib
+from latemask.train import step as step_lib
 from tests.train import run_test
 
 pytestmark = pytest.mark.usefixtures("few_devices")
@@ -40,6 +41,7 @@ def test_of_a_run(tiny_run, tmp_path, monkeypatch, capsys):
       10, 20]
   assert lines[20]["eval/average/loss"] == evaluation["eval/average/loss"]
   assert 0 < abs(lines[20]["eval/average/loss"] - lines[20]["eval/loss"]) < 0.5
+  assert step_lib.build(tiny_run)._average_steps == 0.2 * 20
   assert "average of the steps: loss" in capsys.readouterr().out
 
   mean = jax.device_get(average_lib.mean(state.average))

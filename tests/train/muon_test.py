@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from latemask.data.tokenizers import specials
@@ -54,6 +55,18 @@ def test_each_matrix_is_made_orthogonal_for_itself(tiny):
     tree["attention"]["qkv_kernel"] = np.moveaxis(
         tree["attention"]["qkv_kernel"], 2, 1)
   check(("attention", "qkv_kernel"), rows, 2, 3)
+
+
+def test_momentum_is_nesterovs():
+  rng = np.random.default_rng(0)
+  first, then = (rng.normal(size=(16, 16)).astype(np.float32) for _ in range(2))
+  optimizer = muon.with_rest(0.9, optax.identity())
+  state = optimizer.init({"head": {"kernel": first}})
+  for grad, direction in (
+      (first, first), (then, then + 0.9 * (then + 0.9 * first))):
+    found, state = optimizer.update({"head": {"kernel": grad}}, state)
+    np.testing.assert_allclose(
+        found["head"]["kernel"], _orthogonal(direction), atol=2e-4)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pathlib
 from etils import epath
 from etils.epath import backend
 from etils.epath import gpath
+import jax
 import numpy as np
 import pytest
 
@@ -92,7 +93,7 @@ def test_a_run_on_gs(tiny_run, bucket, tmp_path, monkeypatch):
   tiny_run.checkpoint.every_steps = 6
   tiny_run.data.cache_dir = str(tmp_path / "cache")
   tiny_run.data.dir, tiny_run.train.num_steps = None, 12
-  run_lib.train(tiny_run, workdir)
+  state, _ = run_lib.train(tiny_run, workdir)
   first = (bucket / "run/metrics.jsonl").read_text().splitlines()
   run_lib.train(tiny_run, workdir)  # It has come to its end.
   assert (bucket / "run/metrics.jsonl").read_text().splitlines() == first
@@ -100,7 +101,7 @@ def test_a_run_on_gs(tiny_run, bucket, tmp_path, monkeypatch):
   assert {path.name for path in (bucket / "run").iterdir()} >= {
       "config.json", "metrics.jsonl", "checkpoints", "data"}
   loaded = pretrained.load(workdir)
-  assert all(np.isfinite(leaf).all() for leaf in loaded.params.values()
-             if hasattr(leaf, "shape"))
+  jax.tree.map(np.testing.assert_array_equal, loaded.params,
+               jax.device_get(state.params))
   assert asked and all(path.startswith("gs://bucket/run") for path in asked)
   assert not list(tmp_path.glob("gs:*"))

@@ -1,6 +1,7 @@
 """The train step: sums over micro-batches and devices, sharding, one golden."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from latemask import errors
 from latemask.masking import selection
 from latemask.model import partition
 from latemask.runtime import mesh as mesh_lib
+from latemask.train import optimizer as optimizer_lib
 from latemask.train import step as step_lib
 from tests import conftest
 
@@ -196,6 +198,23 @@ def test_schedules(tiny, schedule, middle, end, last):
   tiny.optimizer.final_learning_rate = 0.5
   np.testing.assert_allclose(
       step_lib.schedule_lib.schedule_of(tiny)(99), last, rtol=1e-5)
+
+
+def test_gradients_are_clipped_together(tiny):
+  """To a norm of all of them, before the moments are taken."""
+  tiny.optimizer.clip_norm, tiny.optimizer.b1 = 0.5, 0.75
+  optimizer = optimizer_lib.make_optimizer(
+      "adamw", tiny.optimizer, lambda step: 1e-3)
+  params = {"mask_vector": jnp.ones(3), "head": {"kernel": jnp.ones((2, 2))}}
+  for size, kept in ((1.0, 0.5 / 7 ** 0.5), (0.1, 0.1)):
+    _, state = optimizer.update(
+        jax.tree.map(lambda x: size * x, params), optimizer.init(params),
+        params)
+    moments, = (leaf.mu for leaf in jax.tree.leaves(
+        state, is_leaf=lambda leaf: hasattr(leaf, "mu"))
+                if hasattr(leaf, "mu"))
+    jax.tree.map(lambda x: np.testing.assert_allclose(
+        x, 0.25 * kept, rtol=1e-5), moments)
 
 
 def test_wsd_falls_from_its_peak(tiny):
