@@ -79,8 +79,12 @@ def one_line_exit():
   try:
     yield
   except BrokenPipeError:  # `| head` has what it wanted.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(128 + signal.SIGPIPE)
+    try:
+      sys.stdout.flush()
+    except BrokenPipeError:
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(128 + signal.SIGPIPE)
+    raise  # It was another one.
   except Exception as error:
     ending = error if isinstance(error, Ending) else of_disk(error)
     if ending is None:

@@ -39,6 +39,8 @@ poll_secs=30       # Between looks at a slice that works.
 first_wait_secs=30 # Before a second try; doubled with each that follows,
 last_wait_secs=600 # up to this; a life longer than it begins anew.
 most_misses=10     # Polls in a row that a slice may leave unanswered.
+# What ssh and gcloud say where this machine has no key.
+no_key='permission denied (publickey\|not present in the ssh agent'
 
 usage() { sed -n '2,38s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 say() { echo "launch/tpu_vm.sh: $*" >&2; }
@@ -296,17 +298,16 @@ live() {
   case $code in
     0) watch;;
     2) outcome=ended;;
-    127)  # An empty home.
+    127)  # An empty home. Where others have started, setup waits for their end.
       [ "$set_up" != unknown ] || outcome=bare
-      set_up="";;
-    *)  # Some may have started: they would keep setup from its work.
       ask stop > /dev/null 2>&1 || true
       set_up="";;
+    *) ;;  # ssh: those that have started will say so.
   esac
 }
 
 watch() {
-  local report misses=0 troubled="" told=""
+  local report misses=0 troubled="" told="" locked_out=""
   while true; do
     sleep $poll_secs
     look
@@ -317,8 +318,9 @@ watch() {
     esac
     if ! report=$(ask poll 2> "$scratch/poll") || [ -z "$report" ]; then
       # A key that this machine has no more says nothing of the slice.
-      if grep -qi 'permission denied\|agent\|host key' "$scratch/poll"; then
-        [ "$told" = keys ] || { cat "$scratch/poll" >&2; told=keys; }
+      if grep -qi "$no_key" "$scratch/poll"; then
+        [ -n "$locked_out" ] || cat "$scratch/poll" >&2
+        locked_out=1
         continue
       fi
       # Ready, they say, and yet nobody there: then it is as good as lost.
@@ -331,7 +333,7 @@ watch() {
       fi
       continue
     fi
-    misses=0
+    misses=0 locked_out=""
     judge
     [ -n "$outcome" ] || continue
     ask stop > /dev/null 2>&1 || true  # Those that wait for the one that fell.

@@ -25,9 +25,10 @@ running() { [ -e "$run/lock" ] && ! flock --nonblock "$run/lock" true; }
 # A fresh machine updates itself at first and holds apt's locks meanwhile; of
 # those on its lists apt-get itself waits for none.
 apt() {
-  local tries=60
-  until sudo apt-get --quiet "$@"; do
-    [ $((tries -= 1)) -gt 0 ] || return 1
+  local tries=60 said
+  until said=$(sudo apt-get --quiet "$@" 2>&1); do
+    { [[ $said == *"get lock"* ]] && [ $((tries -= 1)) -gt 0 ]; } ||
+      { echo "$said" >&2; return 1; }
     sleep 10
   done
 }

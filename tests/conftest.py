@@ -35,6 +35,7 @@ from latemask.data.sources import table as sources_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import specials
 from latemask.model import encoder as encoder_lib
+from latemask.runtime import mesh as mesh_lib
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 
@@ -202,10 +203,15 @@ def tiny_run(packed_dir, corpus):
 
 
 def _on_two_devices(patch):
-  devices, make = jax.devices()[:2], jax.make_mesh
-  patch.setattr(jax, "device_count", lambda: 2)
-  patch.setattr(jax, "make_mesh", lambda *args, **options: make(
-      *args, **options | {"devices": devices}))
+  only_devices(patch, jax.devices()[:2])
+
+
+def only_devices(patch, devices):
+  """Lets meshes know of some devices alone."""
+  make = mesh_lib.make_mesh
+  patch.setattr(jax, "device_count", lambda: len(devices))
+  patch.setattr(mesh_lib, "make_mesh", lambda config, found=None: make(
+      config, found or devices))
 
 
 def model_config(architecture="modern", max_length=64):

@@ -43,13 +43,13 @@ class DoesNotFit(Exception):
 
 
 def devices_of(topology):
-  """Returns the devices of a topology (v5e:2x2) or slice (v5e-8).
+  """Returns the devices of a topology (v5e:2x2) or slice (v5e-8), or several.
 
   Raises:
     InputError: no such topology, or no libtpu.
   """
-  name = topology
-  named = re.fullmatch(r"(v\w+)-(\d+)", topology)
+  slices, name = re.fullmatch(r"(?:([1-9]\d*)x(?=v))?(.*)", topology).groups()
+  named = re.fullmatch(r"(v\w+)-(\d+)", name)
   if named:
     sizes = errors.choose(chips.SLICES, named[1], "--topology")
     name = f"{named[1]}:" + errors.choose(
@@ -58,6 +58,7 @@ def devices_of(topology):
     raise errors.InputError("libtpu is not installed: pip install libtpu")
   options = errors.choose(chips.OPTIONS, name.partition(":")[0],
                           f"--topology {topology}: generation")
+  options = options | ({"num_slices": int(slices)} if slices else {})
   # Said to no TPU at all: no metadata server is asked, no host named, and no
   # lock taken that another process may hold.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -200,7 +201,8 @@ def _parser():
   parser.add_argument("--config", required=True,
                       help="FILE[:SIZE][,KEY=VALUE...]")
   parser.add_argument("--topology", required=True,
-                      help="v5e:2x2, or a slice: v4-8, v5e-256, v6e-8, ...")
+                      help="v5e:2x2, or a slice: v4-8, v5e-256, v6e-8, ...; "
+                      "2xv5e-16 is two of them")
   parser.add_argument("--rows_per_chip", type=int,
                       help="rows of a micro-batch; default: the config's")
   parser.add_argument("--step", choices=("train", "eval"), default="train")

@@ -182,14 +182,15 @@ class Checkpoints:
       except Exception as found:
         if "RESOURCE_EXHAUSTED" in str(found):  # The device's memory.
           raise
-        error = found
+        # Its frames hold the state's memory, which the next one needs.
+        error = found.with_traceback(None)
     if not distributed.everywhere(read is not None):
       return None, error or ValueError("another process cannot read it")
     state, run = read
     try:
       record_lib.compare(record_lib.digests(state), run["digests"])
     except ValueError as found:
-      error = found
+      error = found.with_traceback(None)
     if not distributed.everywhere(error is None):
       return None, error or ValueError("another process found other bits")
     return Progress(state, run["skipped_steps"], run["num_rollbacks"],

@@ -11,6 +11,7 @@ import numpy as np
 from latemask.data import mixture
 from latemask.data import packing
 from latemask.data import shards
+from latemask.data.sources import lines
 from latemask.data.sources import table as sources_lib
 from latemask.data.sources import tfds as tfds_source
 from latemask.data.tokenizers import kinds as tokenizers_lib
@@ -184,17 +185,22 @@ class _Sample:
   def __init__(self, source, bad):
     self._source, self._bad = source, bad
     parts = -(-source.size_bytes // _SAMPLE_BYTES) or 1
-    self.times = self._parts = min(parts, source.max_parts or parts)
+    parts = min(parts, source.max_parts or parts)
+    # One of many small shards: of files, blocks that lie evenly.
+    self._part = parts // 2, parts
+    # Else it is some files that are read through, of any sizes.
+    self._bytes = source.part_bytes(*self._part)
+    self.times = source.size_bytes / self._bytes if self._bytes else parts
 
   def __iter__(self):
-    # One of many small shards: of files, blocks that lie evenly.
     left_bytes, before = _SAMPLE_BYTES, 0
-    for place, text in self._source.documents(
-        self._parts // 2, self._parts, self._bad):
-      # A file that is read through may be very long: its beginning will do.
-      if left_bytes < 0 and self._source.max_parts and (
-          share := self._source.read_share(place, before)):
-        self.times = self._parts / share
+    for place, text in self._source.documents(*self._part, self._bad):
+      # They may be very long: their beginning will do. Within a block, places
+      # number the lines.
+      if (self._bytes and left_bytes < 0
+          and place // lines.BLOCK_BYTES != before // lines.BLOCK_BYTES):
+        self.times = self._source.size_bytes / self._source.part_bytes(
+            *self._part, place)
         return
       yield text
       left_bytes, before = left_bytes - len(text), place

@@ -13,6 +13,7 @@ all shards is needed at the start.
 import bisect
 import errno
 import itertools
+import math
 import os
 import resource
 import tempfile
@@ -178,15 +179,16 @@ def _allow_open(num_shards):
   Raises:
     InputError: the system does not.
   """
-  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  wanted = num_shards + _OTHER_FILES
-  if soft == resource.RLIM_INFINITY or wanted <= soft:
-    return
-  if hard != resource.RLIM_INFINITY and wanted > hard:
+  soft, hard = (math.inf if bound == resource.RLIM_INFINITY else bound
+                for bound in resource.getrlimit(resource.RLIMIT_NOFILE))
+  if num_shards >= hard:
     raise errors.InputError(
         f"{num_shards:,} shards must be open at once, and this system lets a "
         f"program open {hard:,} files; raise that (ulimit -Hn)")
-  resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+  wanted = min(num_shards + _OTHER_FILES, hard)
+  if wanted > soft:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (
+        wanted, resource.RLIM_INFINITY if hard == math.inf else hard))
 
 
 def _open(packed, copies):

@@ -83,11 +83,8 @@ class Order:
   def train_row(self, index):
     """Returns the row of the set that stands at `index` of the training."""
     epoch, place = divmod(index, self.num_train_rows)
-    # That of the first phase is what it was before there were others: numpy
-    # fills up with zeros.
-    seed, = np.random.SeedSequence(
-        [self._seed, epoch, self._phase - 1]).generate_state(1)
-    return self._train[_permutation(self.num_train_rows, int(seed))[place]]
+    seed = _epoch_seed(self._seed, epoch, self._phase)
+    return self._train[_permutation(self.num_train_rows, seed)[place]]
 
   def eval_row(self, index):
     """Returns the row of the set that is number `index` of the held-out."""
@@ -222,6 +219,15 @@ def _by_rows(packed, config):
 def _some(place, count):
   """Returns what stands at some of `count` places, spread evenly."""
   return [int(place(i * count // _PROBES)) for i in range(_PROBES)]
+
+
+@functools.lru_cache(maxsize=16)
+def _epoch_seed(seed, epoch, phase):
+  """Returns the seed of the order of an epoch of a phase."""
+  # That of the first phase is what it was before there were others: numpy
+  # fills up with zeros.
+  found, = np.random.SeedSequence([seed, epoch, phase - 1]).generate_state(1)
+  return int(found)
 
 
 @functools.lru_cache(maxsize=8)

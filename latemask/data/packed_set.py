@@ -207,9 +207,10 @@ def changes(config, packed):
 
 
 def is_older_than_fit(directory):
-  """Returns whether what lies there was begun before there was `data.fit`.
+  """Returns whether what lies there was begun before `data.fit` was a setting.
 
-  Such a set goes with any, and keeps its own.
+  (Of documents; of streams it became one later.) Such a set goes with any, and
+  keeps its own.
   """
   begun = read_begun(epath.Path(directory))
   return begun is not None and "fit" not in begun["settings"]

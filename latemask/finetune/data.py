@@ -181,7 +181,7 @@ def _encode(config, tokenizer, max_length, flops_per_token, digest, head,
     digest.update(b"f1 of the label")
   # It began in units of its own once, far from those of the task.
   if task.kind == "number" and (task.shift, task.scale) != (0, 1) and (
-      "out_bias" in head):
+      len(head.get("out_bias", ())) == 1):
     digest.update(b"a head in the units of the task")
   lengths_W = np.concatenate([e.lengths_W for e in encoded.values()])
   num_epochs = config.grid.num_epochs or task.num_epochs

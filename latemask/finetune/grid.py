@@ -160,9 +160,8 @@ def check_digests(workdir, data):
         data.digest, data.labels_digest):
       raise errors.InputError(
           f"{path} comes from other weights, initial values, rows or labels "
-          "than this "
-          "command has (max_length None once meant all positions); choose "
-          "another --workdir")
+          "than this command has (max_length None once meant all positions); "
+          "choose another --workdir")
 
 
 def _read_json(path):

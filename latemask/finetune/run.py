@@ -76,7 +76,8 @@ def _finetune(config, workdir, claim):
   todo = [(data, cell) for data in datas for cell in cells
           if not grid_lib.cell_path(workdir, data.name, cell).exists()]
   names = [data.name for data, _ in todo]
-  if not distributed.is_same(f"{[(d.name, d.digest, c) for d, c in todo]}"):
+  if not distributed.is_same(
+      f"{[(d.name, d.digest, d.labels_digest, c) for d, c in todo]}"):
     raise errors.InputError(
         "the processes do not all see the same weights, rows and results; "
         f"{workdir} and what the config names must lie where all hosts see "

@@ -162,7 +162,8 @@ def check_out(folder, overwrite, tokenizer=None):
 
 
 def _check_free(folder, overwrite):
-  if os.path.lexists(folder) and not overwrite:
+  if not overwrite and (
+      os.path.lexists(folder) or epath.Path(folder).exists()):
     raise errors.InputError(
         f"{folder} exists; give another folder, or --overwrite")
   folder = epath.Path(folder)

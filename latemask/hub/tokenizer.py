@@ -65,8 +65,8 @@ def _settings(tokenizer, config, trained_length, max_length):
   kind = config.layer.architecture
   if max_length:
     found = found | {"model_max_length": max_length}
-  elif not kind.rotary and config.max_length < found.get(
-      "model_max_length", 0) <= keys.MOST_TOKENS:
+  elif not kind.rotary and config.max_length < (
+      found.get("model_max_length") or 0) <= keys.MOST_TOKENS:
     found = found | {"model_max_length": config.max_length}
   # A second text of another type: what stock hands on must be what the model
   # was trained with.

@@ -85,7 +85,10 @@ def kinds(series, key=None):
   Args:
     key: of the held-out losses; None looks at the rows alone.
   """
-  found = [(text(s.runs[0]), key and task(s.runs[0], key)) for s in series]
+  # One that has been evaluated, if there is one.
+  first = [next((run for run in s.runs if run.final), s.runs[0])
+           for s in series]
+  found = [(text(run), key and task(run, key)) for run in first]
   order = list(dict.fromkeys(found))
   return [order.index(kind) for kind in found]
 

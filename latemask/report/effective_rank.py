@@ -44,7 +44,8 @@ from latemask.runtime import workdir as workdir_lib
 
 _RATE = 0.5
 _KEY = 2302_02060
-_BATCH_ROWS = 16
+# Rows, and tokens, that are measured at once: the states of all layers.
+_BATCH_ROWS, _BATCH_TOKENS = 16, 16 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +146,13 @@ def measure_rows(config, params, plan, ids_NxL):
   params = jax.tree.map(jnp.asarray, params)
   triangles = {"unmasked": [], "masked": [], "slots": []}
   num_tokens = 0
-  for start in range(0, len(ids_NxL), _BATCH_ROWS):
-    ids_BxL = ids_NxL[start:start + _BATCH_ROWS]
-    short = _BATCH_ROWS - len(ids_BxL)  # One shape, one compile.
+  size = max(1, min(_BATCH_ROWS, _BATCH_TOKENS // ids_NxL.shape[1]))
+  for start in range(0, len(ids_NxL), size):
+    ids_BxL = ids_NxL[start:start + size]
+    short = size - len(ids_BxL)  # One shape, one compile.
     ids_BxL = np.pad(ids_BxL, ((0, short), (0, 0)),
                      constant_values=plan.vocabulary.specials.pad)
-    rows_B = np.arange(start, start + _BATCH_ROWS, dtype=np.int32)
+    rows_B = np.arange(start, start + size, dtype=np.int32)
     masked = mask(rows_B, ids_BxL)
     place_BxL = np.asarray(masked.place_BxL)
     row_R, column_R = np.nonzero((place_BxL < plan.num_kept) & (

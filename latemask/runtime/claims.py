@@ -271,7 +271,7 @@ class Claim:
       part.unlink(missing_ok=True)
 
   def _write(self):
-    with files.writing(self.path) as part:
+    with files.writing(self.path, outlives_power=False) as part:
       part.write_text(self._text)
 
   @property

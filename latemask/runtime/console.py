@@ -52,7 +52,7 @@ def installed(what, *names):
   """
   try:
     return [importlib.import_module(name) for name in names]
-  except ImportError as error:
+  except ModuleNotFoundError as error:
     raise errors.InputError(
         f"{what}: {error.name} is not installed: pip install "
         f"{' '.join(names)}") from error

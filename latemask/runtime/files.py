@@ -78,12 +78,16 @@ def make(folder):
 
 
 @contextlib.contextmanager
-def writing(path):
+def writing(path, outlives_power=True):
   """Yields a local path; what its body writes there becomes `path`.
 
   It appears whole or not at all. A local one is written beside its place,
   under a name of this caller's own: an orphan of a killed run, or another
   machine, may still write its own.
+
+  Args:
+    outlives_power: whether it is waited for until a loss of power would leave
+      the whole.
   """
   path = epath.Path(path)
   part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -98,7 +102,8 @@ def writing(path):
       return
     with signals.undoing(remove):
       yield part
-      _to_disk(part)
+      if outlives_power:
+        _to_disk(part)
       part.replace(path)
   except OSError as error:
     raise _named(error, path)
@@ -144,8 +149,9 @@ def check_replaceable(folder, mark, names):
   if not folder.is_dir():
     raise errors.InputError(f"{folder} is there, and is no folder")
   found = {path.name for path in folder.iterdir()}
+  # On gs:// an upload that was cut off has no mark.
   others = sorted(found - set(names)) or [
-      f"no {mark}"] * (mark not in found)
+      f"no {mark}"] * (mark not in found and not is_remote(folder))
   if found and others:
     raise errors.InputError(
         f"{folder} holds something else than what would be replaced there "

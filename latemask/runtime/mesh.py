@@ -8,6 +8,7 @@ on it is a table in model/partition.py.
 import math
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -30,9 +31,11 @@ def make_mesh(config, devices=None):
     devices: those to use; None takes all there are.
 
   Raises:
-    InputError: the axes do not multiply to the number of devices.
+    InputError: the axes do not multiply to the number of devices, or do not go
+      with their slices.
   """
-  num_devices = jax.device_count() if devices is None else len(devices)
+  devices = list(jax.devices() if devices is None else devices)
+  num_devices = len(devices)
   sizes = {axis: config.mesh[axis] for axis in AXES}
   text = " x ".join(f"mesh.{axis} {size}" for axis, size in sizes.items())
   free = [axis for axis, size in sizes.items() if size is None]
@@ -44,9 +47,39 @@ def make_mesh(config, devices=None):
         "to it, and at most one may be None (what is left)")
   for axis in free:
     sizes[axis] = num_devices // taken
-  return jax.make_mesh(
-      tuple(sizes.values()), AXES, devices=devices, axis_types=(
-          jax.sharding.AxisType.Auto,) * len(AXES))
+  try:
+    laid_out = lay_out(tuple(sizes.values()), devices)
+  except NotImplementedError as error:
+    raise errors.InputError(f"{text} does not fit these devices: "
+                            f"{' '.join(str(error).split())}") from error
+  return jax.sharding.Mesh(laid_out, AXES, axis_types=(
+      jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def lay_out(sizes, devices):
+  """Returns devices as an array of some sizes, one an axis.
+
+  Neighbours in it are near each other. Slices (of GPUs these are hosts), whose
+  connections are slow, are told apart by `data`, and then by `fsdp`: never by
+  `tensor`.
+
+  Raises:
+    InputError: they cannot be.
+    NotImplementedError: no such array of one slice is known.
+  """
+  num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if num_slices == 1:
+    return mesh_utils.create_device_mesh(
+        sizes, devices, allow_split_physical_axes=True)
+  data = math.gcd(num_slices, sizes[0])
+  across = data, num_slices // data, 1
+  if sizes[1] % across[1]:
+    raise errors.InputError(
+        f"mesh.data {sizes[0]} x mesh.fsdp {sizes[1]} does not fit "
+        f"{num_slices} slices: their number must divide the two")
+  return mesh_utils.create_hybrid_device_mesh(
+      tuple(np.array(sizes) // across), across, devices,
+      allow_split_physical_axes=True)
 
 
 def batch_sharding(mesh):

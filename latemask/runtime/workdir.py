@@ -50,7 +50,9 @@ def owned(workdir):
           f"process 0 could not have {workdir}; its line says why")
     # Else the first save would wait for a folder that never comes.
     claim = claim or claims.Claim(path, token)
-    if not distributed.everywhere(_is_seen(claim)):
+    is_seen = _is_seen(claim)
+    distributed.meet(f"seen {next(_count)}")
+    if not distributed.everywhere(is_seen):
       raise errors.InputError(
           f"{workdir} is not the same folder on all {jax.process_count()} "
           "processes; --workdir must lie where all hosts see it")
@@ -59,11 +61,12 @@ def owned(workdir):
 
 def _is_seen(claim):
   deadline = time.monotonic() + _SEEN_SECS
-  while not claim.is_there():
-    if time.monotonic() > deadline:
-      return False
+  while time.monotonic() <= deadline:
+    with contextlib.suppress(OSError):
+      if claim.is_there():
+        return True
     time.sleep(claims.LOOK_SECS)
-  return True
+  return False
 
 
 def check_owned(claim):

@@ -9,6 +9,8 @@ from latemask.data.sources import table as sources_lib
 from latemask.data.sources import tfds as tfds_source
 from latemask import errors
 from latemask.finetune import run as finetune_run
+from latemask.model import attention_kinds
+from latemask.model import encoder
 from latemask.runtime import console
 from latemask.runtime import files
 from latemask.runtime import workdir as workdir_lib
@@ -50,10 +52,22 @@ def _check(point):
   with config.unlocked():
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = None, 1, 1
   config = workdir_lib.keep_meaning(config, point.path)
+  _check_attention(config)
   program, _ = check_lib.check(config, point.path)
   num_steps = program.config.train.num_steps
   return dataclasses.replace(
       point, num_steps=num_steps, flops=program.flops_until(num_steps))
+
+
+def _check_attention(config):
+  """Checks a kernel for another platform, and takes one for this in its place.
+  """
+  platform = attention_kinds.KINDS[config.model.attention].platform
+  if platform:
+    attention_kinds.check(encoder.make_model(
+        config, config.data.vocab_size).config, platform)
+    with config.unlocked():
+      config.model.attention = "auto"
 
 
 def _check_sources(config):

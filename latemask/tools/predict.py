@@ -6,8 +6,9 @@
 
 --init_from is a fine-tuning workdir that exported a model, or the Hugging Face
 folder of a fine-tuned encoder. --input is a .csv, .tsv, .jsonl or .parquet
-file with the columns that the model was trained on (--text names others), or
-a .txt file, a text a line; without it, standard input is. Each row gives an
+file with the columns that the model was trained on (--text names others; tags
+may be in .conll, answers in a .json of SQuAD's form), or a .txt file, a text a
+line; without it, standard input is. Each row gives an
 object, in order: label and probabilities; labels and probabilities; number;
 words, tags and entities; or answer, its characters in the context and how
 much better it is than none. Rows are read as they are needed, and computed in

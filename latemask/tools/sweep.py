@@ -16,9 +16,9 @@ run of latemask.main in --out/NAME. The same command goes on: what is done is
 left, what was begun goes on from its checkpoint, what failed is tried again.
 --only takes some of the points. A run that fails stops no other. Rows that
 points share are packed once, under --out/data, compiled programs are kept in
---out/cache, and --out/sweep.json tells tools/report.py what was swept. With
-configs/sweeps/glue.py the finished runs of --out, or those of --init_from, are
-fine-tuned, each in RUN/glue.
+--out/cache (not on gs://), and --out/sweep.json tells tools/report.py what was
+swept. With configs/sweeps/glue.py the finished runs of --out, or those of
+--init_from, are fine-tuned, each in RUN/glue.
 
 Several machines may share --out, on NFS or gs://, and run the same command:
 each run is claimed (see runtime/claims.py), and that of a machine which went

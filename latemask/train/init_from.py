@@ -7,6 +7,7 @@ import numpy as np
 from latemask.data.tokenizers import added
 from latemask import errors
 from latemask.model import word_embedding
+from latemask.runtime import distributed
 
 
 # Fields of `ModelConfig` that must be the same for a run to begin with
@@ -126,15 +127,15 @@ def begin(loaded, config, tokenizer, fresh, late):
         theirs) & set(ours):
       ours[name] = jax.device_put(ours[name].at[np.array(new)].set(np.stack(
           [theirs[name][ids].mean(0) for ids in pieces])), ours[name].sharding)
-  print(f"parameters of {loaded.path}"
+  distributed.say(
+        f"parameters of {loaded.path}"
         + f", its last layers once more as the last {copied}" * bool(copied)
         + f"; {len(new)} tokens more, each the mean of what it replaces"
         * bool(new)
         + f"; as initialised: {', '.join(stays) or 'none'}"
         + "; not read: its late layers, which have cross-attention" * (
             loaded.config.decoder == "cross" and not same_late)
-        + f"; not read: {', '.join(loaded.unread)}" * bool(loaded.unread),
-        flush=True)
+        + f"; not read: {', '.join(loaded.unread)}" * bool(loaded.unread))
   return flax.traverse_util.unflatten_dict(ours, sep="/")
 
 

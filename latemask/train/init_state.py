@@ -15,6 +15,7 @@ from latemask.config import keys
 from latemask.data.tokenizers import added
 from latemask import errors
 from latemask.model import partition
+from latemask.runtime import distributed
 from latemask.train import optimizer
 
 # What goes on, of a `step.TrainState`.
@@ -96,7 +97,7 @@ def begin(beginning, program, state):
   """
   opt_state = record.read_field(
       beginning.path, "opt_state", program.state_shapes.opt_state)
-  print(f"phase {program.config.train.phase}: the optimizer's state of "
-        f"{beginning.path} goes on; steps, learning rate and average begin "
-        "anew", flush=True)
+  distributed.say(
+      f"phase {program.config.train.phase}: the optimizer's state of "
+      f"{beginning.path} goes on; steps, learning rate and average begin anew")
   return state.replace(opt_state=optimizer.go_on(opt_state, state.opt_state))

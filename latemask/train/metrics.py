@@ -15,9 +15,9 @@ import time
 from absl import logging
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 
 from latemask import errors
+from latemask.runtime import distributed
 from latemask.runtime import files
 
 # Keys of a line that tell how fast and on what; a run that was broken off and
@@ -82,8 +82,12 @@ class Writer:
           if "eval/loss" in record:
             self._evaluated.add(record["step"])
     # All processes must come to the same `has_eval`: an evaluation is theirs
-    # together. None may cut the file before all have read it.
-    multihost_utils.sync_global_devices("metrics read")
+    # together. What the first one has just written others may not see so far;
+    # and it may not cut the file before all have read it.
+    if distributed.from_first("evaluated" * (step in self._evaluated)):
+      self._evaluated.add(step)
+    else:
+      self._evaluated.discard(step)
     if not self._is_active:
       return
     with _full_disk(self._path):

@@ -139,11 +139,13 @@ def _begin(program, tokenizer, checkpoints, beginning):
       beginning = beginning or pretrained.load(
           program.config.train.init_from,
           program.config.data.add_mask_token)
-      state = state.replace(params=mask_vector.begun(
+      params = mask_vector.begun(
           program.config.train.mask_vector, init_from.begin(
               beginning, program.model.config, tokenizer, state.params,
               program.config.train.init_late),
-          tokenizer.specials.mask, "mask_vector" in beginning.params))
+          tokenizer.specials.mask, "mask_vector" in beginning.params)
+      state = state.replace(params=jax.device_put(
+          params, program.state_shardings.params))
     if program.config.train.init_state == "all":
       state = init_state.begin(beginning, program, state)
     progress = checkpoints_lib.Progress(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from configs import base
@@ -86,6 +87,52 @@ def test_tiny_compiles():
   size = 2 * sum(flops.parameters(params).values())
   assert size <= found["collectives"]["all-reduce"]["bytes"] < 2.5 * size
   assert found["hbm"]["total"] < found["hbm"]["capacity"]
+
+
+# Topology, mesh.data and mesh.fsdp and mesh.tensor.
+MESHES = [("v5e-8", (8, 1, 1)), ("v6e-16", (2, 8, 1)), ("v6e-16", (8, 2, 1)),
+          ("v4-128", (32, 1, 2)), ("v4-128", (8, 4, 2)),
+          ("2xv5e-16", (32, 1, 1)), ("2xv5e-16", (1, 32, 1)),
+          ("2xv5e-16", (4, 2, 4)), ("4xv5e-8", (2, 16, 1))]
+
+
+def _meshes():
+  """Returns, of each, the slices of the devices along each axis."""
+  found = []
+  for topology, sizes in MESHES:
+    config = _tiny()
+    config.mesh.update(dict(zip(mesh_lib.AXES, sizes)))
+    devices = mesh_lib.make_mesh(config, aot.devices_of(topology)).devices
+    assert devices.shape == sizes
+    slice_of = np.vectorize(
+        lambda device: getattr(device, "slice_index", 0) or 0)(devices)
+    assert len(set(devices.flat)) == devices.size
+    found.append(slice_of.tolist())
+  return found
+
+
+@pytest.mark.slow
+def test_every_mesh_that_multiplies_is_there():
+  """On slices of other shapes; and tensor never crosses two slices."""
+  pytest.importorskip("libtpu")
+  with concurrent.futures.ProcessPoolExecutor(
+      1, multiprocessing.get_context("spawn")) as pool:
+    found = pool.submit(_meshes).result()
+  for (topology, _), slice_of in zip(MESHES, found):
+    slice_of = np.array(slice_of)
+    assert (slice_of == slice_of[..., :1]).all()
+    each = np.bincount(slice_of.flat)
+    assert len(each) == int(topology[0] if topology[0] != "v" else 1)
+    assert (each == each[0]).all()
+    # A slice is one block along the axes that it is split over.
+    if topology == "2xv5e-16" and slice_of.shape[0] > 1:
+      assert (np.diff(slice_of[:, 0, 0]) >= 0).all()
+
+
+@pytest.mark.long
+def test_two_slices_compile():
+  found, _, _ = _compile(_tiny(), "2xv5e:2x2")
+  assert found["chips"] == 8 and found["mesh"]["data"] == 8
 
 
 @pytest.mark.long

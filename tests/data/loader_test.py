@@ -235,8 +235,11 @@ def test_more_shards_than_files_that_may_be_open(tiny_run, monkeypatch):
                       lambda kind, bounds: bound.__setitem__(0, bounds[0]))
   loader_lib.Loader(packed, tiny_run)
   assert bound == [len(packed.paths) + 500, 600]
-  bound[:] = 64, 64
-  with pytest.raises(errors.InputError, match="lets a program open 64 files"):
+  bound[:] = 2, 40
+  loader_lib.Loader(packed, tiny_run)
+  assert bound == [40, 40]
+  bound[:] = 2, len(packed.paths)
+  with pytest.raises(errors.InputError, match="lets a program open 1 files"):
     loader_lib.Loader(packed, tiny_run)
 
 

@@ -124,7 +124,6 @@ def test_a_stream_keeps_short_documents(config, tmp_path):
   del manifest["settings"]["fit"]
   (tmp_path / "rows/manifest.json").write_text(json.dumps(manifest))
   older = prepare_lib.prepare(config, tmp_path / "rows")
-  assert older.manifest["settings"].keys() == manifest["settings"].keys()
   for path in (tmp_path / "rows").glob("rows-*"):
     path.unlink()
   older = prepare_lib.prepare(config, tmp_path / "rows")
@@ -139,7 +138,7 @@ def test_an_estimate_reads_no_whole_packed_file(
   text = "".join(f"{i} is what this line is about\n" for i in range(9**6))
   for i in range(6):
     with gzip.open(tmp_path / f"{i}.txt.gz", "wt") as file:
-      file.write(text[:size])
+      file.write(text[:size // (1 + i % 2)])
   read = []
   real = text_lib.Text._read
   def documents(*args):
@@ -149,8 +148,8 @@ def test_an_estimate_reads_no_whole_packed_file(
   monkeypatch.setattr(text_lib.Text, "_read", documents)
   config.data.source = f"text:{tmp_path}/*.gz"
   totals = estimate.dry_run(config, tmp_path / "out", lambda config: None)
-  assert totals["documents"] == pytest.approx(
-      6 * text[:size].count("\n"), rel=0.1)
+  assert totals["documents"] == pytest.approx(3 * (
+      text[:size].count("\n") + text[:size // 2].count("\n")), rel=0.1)
   assert sum(read) < 300_000
 
 

@@ -443,3 +443,18 @@ def test_commands(run, tmp_path):
   one, two = map(json.loads, done.stdout.splitlines())
   assert one["text"] == "it <mask>"
   assert [len(m) for m in two["masks"]] == [2, 2]
+
+
+@pytest.mark.slow
+def test_a_run_whose_mask_is_a_row_begins_on_a_mesh(tiny_run, run, tmp_path):
+  """Laid out as its steps want it, and with what the other has learned."""
+  tiny_run.train.init_from = str(run[0])
+  tiny_run.train.mask_vector = "embedding"
+  tiny_run.mesh.data, tiny_run.mesh.fsdp = 1, 2
+  tiny_run.train.num_steps, tiny_run.optimizer.learning_rate = 1, 1e-12
+  state, _ = run_lib.train(tiny_run, tmp_path / "run")
+  theirs, found = map(jax.device_get, (run[1].params, state.params))
+  np.testing.assert_allclose(
+      found["mask_vector"], theirs["mask_vector"], atol=1e-6)
+  np.testing.assert_array_equal(
+      found["mask_vector"], found["embedding"][specials.TRAINED.mask])

@@ -418,10 +418,8 @@ def _recorded(config, workdir, num_devices, num_steps=None):
   seen = {}
   with pytest.MonkeyPatch.context() as patch:
     devices = jax.devices()[:num_devices]
-    make_mesh, build = jax.make_mesh, step_lib.build
-    patch.setattr(jax, "device_count", lambda: num_devices)
-    patch.setattr(jax, "make_mesh", lambda *args, **options: make_mesh(
-        *args, **options | {"devices": devices}))
+    build = step_lib.build
+    conftest.only_devices(patch, devices)
     real = loader_lib.Loader.train_batches
     def train_batches(self, sharding, batch_size, start, stop):
       program = build(config, specials.trained(320))

@@ -25,6 +25,7 @@ from latemask.data.tokenizers import specials
 from latemask.report import reading
 from latemask.report import workdirs
 from latemask.runtime import claims
+from latemask import errors
 from latemask.sweep import costs
 from latemask.sweep import points as points_lib
 from latemask.sweep import runner
@@ -200,6 +201,19 @@ def test_mask_rate_x_insertion(size, places):
                (rate, *place, seed) for rate in (0.15, 0.3, 0.5, 0.7)
                for place in places for seed in (1, 2)}
   assert len(points) == 8 * len(places)
+
+
+def test_kernels_of_other_platforms_are_checked_here(write, tmp_path):
+  """The sweep itself runs on a CPU; the runs will not."""
+  bad = {"model.attention": "cudnn", "model.attention_dropout": 0.1}
+  spec = write([{"model.attention": kind, "model.attention_dropout": 0.0}
+                for kind in ("cudnn", "splash")]) + ",model.dtype=bfloat16"
+  points = costs.check(points_lib.read(spec, tmp_path / "out")[0])
+  assert [point.config.model.attention for point in points] == [
+      "cudnn", "splash"]
+  with pytest.raises(errors.InputError, match="cudnn cannot drop attention"):
+    costs.check(points_lib.read(write([bad]) + ",model.dtype=bfloat16",
+                                tmp_path / "out")[0])
 
 
 def test_changes_reach_points_and_flags(tmp_path):

@@ -72,13 +72,13 @@ class Files(abc.ABC):
   def reads(cls, path):
     """Returns whether a file is of this kind, by its ending."""
 
-  def read_share(self, place, before):
-    """Returns how much of its file lies before a document; None if unknown.
+  def part_bytes(self, shard, num_shards, place=None):
+    """Returns the bytes of text of a shard; None where it is no whole files.
 
     Args:
-      place, before: its place, and that of the document before it.
+      place: those before this place in it; None: all.
     """
-    del place, before
+    del shard, num_shards, place
     return None
 
   @functools.cached_property

@@ -41,7 +41,7 @@ def find(pattern):
   `**` crosses folders (on gs:// and the like it does not) and enters each
   once, however many links lead there. Folders do not count as matches. Where a
   pattern matches nothing, but is itself the name of a file, it is that file.
-  Workdirs and packed rows that lie among them are passed over.
+  Workdirs and packed rows that lie among local ones are passed over.
   """
   passed = collections.Counter()
   if files_lib.is_remote(pattern):

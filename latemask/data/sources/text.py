@@ -103,12 +103,14 @@ class Text(found.Files):
     return (self._num_read_through
             if self._num_read_through == len(self.paths) else None)
 
-  def read_share(self, place, before):
-    """Returns how much of its file lies before a document; None if unknown."""
-    if place // lines.BLOCK_BYTES == before // lines.BLOCK_BYTES:
-      return None  # Within a block, places number the lines.
-    number, byte = divmod(place, 1 << found.FILE_BITS)
-    return byte / max(self.fingerprint[self.paths[number]], byte, 1)
+  def part_bytes(self, shard, num_shards, place=None):
+    """See `Files`; as `documents` deals them out."""
+    if not self.max_parts or num_shards > self.max_parts:
+      return None
+    number, byte = (len(self.paths), 0) if place is None else divmod(
+        place, 1 << found.FILE_BITS)
+    return byte + sum(self.fingerprint[path] for path
+                      in self.paths[shard:number:num_shards])
 
   @property
   def _num_read_through(self):
