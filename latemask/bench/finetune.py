@@ -291,9 +291,9 @@ def _run(args):
       if value != usual:
         raise errors.InputError(
             f"{key} is {value!r}; the peer knows {usual!r} alone")
+    model, params, tokenizer, trained_length = finetune_run.load(config)
     if args.only != "ours":
       _libraries(config)  # Before anything is trained.
-    model, params, tokenizer, trained_length = finetune_run.load(config)
     data, = data_lib.read(config, params, tokenizer, trained_length)
     program = finetune_step.make_program(
         config, model, jax.device_put(params), tokenizer.specials,
