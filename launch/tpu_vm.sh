@@ -197,7 +197,7 @@ worker=latemask/launch/tpu_worker.sh
 if [ -e \$worker ]; then bash \$worker idle; fi
 mkdir -p latemask
 find latemask -mindepth 1 -maxdepth 1 \\
-  ! -name '.venv*' ! -name runs ! -name exported ! -name 'report*' \
+  ! -name '.venv*' ! -name runs ! -name exported ! -name 'report*' \\
   -exec rm -rf {} +
 tar -xzf latemask.tar.gz -C latemask
 $before

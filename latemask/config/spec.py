@@ -53,11 +53,12 @@ def load(spec):
   return config
 
 
-def asked(name, function):
+def asked(where, function):
   """Returns what a function of a config file returns.
 
   Raises:
-    InputError: it raises anything; the file may be anybody's.
+    InputError: it raises anything; the file may be anybody's. Begins with
+      `where`.
   """
   try:
     return function()
@@ -67,7 +68,7 @@ def asked(name, function):
     said = " ".join(str(error).split())
     if not isinstance(error, (TypeError, ValueError)):  # They say what it is.
       said = f"{type(error).__name__}: {said}"
-    raise errors.InputError(f"{name}: {said}") from error
+    raise errors.InputError(f"{where}: {said}") from error
 
 
 def flags(spec):

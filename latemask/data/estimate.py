@@ -189,7 +189,7 @@ class _Sample:
     # One of many small shards: of files, blocks that lie evenly.
     self._part = parts // 2, parts
     # Else it is some files that are read through, of any sizes.
-    self._bytes = source.part_bytes(*self._part)
+    self._bytes = source.max_parts and source.part_bytes(*self._part)
     self.times = source.size_bytes / self._bytes if self._bytes else parts
 
   def __iter__(self):

@@ -8,8 +8,8 @@ from 65,536 ids on), a row is filled up with pad. Where <s> and
       segments and positions from the <s> ids. A document that is longer than a
       row goes on in another; which pieces share a row says `data.fit`;
   stream      `<s> ...a </s> b... </s>`: one running text, as in RoBERTa's
-      FULL-SENTENCES; documents see their neighbours. What was packed before
-      there was `data.fit` (so does "next") lacks short documents.
+      FULL-SENTENCES; documents see their neighbours. With `data.fit` "next",
+      as all were packed once, short documents are left out.
 """
 
 import functools

@@ -198,8 +198,10 @@ def _encode(config, tokenizer, max_length, flops_per_token, digest, head,
 
 
 def _labels_digest(task, rows):
-  """Returns a digest of what `digest` does not see: the ids of labels are
-  those of other names, and dev rows are scored by more than their targets.
+  """Returns a digest of what the other one does not see.
+
+  Ids of labels may be those of other names, and dev rows are scored by more
+  than their targets.
   """
   found = hashlib.sha256(repr((
       list(task.labels), float(task.shift), float(task.scale),

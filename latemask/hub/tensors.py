@@ -13,8 +13,9 @@ from latemask.hub import convert
 from latemask.hub import stock_config
 from latemask.hub import weights as hf_weights
 
-_ENDINGS = ("ForMaskedLM", *(
-    ending for ending, _ in hf_weights.HEADS.values()))
+# How the name of a stock class ends -> that of the Auto class that has it all.
+_AUTO = {"ForPreTraining": "ForMaskedLM", **{ending: ending for ending in (
+    "ForMaskedLM", *(ending for ending, _ in hf_weights.HEADS.values()))}}
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -87,11 +88,9 @@ def _conversion(folder, stock):
   # Another class would leave the head out, or write a random one.
   classes = stock.get("architectures")
   name = str(classes[0]) if isinstance(classes, list) and classes else ""
-  auto = next(("AutoModel" + ending for ending in _ENDINGS
-               if name.endswith(ending)), "AutoModel")
-  if name.endswith("ForPreTraining"):
-    auto = "AutoModelForMaskedLM"
-  code = (f"import transformers; transformers.{auto}.from_pretrained("
+  auto = next((auto for ending, auto in _AUTO.items()
+               if name.endswith(ending)), "")
+  code = (f"import transformers; transformers.AutoModel{auto}.from_pretrained("
           f"{str(folder)!r}).save_pretrained({str(folder)!r}, "
           "safe_serialization=True)")
   return f"python -c {shlex.quote(code)}"

@@ -108,8 +108,13 @@ def _cell(series, of_run, form, scale=1.0):
 
 
 def _mean(mean, deviation, count, form, scale=1.0):
-  return look_lib.number(scale * mean, form) + (
-      f" ± {scale * deviation:{form}}" if count > 1 else "")
+  del count  # Of a single run there is no deviation.
+  return _spread(scale * mean, scale * deviation, form)
+
+
+def _spread(value, deviation, form):
+  return look_lib.number(value, form) + (
+      f" ± {deviation:{form}}" if math.isfinite(deviation) else "")
 
 
 def _state(run):
@@ -130,15 +135,10 @@ def glue(content):
   rows = [("series", "workdirs", *(name for name, _ in content.glue_rows))]
   for i, s in enumerate(content.glue_series):
     rows.append((s.label, str(len(s.runs)), *(
-        _median(*scores[i]) if scores[i] else
+        _spread(*scores[i], ".2f") if scores[i] else
         "failed" if content.glue_results[i].get(name) else "–"
         for name, scores in content.glue_rows)))
   return console.table(rows)
-
-
-def _median(median, deviation):
-  return f"{median:.2f}" + (
-      f" ± {deviation:.2f}" if math.isfinite(deviation) else "")
 
 
 def ranks(content):

@@ -5,6 +5,7 @@ started them, even if that is killed.
 """
 
 import concurrent.futures
+from concurrent.futures import process
 import contextlib
 import multiprocessing
 import os
@@ -52,21 +53,16 @@ def _run_apart(function, items, workers, bar):
       while pending:
         finished, pending = concurrent.futures.wait(pending, timeout=0.5)
         for future in finished:
-          _result(future)
+          future.result()
         bar.update(done.value - bar.n)
+    except process.BrokenProcessPool as error:
+      raise errors.Ending(
+          "a worker process was killed, perhaps for want of memory; what is "
+          "packed stays, and the same command goes on (with fewer "
+          "data.workers)") from error
     finally:
       for future in pending:
         future.cancel()
-
-
-def _result(future):
-  try:
-    return future.result()
-  except concurrent.futures.process.BrokenProcessPool as error:
-    raise errors.Ending(
-        "a worker process was killed, perhaps for want of memory; what is "
-        "packed stays, and the same command goes on (with fewer "
-        "data.workers)") from error
 
 
 @contextlib.contextmanager

@@ -116,10 +116,11 @@ def _unit(points):
 def left_secs(todo, points, rate, parallel):
   """Returns the seconds that runs will take; None where unknown."""
   if all(point.flops for point in todo):
-    flops = [point.flops for point in todo] or [0]
+    if not todo:
+      return 0.0
+    flops = [point.flops for point in todo]
     # The last ones run alone.
-    return max(sum(flops) / parallel, max(flops)) / rate if rate else (
-        None if todo else 0.0)
+    return max(sum(flops) / parallel, max(flops)) / rate if rate else None
   secs = [point.done["secs"] for point in points if point.done]
   return statistics.mean(secs) * len(todo) / parallel if secs else None
 

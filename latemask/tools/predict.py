@@ -8,11 +8,11 @@
 folder of a fine-tuned encoder. --input is a .csv, .tsv, .jsonl or .parquet
 file with the columns that the model was trained on (--text names others; tags
 may be in .conll, answers in a .json of SQuAD's form), or a .txt file, a text a
-line; without it, standard input is. Each row gives an
-object, in order: label and probabilities; labels and probabilities; number;
-words, tags and entities; or answer, its characters in the context and how
-much better it is than none. Rows are read as they are needed, and computed in
-batches of about equal length. Exit code 2 if a row or column cannot be used.
+line; without it, standard input is. Each row gives an object, in order: label
+and probabilities; labels and probabilities; number; words, tags and entities;
+or answer, its characters in the context and how much better it is than none.
+Rows are read as they are needed, and computed in batches of about equal length.
+Exit code 2 if a row or column cannot be used.
 """
 
 import contextlib

@@ -53,7 +53,7 @@ def main(argv=None):
           f"unexpected argument {beam_args[0]!r}; see --help (only with "
           "--runner others go to Beam)")
     config = spec_lib.load(args.config)
-    if "source" not in config.get("data", ()):
+    if "data" not in config or "source" not in config.data:
       raise errors.InputError(
           f"{args.config} has no data to pack; give a config that pre-trains")
     if args.dry_run:

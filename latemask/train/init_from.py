@@ -128,14 +128,14 @@ def begin(loaded, config, tokenizer, fresh, late):
       ours[name] = jax.device_put(ours[name].at[np.array(new)].set(np.stack(
           [theirs[name][ids].mean(0) for ids in pieces])), ours[name].sharding)
   distributed.say(
-        f"parameters of {loaded.path}"
-        + f", its last layers once more as the last {copied}" * bool(copied)
-        + f"; {len(new)} tokens more, each the mean of what it replaces"
-        * bool(new)
-        + f"; as initialised: {', '.join(stays) or 'none'}"
-        + "; not read: its late layers, which have cross-attention" * (
-            loaded.config.decoder == "cross" and not same_late)
-        + f"; not read: {', '.join(loaded.unread)}" * bool(loaded.unread))
+      f"parameters of {loaded.path}"
+      + f", its last layers once more as the last {copied}" * bool(copied)
+      + f"; {len(new)} tokens more, each the mean of what it replaces"
+      * bool(new)
+      + f"; as initialised: {', '.join(stays) or 'none'}"
+      + "; not read: its late layers, which have cross-attention" * (
+          loaded.config.decoder == "cross" and not same_late)
+      + f"; not read: {', '.join(loaded.unread)}" * bool(loaded.unread))
   return flax.traverse_util.unflatten_dict(ours, sep="/")
 
 

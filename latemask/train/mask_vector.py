@@ -7,24 +7,39 @@ set to the row. So the model, evaluation and export need not know. What another
 model has learned as its mask vector becomes the row.
 """
 
-
-def _to_row(params, mask):
-  row = params["embedding"].at[mask].set(params["mask_vector"])
-  return params | {"embedding": row}
+from typing import Callable, NamedTuple
 
 
-# What happens to the gradient before, and to the parameters after an update;
-# and to the parameters of another model that has a mask vector.
+class _MaskVector(NamedTuple):
+  """A row of `MASK_VECTORS`.
+
+  Fields, functions of (a tree laid out as the parameters, id of the mask):
+    gradient: of the gradient, before an update.
+    tied: of the parameters, after it.
+    learned: of those of another model, which has a mask vector.
+  """
+
+  gradient: Callable
+  tied: Callable
+  learned: Callable
+
+
+def _same(tree, mask):
+  del mask
+  return tree
+
+
 MASK_VECTORS = {
-    "own": (lambda grads, mask: grads, lambda params, mask: params,
-            lambda params, mask: params),
-    "embedding": (
+    "own": _MaskVector(_same, _same, _same),
+    "embedding": _MaskVector(
         lambda grads, mask: grads | {
             "embedding": grads["embedding"].at[mask].add(grads["mask_vector"]),
             "mask_vector": 0 * grads["mask_vector"]},
         lambda params, mask: params | {
             "mask_vector": params["embedding"][mask]},
-        _to_row),
+        lambda params, mask: params | {
+            "embedding": params["embedding"].at[mask].set(
+                params["mask_vector"])}),
 }
 
 
@@ -36,7 +51,7 @@ def gradient(kind, grads, mask):
     grads: with respect to each parameter for itself, laid out as these.
     mask: id of the mask.
   """
-  return MASK_VECTORS[kind][0](grads, mask)
+  return MASK_VECTORS[kind].gradient(grads, mask)
 
 
 def begun(kind, params, mask, is_learned):
@@ -46,10 +61,10 @@ def begun(kind, params, mask, is_learned):
     is_learned: whether the mask vector in `params` is that model's.
   """
   if is_learned:
-    params = MASK_VECTORS[kind][2](params, mask)
+    params = MASK_VECTORS[kind].learned(params, mask)
   return tied(kind, params, mask)
 
 
 def tied(kind, params, mask):
   """Returns the parameters with the mask vector that follows from them."""
-  return MASK_VECTORS[kind][1](params, mask)
+  return MASK_VECTORS[kind].tied(params, mask)

@@ -63,8 +63,9 @@ def warmup_steps(config):
 
 
 def decay_steps(config):
-  """Returns in how many steps, the last ones, wsd falls: one to all but the
-  warm-up's.
+  """Returns in how many steps, the last ones, wsd falls; at least one.
+
+  None of them is one of the warm-up's.
   """
   num_steps = config.train.num_steps
   wanted = round(config.optimizer.decay_fraction * num_steps)

@@ -130,6 +130,19 @@ def test_a_stream_keeps_short_documents(config, tmp_path):
   assert older.manifest["totals"]["dropped_documents"] > 100
 
 
+@pytest.mark.parametrize("kind", ["text", "files", "builtin"])
+def test_an_estimate_of_every_kind_of_source(
+    config, tmp_path, monkeypatch, kind):
+  monkeypatch.setattr(estimate, "_SAMPLE_BYTES", 20_000)
+  monkeypatch.setattr(lines_lib, "BLOCK_BYTES", 2_000)
+  if kind != "text":
+    (tmp_path / "a").write_text(conftest.make_text(400))
+    config.data.source = {"files": f"files:{tmp_path}/a"}.get(kind, kind)
+  config.data.max_bad_documents = 10**6
+  totals = estimate.dry_run(config, tmp_path / "out", lambda config: None)
+  assert totals["rows"] > 0 and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("size", [2_000_000, 40_000])
 def test_an_estimate_reads_no_whole_packed_file(
     config, tmp_path, monkeypatch, size, capsys):

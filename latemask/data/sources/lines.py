@@ -54,19 +54,17 @@ def find(pattern):
   files = {path for path in found if os.path.isfile(path)}
   passed["broken link or the like"] += sum(
       not os.path.isdir(path) for path in found - files)
-  is_ours = functools.cache(_is_ours)
-  ours = {path for path in files
-          if any(map(is_ours, _found_in(path, pattern)))}
+  named, is_ours = os.path.dirname(pattern), functools.cache(_is_ours)
+  while glob.has_magic(named):
+    named = os.path.dirname(named)
+  ours = {path for path in files if any(map(is_ours, _below(named, path)))}
   passed["of runs and packed rows"] += len(ours)
   return files - ours, +passed
 
 
-def _found_in(path, pattern):
-  """Yields the folders around a file that a pattern does not name itself."""
-  named = os.path.dirname(pattern)
-  while glob.has_magic(named):
-    named = os.path.dirname(named)
-  while (folder := os.path.dirname(path)) not in (named, path, ""):
+def _below(top, path):
+  """Yields the folders around a file, up to one that is left out."""
+  while (folder := os.path.dirname(path)) not in (top, path, ""):
     yield folder
     path = folder
 
@@ -164,7 +162,7 @@ def are_same(before, now):
 
 def _sampled_sha256(path, size):
   digest = hashlib.sha256()
-  with unpack.as_it_is(path) as file:
+  with unpack.reading(path, unpacks=False) as file:
     if size <= 3 * _HASHED_BYTES:
       digest.update(file.read())
     else:

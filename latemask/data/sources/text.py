@@ -105,8 +105,6 @@ class Text(found.Files):
 
   def part_bytes(self, shard, num_shards, place=None):
     """See `Files`; as `documents` deals them out."""
-    if not self.max_parts or num_shards > self.max_parts:
-      return None
     number, byte = (len(self.paths), 0) if place is None else divmod(
         place, 1 << found.FILE_BITS)
     return byte + sum(self.fingerprint[path] for path

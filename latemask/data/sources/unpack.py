@@ -140,39 +140,28 @@ def text_bytes(path):
 
 
 @contextlib.contextmanager
-def as_it_is(path):
-  """Yields a file, opened to read its bytes, packed or not.
-
-  Raises:
-    InputError: it cannot be read.
-  """
-  try:
-    with epath.Path(path).open("rb") as file:
-      yield file
-  except OSError as error:
-    raise errors.InputError(
-        f"{path} cannot be read ({error.strerror or error})") from error
-
-
-@contextlib.contextmanager
-def reading(path):
+def reading(path, unpacks=True):
   """Yields a file, opened to read the bytes of its text.
+
+  Args:
+    unpacks: False: those that lie there, packed or not.
 
   Raises:
     InputError: it cannot be read, or is damaged.
   """
+  packing = ending(path)[1] if unpacks else ""
   try:
     with contextlib.ExitStack() as stack:
       file = stack.enter_context(epath.Path(path).open("rb"))
-      if is_packed(path):
+      if packing:
         # To some libraries nothing at all is a whole file.
         if not files.size(path):
           raise EOFError("it is empty")
-        file = stack.enter_context(_PACKINGS[ending(path)[1]][0](file))
+        file = stack.enter_context(_PACKINGS[packing][0](file))
       yield file
   except (*_DAMAGED, OSError) as error:
     said = getattr(error, "strerror", None)
-    if said or not is_packed(path):
+    if said or not packing:
       raise errors.InputError(
           f"{path} cannot be read ({said or error})") from error
     raise errors.InputError(
