@@ -203,7 +203,7 @@ def _parser():
   parser.add_argument("--topology", required=True,
                       help="v5e:2x2, or a slice: v4-8, v5e-256, v6e-8, ...; "
                       "2xv5e-16 is two of them")
-  parser.add_argument("--rows_per_chip", type=int,
+  parser.add_argument("--rows_per_chip", type=console.count,
                       help="rows of a micro-batch; default: the config's")
   parser.add_argument("--step", choices=("train", "eval"), default="train")
   parser.add_argument("--fit", action="store_true",
@@ -216,8 +216,6 @@ def _say(text):
 
 
 def _run(args):
-  if args.rows_per_chip is not None and args.rows_per_chip < 1:
-    raise errors.InputError("--rows_per_chip must be positive")
   config = spec.load(args.config)
   devices = devices_of(args.topology)
   _say(f"compiling the {args.step} step for {len(devices)} x "

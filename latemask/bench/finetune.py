@@ -361,7 +361,7 @@ def _parser():
                       help="fresh weights of the same sizes")
   parser.add_argument("--seeds", type=console.count, default=5,
                       help="runs of each, with seeds from 0 (%(default)s)")
-  parser.add_argument("--learning_rate", type=float, action="append",
+  parser.add_argument("--learning_rate", type=console.positive, action="append",
                       help="may be given several times (5e-5)")
   parser.add_argument("--batch_size", type=console.count, default=32,
                       help="rows of a step (%(default)s)")
@@ -372,7 +372,7 @@ def _parser():
   parser.add_argument("--max_length", type=int, help="longest row in tokens")
   either = parser.add_mutually_exclusive_group()
   either.add_argument("--only", choices=("ours", "peer"))
-  either.add_argument("--losses", type=int,
+  either.add_argument("--losses", type=console.count,
                       help="compare the losses of so many steps, no scores")
   return parser
 

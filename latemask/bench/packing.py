@@ -78,7 +78,7 @@ def _parser():
   parser.add_argument("--text", required=True, help="files: a GLOB of text:")
   parser.add_argument("--tokenizer", action="append", required=True,
                       help="data.tokenizer, or unigram or bpe; several times")
-  parser.add_argument("--megabytes", type=float, default=8,
+  parser.add_argument("--megabytes", type=console.positive, default=8,
                       help="of text (default: %(default)s)")
   parser.add_argument("--repeats", type=console.count, default=5,
                       help="times that each is done (%(default)s)")

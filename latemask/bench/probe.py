@@ -126,7 +126,7 @@ def _parser():
                       "given several times")
   parser.add_argument("--data_dir", help="official TSV files; default: TFDS")
   parser.add_argument("--task", default="sst2", choices=tuple(glue.TASKS))
-  parser.add_argument("--max_rows", type=int,
+  parser.add_argument("--max_rows", type=console.count,
                       help="training rows that are read at most; default: all")
   parser.add_argument("--max_length", type=int, help="longest row in tokens")
   return parser
@@ -136,9 +136,6 @@ def main():
   """Runs the command."""
   args = _parser().parse_args()
   with errors.one_line_exit():
-    if args.max_rows is not None and args.max_rows < 1:
-      raise errors.InputError(
-          f"--max_rows is {args.max_rows}; it must be at least 1")
     for init_from in args.init_from:
       layers, guess = _scores(init_from, args)
       print(json.dumps({

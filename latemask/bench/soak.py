@@ -51,9 +51,9 @@ def main():
 
 def _parser():
   parser = console.parser("bench.soak", __doc__)
-  parser.add_argument("--minutes", type=float, default=30,
+  parser.add_argument("--minutes", type=console.positive, default=30,
                       help="no run is begun later (30)")
-  parser.add_argument("--faults", type=int,
+  parser.add_argument("--faults", type=console.count,
                       help="no run is begun after so many")
   parser.add_argument("--only", action="append", choices=faults.FAULTS,
                       help="these kinds alone; default: all")

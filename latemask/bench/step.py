@@ -236,10 +236,13 @@ def _parser():
   parser = console.parser("bench.step", __doc__)
   parser.add_argument("--config", action="append", default=[],
                       help="FILE[:SIZE][,KEY=VALUE...]; may stand repeatedly")
-  parser.add_argument("--rows", type=int, help="rows of a batch")
-  parser.add_argument("--length", type=int, help="tokens of a row")
+  parser.add_argument("--rows", type=console.count,
+                      help="rows of a batch")
+  parser.add_argument("--length", type=console.count,
+                      help="tokens of a row")
   parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--repeats", type=console.count, default=5,
+                      help="times that each is measured (%(default)s)")
   parser.add_argument("--peer", choices=_PEERS,
                       help="hf: the stock Hugging Face class in PyTorch")
   parser.add_argument("--eager", action="store_true",
@@ -256,10 +259,6 @@ def _run(args):
     return _print_table(flops_table(args.config or _FLOPS_CONFIGS))
   if not args.config:
     raise errors.InputError("give at least one --config, or --flops")
-  for flag in ("rows", "length", "repeats"):
-    value = getattr(args, flag)
-    if value is not None and value < 1:
-      raise errors.InputError(f"--{flag} is {value}; it must be positive")
   contenders = [Contender(spec, args) for spec in args.config]
   print(f"compiling {', '.join(args.config)}", file=sys.stderr)
   # Nothing runs meanwhile: on several host devices, programs that run at once

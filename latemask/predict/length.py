@@ -4,29 +4,18 @@ import sys
 
 from latemask import errors
 from latemask.hub import pretrained
+from latemask.runtime import console
 
-# <s>, </s> and a token.
-_LEAST = 3
+long_enough = console.at_least(3)  # <s>, </s> and a token.
 
 
 def add_arguments(parser):
   """Adds the flags of commands that take texts."""
   parser.add_argument("--truncate", action="store_true",
                       help="cut what is longer")
-  parser.add_argument("--max_length", type=int,
+  parser.add_argument("--max_length", type=long_enough,
                       help="tokens of the longest text (those of the rows that "
                       "the model was trained on)")
-
-
-def check_argument(max_length):
-  """Checks the flag alone, before a model is loaded.
-
-  Raises:
-    InputError: it leaves no room for a token.
-  """
-  if max_length is not None and max_length < _LEAST:
-    raise errors.InputError(
-        f"--max_length is {max_length}; it must be at least {_LEAST}")
 
 
 def longest(loaded, max_length=None):

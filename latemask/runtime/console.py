@@ -2,10 +2,18 @@
 
 import argparse
 import importlib
+import math
 import os
 import shlex
 
 from latemask import errors
+
+
+class _Parser(argparse.ArgumentParser):
+  """Says in one line what is wrong, as `errors.one_line_exit` does."""
+
+  def error(self, message):
+    self.exit(2, f"latemask: {message}; {self.prog} --help says more\n")
 
 
 def parser(module, description, **options):
@@ -16,7 +24,7 @@ def parser(module, description, **options):
     description: its docstring.
     options: further ones of `argparse.ArgumentParser`.
   """
-  return argparse.ArgumentParser(
+  return _Parser(
       prog=f"python -m latemask.{module}", description=description,
       formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
@@ -29,15 +37,31 @@ def add_out(parser):
                       "else")
 
 
-def count(text):
-  """Returns a whole number of at least 1: a `type` of an argument."""
+def at_least(least):
+  """Returns a `type` of arguments: whole numbers of at least `least`."""
+  def read(text):
+    try:
+      number = int(text)
+    except ValueError:
+      number = None
+    if number is None or number < least:
+      raise argparse.ArgumentTypeError(
+          f"{text!r} is no whole number of at least {least}")
+    return number
+  return read
+
+
+count = at_least(1)
+
+
+def positive(text):
+  """Returns a finite number above 0: a `type` of arguments."""
   try:
-    number = int(text)
+    number = float(text)
   except ValueError:
-    number = 0
-  if number < 1:
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is no whole number of at least 1")
+    number = math.nan
+  if not 0 < number < math.inf:
+    raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
   return number
 
 

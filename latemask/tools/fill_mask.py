@@ -46,7 +46,8 @@ def _parser():
   parser = console.parser("tools.fill_mask", __doc__)
   parser.add_argument("--workdir", required=True,
                       help="run, checkpoint or exported folder")
-  parser.add_argument("--top", type=int, default=5, help="words a mask")
+  parser.add_argument("--top", type=console.count, default=5,
+                      help="words a mask")
   parser.add_argument("--json", action="store_true", help="JSON lines")
   length.add_arguments(parser)
   parser.add_argument("texts", nargs="*",
@@ -58,9 +59,6 @@ def main():
   """Runs the command."""
   args = _parser().parse_args()
   with errors.one_line_exit():
-    if args.top < 1:
-      raise errors.InputError(f"--top is {args.top}; it must be at least 1")
-    length.check_argument(args.max_length)
     loaded = pretrained.load(args.workdir)
     filler = fill_mask_lib.Filler(loaded, args.max_length)
     length.warn(loaded, args.max_length)

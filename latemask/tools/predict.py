@@ -46,9 +46,9 @@ def _parser():
                       help="columns of the texts; default: those that it was "
                       "trained on")
   parser.add_argument("--out", help="file to write; default: standard output")
-  parser.add_argument("--max_length", type=int,
+  parser.add_argument("--max_length", type=length.long_enough,
                       help="tokens of a row; default: those of its training")
-  parser.add_argument("--stride", type=int,
+  parser.add_argument("--stride", type=console.at_least(0),
                       help="long texts become windows that share so many "
                       "tokens; default: as in its training")
   return parser
@@ -77,10 +77,6 @@ def main():
   """Runs the command."""
   args = _parser().parse_args()
   with errors.one_line_exit():
-    length.check_argument(args.max_length)
-    if args.stride is not None and args.stride < 0:
-      raise errors.InputError(
-          f"--stride is {args.stride}; it must be at least 0")
     if args.input is not None and not os.path.isfile(args.input):
       raise errors.InputError(f"there is no file {args.input}")
     if args.out:

@@ -32,7 +32,7 @@ def _parser():
   parser.add_argument("--out", default="report", help="folder to write")
   parser.add_argument("--analysis", action="append", default=[],
                       choices=["rank"], help="what to compute besides")
-  parser.add_argument("--rank_rows", type=int, default=64,
+  parser.add_argument("--rank_rows", type=console.count, default=64,
                       help="held-out rows for --analysis rank (default 64)")
   parser.add_argument("--baseline", metavar="RUN",
                       help="a run, or the folder or label of a series")
@@ -43,8 +43,6 @@ def main():
   """Runs the command."""
   args = _parser().parse_args()
   with errors.one_line_exit():
-    if args.rank_rows < 1:
-      raise errors.InputError("--rank_rows must be positive")
     pictures, problems = report_folder.write(
         args.directories, args.out, args.analysis, args.rank_rows,
         args.baseline)

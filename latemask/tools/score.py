@@ -46,7 +46,7 @@ def _parser():
   parser.add_argument("--out", help="file to write the scores to")
   parser.add_argument("--json", action="store_true", help="JSON lines")
   length.add_arguments(parser)
-  parser.add_argument("--batch_size", type=int, default=64,
+  parser.add_argument("--batch_size", type=console.count, default=64,
                       help="tokens that are hidden at once, each in a row of "
                       "its own (%(default)s)")
   parser.add_argument("texts", nargs="?",
@@ -78,10 +78,6 @@ def main():
 
 def _check(args):
   """Checks what flags alone can say."""
-  if args.batch_size < 1:
-    raise errors.InputError(
-        f"--batch_size is {args.batch_size}; it must be at least 1")
-  length.check_argument(args.max_length)
   if args.pairs and args.texts:
     raise errors.InputError(
         f"--pairs or texts, not both ({args.texts} is one too many)")

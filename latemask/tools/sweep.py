@@ -59,9 +59,9 @@ def _parser():
   parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN",
                       help="run the points alone whose names match one, such "
                       "as '*seed=1'; --dry_run prints the names")
-  parser.add_argument("--parallel", type=int, default=1,
+  parser.add_argument("--parallel", type=console.count, default=1,
                       help="runs at a time on this machine (1)")
-  parser.add_argument("--flops_per_sec", type=float,
+  parser.add_argument("--flops_per_sec", type=console.positive,
                       help="of a run here, for an estimate; default: that "
                       "of those that are done")
   parser.add_argument("--dry_run", action="store_true",
@@ -77,14 +77,9 @@ def _run(args):
           "--out is missing; name the folder that the runs shall lie in")
     args.out = os.path.commonpath(
         [os.path.dirname(os.path.abspath(run)) for run in args.init_from])
-  if args.parallel < 1:
-    raise errors.InputError(f"--parallel is {args.parallel}; at least 1")
   for run in args.init_from or ():
     if not epath.Path(run).is_dir():
       raise errors.InputError(f"--init_from {run} is no folder")
-  if args.flops_per_sec is not None and not args.flops_per_sec > 0:
-    raise errors.InputError(
-        f"--flops_per_sec is {args.flops_per_sec}; it must be positive")
   points, columns = points_lib.read(args.config, args.out, args.init_from,
                                     grid_lib.parse(args.grid))
   chosen = costs.check(points_lib.matching(points, args.only))

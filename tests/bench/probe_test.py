@@ -56,4 +56,4 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
   with pytest.raises(SystemExit) as ended:
     probe.main()
   assert ended.value.code == 2
-  assert capsys.readouterr().err.endswith("it must be at least 1\n")
+  assert "argument --max_rows: '0'" in capsys.readouterr().err

@@ -74,8 +74,8 @@ def test_table_of_flops():
 @pytest.mark.parametrize("arguments, message", [
     ([], "at least one --config"),
     (["--config", "configs/none.py"], "no config file"),
-    (["--config", TINY, "--rows", "0"], "--rows is 0"),
-    (["--config", TINY, "--repeats", "0"], "--repeats is 0"),
+    (["--config", TINY, "--rows", "0"], "argument --rows: '0'"),
+    (["--config", TINY, "--repeats", "0"], "argument --repeats: '0'"),
     (["--config", TINY + ",model.heads=3"], "model.heads 3 does not divide"),
     (["--config", TINY, "--length", "1024"], "longer than model.max_length"),
 ])

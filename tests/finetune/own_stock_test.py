@@ -321,8 +321,8 @@ def test_class_weights(tmp_path):
     (["--init_from", "{stock}"], "BertModel, which was fine-tuned for nothing"),
     (["--init_from", "{stock}/no"], "config.json cannot be read"),
     (["--init_from", "{stock}", "--input", "no.csv"], "there is no file no.csv"),
-    (["--init_from", "{stock}", "--stride", "-1"], "--stride is -1"),
-    (["--init_from", "{stock}", "--max_length", "1"], "--max_length is 1"),
+    (["--init_from", "{stock}", "--stride", "-1"], "argument --stride: '-1'"),
+    (["--init_from", "{stock}", "--max_length", "1"], "argument --max_length: '1'"),
 ])
 def test_what_cannot_be_labelled(
     tmp_path, arguments, message, monkeypatch, capsys):

@@ -87,7 +87,7 @@ def test_refusals(tmp_path, monkeypatch, capsys):
   (out / "file").write_text("")
   assert "is no folder" in refused(runs, "--out", out / "file")
   (out / "file").unlink()
-  assert "must be positive" in refused(runs, "--out", out, "--rank_rows", 0)
+  assert "at least 1" in refused(runs, "--out", out, "--rank_rows", 0)
   (tmp_path / "hurt").mkdir()
   (tmp_path / "hurt/config.json").write_text("{")
   (tmp_path / "hurt/metrics.jsonl").write_text("")
