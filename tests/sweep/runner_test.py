@@ -36,7 +36,8 @@ from tests import conftest
 ROOT = conftest.ROOT
 NAMES = sorted(p.stem for p in (ROOT / "configs" / "sweeps").glob("[a-z]*.py"))
 STUDY = sorted(
-    p.stem for p in (ROOT / "configs/sweeps/study").glob("[a-z]*.py"))
+    {p.stem for p in (ROOT / "configs/sweeps/study").glob("[a-z]*.py")}
+    - {"downstream"})
 TINY = '''
 from configs import base
 
@@ -176,6 +177,20 @@ def test_the_study_knows_its_runs(name, tmp_path):
   assert done == {
       path.name.removesuffix(".done") for path in results.glob("*.done")}
   assert done
+
+
+def test_the_study_fine_tunes_its_ends(tmp_path):
+  """Each on three tasks, at a rate that is one of those MRPC chooses from."""
+  points, _ = points_lib.read(
+      "configs/sweeps/study/downstream.py", tmp_path, ["runs/a", "runs/b"])
+  assert len({str(point.path) for point in points}) == len(points) == 6
+  for run in "ab":
+    mrpc, *others = (p.config for p in points if p.name.startswith(f"{run}/"))
+    assert mrpc.task == "mrpc" and len(mrpc.grid.learning_rates) == 2
+    assert [c.task for c in others] == ["stsb", "sst2"]
+    for config in others:
+      rate, = config.grid.learning_rates
+      assert rate in mrpc.grid.learning_rates
 
 
 @pytest.mark.slow

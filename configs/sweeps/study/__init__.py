@@ -1,8 +1,9 @@
 """The study: how much to mask, where, with what, at a depth that can tell.
 
-Seven sweeps (S1 to S6 and S8 of README.md), all changes of this config: an
+Seven sweeps (S1 to S6 and S8 of README.md) are changes of this config: an
 encoder of 12 layers of width 128, 4,096 pieces, rows of 128, batches of 32, no
-dropout, and 80 TFLOP for each run unless the file says otherwise.
+dropout, and 80 TFLOP for each run unless the file says otherwise. What comes
+out of them is fine-tuned by downstream.py (S7).
 """
 
 from configs import base
