@@ -236,10 +236,8 @@ def _parser():
   parser = console.parser("bench.step", __doc__)
   parser.add_argument("--config", action="append", default=[],
                       help="FILE[:SIZE][,KEY=VALUE...]; may stand repeatedly")
-  parser.add_argument("--rows", type=console.count,
-                      help="rows of a batch")
-  parser.add_argument("--length", type=console.count,
-                      help="tokens of a row")
+  parser.add_argument("--rows", type=console.count, help="rows of a batch")
+  parser.add_argument("--length", type=console.count, help="tokens of a row")
   parser.add_argument("--dtype", choices=("float32", "bfloat16"))
   parser.add_argument("--repeats", type=console.count, default=5,
                       help="times that each is measured (%(default)s)")

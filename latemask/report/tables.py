@@ -96,23 +96,21 @@ def crossing(content):
         f"{len(steps)} of {len(s.runs)}" if found.can_compare[i] else
         "not comparable",
         number(sum(steps) / len(steps) if steps else math.nan, ",.0f"),
-        *("1" if is_baseline else _mean(*of_series[i], ".3f")
+        *("1" if is_baseline else _spread(*of_series[i][:2], ".3f")
           for of_series in found.shares.values()),
-        *(_mean(*of_series[i], ".3g") for of_series in found.used.values())))
+        *(_spread(*of_series[i][:2], ".3g")
+          for of_series in found.used.values())))
   return console.table(rows)
 
 
 def _cell(series, of_run, form, scale=1.0):
   """Returns mean and deviation over the runs of a series."""
-  return _mean(*series.scalar(of_run), form, scale)
-
-
-def _mean(mean, deviation, count, form, scale=1.0):
-  del count  # Of a single run there is no deviation.
+  mean, deviation, _ = series.scalar(of_run)
   return _spread(scale * mean, scale * deviation, form)
 
 
 def _spread(value, deviation, form):
+  """Returns both; of a single run there is no deviation."""
   return look_lib.number(value, form) + (
       f" ± {deviation:{form}}" if math.isfinite(deviation) else "")
 

@@ -10,10 +10,11 @@ from latemask import errors
 
 
 class _Parser(argparse.ArgumentParser):
-  """Says in one line what is wrong, as `errors.one_line_exit` does."""
+  """Says in one line what is wrong with the arguments."""
 
   def error(self, message):
-    self.exit(2, f"latemask: {message}; {self.prog} --help says more\n")
+    with errors.one_line_exit():
+      raise errors.InputError(f"{message}; {self.prog} --help says more")
 
 
 def parser(module, description, **options):

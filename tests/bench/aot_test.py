@@ -255,7 +255,8 @@ def test_muon_does_not_repeat_itself(topology, most):
     (["--config", "configs/base.py", "--topology", "v9-8"], "v4, v5p, v5e"),
     (["--config", "configs/base.py", "--topology", "v5e-9"], "1, 4, 8, 16"),
     (["--config", "configs/base.py", "--topology", "v5e:2x2",
-      "--rows_per_chip", "0"], "at least 1"),
+      "--rows_per_chip", "0"],
+     "argument --rows_per_chip: '0' is no whole number of at least 1"),
 ])
 def test_bad_commands(arguments, message):
   done = subprocess.run(

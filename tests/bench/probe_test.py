@@ -56,4 +56,5 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
   with pytest.raises(SystemExit) as ended:
     probe.main()
   assert ended.value.code == 2
-  assert "argument --max_rows: '0'" in capsys.readouterr().err
+  assert ("argument --max_rows: '0' is no whole number of at least 1"
+          in capsys.readouterr().err)

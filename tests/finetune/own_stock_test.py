@@ -322,7 +322,8 @@ def test_class_weights(tmp_path):
     (["--init_from", "{stock}/no"], "config.json cannot be read"),
     (["--init_from", "{stock}", "--input", "no.csv"], "there is no file no.csv"),
     (["--init_from", "{stock}", "--stride", "-1"], "argument --stride: '-1'"),
-    (["--init_from", "{stock}", "--max_length", "1"], "argument --max_length: '1'"),
+    (["--init_from", "{stock}", "--max_length", "1"],
+     "argument --max_length: '1' is no whole number of at least 3"),
 ])
 def test_what_cannot_be_labelled(
     tmp_path, arguments, message, monkeypatch, capsys):

@@ -87,7 +87,8 @@ def test_refusals(tmp_path, monkeypatch, capsys):
   (out / "file").write_text("")
   assert "is no folder" in refused(runs, "--out", out / "file")
   (out / "file").unlink()
-  assert "at least 1" in refused(runs, "--out", out, "--rank_rows", 0)
+  assert ("argument --rank_rows: '0' is no whole number of at least 1"
+          in refused(runs, "--out", out, "--rank_rows", 0))
   (tmp_path / "hurt").mkdir()
   (tmp_path / "hurt/config.json").write_text("{")
   (tmp_path / "hurt/metrics.jsonl").write_text("")
