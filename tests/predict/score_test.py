@@ -154,7 +154,7 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     (b"the\n\xff", [], "standard input, line 2: 'utf-8'"),
     (b"the\n" + b"the " * 40, [], "line 2: a text of 42 tokens is too long"),
     (b"the", ["--max_length", "65"], "the model has 64 positions"),
-    (b"the", ["--max_length", "2"], 
+    (b"the", ["--max_length", "2"],
      "argument --max_length: '2' is no whole number of at least 3"),
     (b"the", ["--batch_size", "0"], "argument --batch_size: '0'"),
     (b"the", ["no_such_file"], "no_such_file cannot be read (No such file"),
