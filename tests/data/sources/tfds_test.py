@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("few_devices")
 tfds = pytest.importorskip("tensorflow_datasets")
 
 
-def _store(directory, field="text", file_format="array_record"):
+def _store(directory, field="text", file_format="array_record", **options):
   import tensorflow as tf
   lines = conftest.make_text(300).splitlines()
   features = tfds.features.FeaturesDict({
@@ -25,7 +25,8 @@ def _store(directory, field="text", file_format="array_record"):
       for name, part in (("train", lines[:250]), ("test", lines[250:]))}
   tfds.dataset_builders.store_as_tfds_dataset(
       name="pages", version="1.0.0", features=features, split_datasets=splits,
-      data_dir=directory, file_format=file_format, disable_shuffling=True)
+      data_dir=directory, file_format=file_format,
+      **{"disable_shuffling": True} | options)
   return lines
 
 
@@ -57,6 +58,27 @@ def test_every_example_once(tiny, tmp_path, file_format):
   assert sent == opened[0] and "_builder" not in vars(sent)
   found = sent.documents(0, 1, sources_lib.BadDocuments(0))
   assert list(found) == list(enumerate(lines[20:60]))
+
+
+@pytest.mark.slow
+def test_places_are_those_of_the_set_whatever_the_shards(tiny, tmp_path):
+  """Of TFRecord files, several of which TensorFlow reads in turn."""
+  lines = _store(
+      tmp_path, file_format="tfrecord", disable_shuffling=False,
+      download_config=tfds.download.DownloadConfig(num_shards=4))
+  assert len(list(tmp_path.glob("**/pages-train.tfrecord-*"))) == 4
+  tiny.data.tfds_dir = str(tmp_path)
+  whole = {}
+  for spec in ("train", "train[200:]+train[:120]"):
+    source = sources_lib.open_source(f"tfds:pages:{spec}", tiny)
+    whole[spec], *others = (
+        [d for s in range(num_shards)
+         for d in source.documents(s, num_shards, sources_lib.BadDocuments(0))]
+        for num_shards in (1, 3, 7))
+    assert all(sorted(found) == whole[spec] for found in others)
+  train, summed = ([text for _, text in found] for found in whole.values())
+  assert sorted(train) == sorted(lines[:250])
+  assert summed == train[200:] + train[:120]
 
 
 @pytest.mark.long
