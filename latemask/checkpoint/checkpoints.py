@@ -285,6 +285,8 @@ class Checkpoints:
       self._num_failed = 0
       return
     self._num_failed += 1
+    # Orbax forgot those that it would have deleted; they are there.
+    self._manager.reload()
     print(f"step {step:,}: the save failed ({self._num_failed} in a row): "
           f"...{record_lib.line(error)[-120:]}", flush=True)
     if self._num_failed > self._max_failed:
