@@ -41,8 +41,8 @@ from latemask.config import spec as spec_lib
 from latemask import errors
 
 _SPEC = re.compile(r"--?config=(.*)", re.DOTALL)
-_KEY = re.compile(r"--?config\.")
-_NONE = re.compile(r"--?config\.([\w.]+)=None")
+_KEY = re.compile(r"--?config\.([\w.]+)")
+_NONE = re.compile(_KEY.pattern + "=None")
 
 # What these say needs no name of its own.
 _SAYING = (flags.Error, ImportError, OSError, SyntaxError, TypeError,
@@ -146,14 +146,14 @@ def parse(argv):
     sys.exit(0)
   try:
     # The flags of a key know its type, and None is of another.
-    nones = [a for a in argv if _NONE.fullmatch(a)]
-    rest = flags.FLAGS([a for a in argv if a not in nones])
+    rest = flags.FLAGS([a for a in argv if not _NONE.fullmatch(a)])
+    last = {found[1]: a for a in argv if (found := _KEY.match(a))}
+    nones = {key: None for key, a in last.items() if _NONE.fullmatch(a)}
     config = _CONFIG.value
     # One that is not there is refused by `main`.
     if nones and isinstance(config, ml_collections.ConfigDict):
       with config.unlocked():
-        config.update_from_flattened_dict(
-            {_NONE.fullmatch(a)[1]: None for a in nones})
+        config.update_from_flattened_dict(nones)
     return rest
   # A config file, which is read here, may be anybody's and raise anything.
   except Exception as error:

@@ -129,6 +129,10 @@ def test_config_that_cannot_be_and_a_run(tmp_path, corpus, monkeypatch):
     ("model.heads=7", "model.heads 7 does not divide model.width 64"),
     ("model.heads=None", "model.heads is None; it must be a whole number"),
     ("model.remat=None', '--config.model.heads=0", "model.heads is 0"),
+    # What stands later counts.
+    ("model.heads=None', '--config.model.heads=7", "model.heads 7 does not"),
+    ("model.heads=None', '--config.model.heads', '7", "model.heads 7 does not"),
+    ("model.heads=7', '--config.model.heads=None", "model.heads is None; it"),
     ("model.hats=None", "unknown config key --config.model.hats=None")])
 def test_a_refused_config_waits_for_nothing(flag, message, monkeypatch):
   """What takes seconds to import is imported for a run alone."""
@@ -229,6 +233,10 @@ def test_bad_configs_change_nothing(
     (lambda p: p.write_text("a file"), "cannot be made: .*run is a file"),
     (lambda p: (p.mkdir(), (p / "config.json").write_text("{half")),
      "is not JSON"),
+    (lambda p: (p.mkdir(), (p / "config.json").write_bytes(b"\xff{}")),
+     "is not JSON"),
+    (lambda p: (p.mkdir(), (p / "config.json").write_text("[1]")),
+     "holds no object"),
     (lambda p: (p.mkdir(), (p / "config.json").write_text('{"seed": 3}')),
      "was begun with"),
 ])

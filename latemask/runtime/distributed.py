@@ -181,7 +181,7 @@ def _team(spec, num_processes, process_id):
   if spec == "tpu":
     return _tpu_team()
   host, colon, port = spec.rpartition(":")
-  if not (colon and host and port.isdigit()):
+  if not (colon and host and port.isdecimal() and 0 < int(port) < 1 << 16):
     raise errors.InputError(
         f"--distributed is {spec!r}; give off, tpu or HOST:PORT of process 0")
   if num_processes is None or process_id is None:

@@ -52,7 +52,11 @@ def check_writable(folder):
   if is_remote(folder):
     return  # Only a write would tell.
   folder = pathlib.Path(folder).absolute()
-  existing = next(p for p in (folder, *folder.parents) if p.exists())
+  try:
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+  except OSError as error:  # Its name is too long, or a folder above is shut.
+    raise errors.InputError(
+        f"{folder} cannot be looked at ({error.strerror})") from error
   if not existing.is_dir():
     raise errors.InputError(f"{folder} cannot be made: {existing} is a file")
   if os.statvfs(existing).f_flag & os.ST_RDONLY:

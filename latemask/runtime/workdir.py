@@ -158,10 +158,14 @@ def _begun(workdir):
   if not path.exists():
     return None
   try:
-    return spec.flatten(json.loads(path.read_text()))
-  except json.JSONDecodeError as error:
+    found = json.loads(path.read_text("utf-8"))
+  except ValueError as error:
     raise errors.InputError(
         f"{path} is not JSON ({error}); choose another --workdir") from error
+  if not isinstance(found, dict):
+    raise errors.InputError(
+        f"{path} holds no object; choose another --workdir")
+  return spec.flatten(found)
 
 
 def write_config(config, workdir, anew=False):

@@ -124,6 +124,8 @@ def test_team_of_a_tpu_vm(monkeypatch, endpoints):
 @pytest.mark.parametrize("spec, num_processes, process_id, message", [
     ("on", None, None, "off, tpu or HOST:PORT"),
     ("host:port", 2, 0, "off, tpu or HOST:PORT"),
+    ("host:65536", 2, 0, "off, tpu or HOST:PORT"),
+    ("host:\N{SUPERSCRIPT TWO}", 2, 0, "off, tpu or HOST:PORT"),
     ("host:80", None, 0, "needs --num_processes and --process_id"),
     ("host:80", 2, 2, "must be one of 0 to 1"),
 ])

@@ -92,6 +92,8 @@ def test_folders_that_cannot_be_written():
     files.check_writable("/dev/null/x/y")
   with pytest.raises(errors.InputError, match="/proc/x/y cannot be made"):
     files.make("/proc/x/y")
+  with pytest.raises(errors.InputError, match=r"looked at \(File name too long"):
+    files.check_writable("/tmp/" + "x" * 300)
 
 
 def _export(folder):
