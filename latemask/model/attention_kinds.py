@@ -14,6 +14,7 @@ block.
 """
 
 import dataclasses
+import math
 from typing import Callable
 
 import jax
@@ -113,24 +114,24 @@ KINDS = {
 }
 
 
-def wasted(config, lengths, platform):
-  """Yields what padding costs: (tokens, those with padding, lost scores).
+def wasted(config, sizes, platform):
+  """Yields what padding costs: (size, that with padding, lost scores).
 
-  Lost is the share of the scores among the latter that is not of the former.
+  Lost is the share of the scores of the latter that is not of the former.
 
   Args:
     config: a `ModelConfig`.
-    lengths: tokens that layers read.
+    sizes: (queries, keys) of each, as of `flops.global_attentions`.
     platform: cpu, gpu or tpu.
   """
-  for length in sorted(set(lengths)):
+  for size in sizes:
     kind = config.attention
     if kind == "auto":
-      kind = choose(platform, length, length, config.layer.dtype,
+      kind = choose(platform, *size, config.layer.dtype,
                     config.attention_dropout > 0)
-    padded = parts.padded(length, KINDS[kind].multiple)
-    if padded > length:
-      yield length, padded, 1 - (length / padded)**2
+    padded = tuple(parts.padded(n, KINDS[kind].multiple) for n in size)
+    if padded != size:
+      yield size, padded, 1 - math.prod(size) / math.prod(padded)
 
 
 def check(config, platform):

@@ -51,6 +51,17 @@ def attention_flops(config, plan):
                  for _, *sizes in _layers(config, plan, True))
 
 
+def global_attentions(config, plan):
+  """Returns the (queries, keys) that layers attend with, each once.
+
+  Of local layers nothing: their blocks are of one size (local.py).
+  """
+  return sorted({
+      (queries, read)
+      for _, queries, *reads, is_local in _layers(config, plan, True)
+      for read in reads if read is not None and not is_local})
+
+
 def layer_tokens(config, plan):
   """Returns tokens times layers of a row, the coarser account of a cost.
 

@@ -29,6 +29,7 @@ from latemask.data import prepare as prepare_lib
 from latemask import errors
 from latemask.hub import pretrained
 from latemask.model import attention_kinds
+from latemask.model import flops
 from latemask.runtime import console
 from latemask.runtime import distributed
 from latemask.runtime import signals as signals_lib
@@ -204,11 +205,11 @@ def introduce(program, loader, progress):
         f"{plan.num_kept} kept, {plan.num_targets} predicted"
         + f"; {phase.num_steps:,} steps from step {phase.first_step:,}" * (
             len(program.phases) > 1))
-    for tokens, padded, share in attention_kinds.wasted(
-        c, (plan.num_kept, length), devices[0].platform):
+    for size, padded, share in attention_kinds.wasted(
+        c, flops.global_attentions(c, plan), devices[0].platform):
       distributed.say(
-          f"attention pads {tokens} tokens to {padded}: {share:.2g} of the "
-          "scores are computed for nothing")
+          "attention pads {} x {} tokens to {} x {}: ".format(*size, *padded)
+          + f"{share:.2g} of the scores are computed for nothing")
   distributed.say(
       f"{loader.num_train_rows:,} rows to train on, {loader.num_eval_rows:,} "
       f"held out; {num_steps:,} steps of {batch_size:,} rows = {epochs:.1f} "

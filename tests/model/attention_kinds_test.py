@@ -1,6 +1,7 @@
 """Every row of the table: one function, and no neighbour is seen."""
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,14 @@ from latemask.data import loader as loader_lib
 from latemask.data import packed_set
 from latemask.data.tokenizers import specials
 from latemask import errors
+from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import architecture
 from latemask.model import attention_kinds
 from latemask.model import chunked
 from latemask.model import cudnn
 from latemask.model import encoder
+from latemask.model import flops
 from latemask.model import parts
 from latemask.model import splash
 from latemask.runtime import mesh as mesh_lib
@@ -267,13 +270,16 @@ def test_auto(monkeypatch, case, kind):
 
 @pytest.mark.parametrize("kind, wasted", [
     ("xla", []), ("chunked", []),
-    ("splash", [(64, 128, 0.75), (4097, 4224, 1 - (4097 / 4224)**2)]),
-    ("cudnn", [(4097, 4104, 1 - (4097 / 4104)**2)])])
+    ("splash", [((64, 4096), (128, 4096), 0.5),
+                ((64, 64), (128, 128), 0.75),
+                ((4097, 4097), (4224, 4224), 1 - 4097**2 / 4224**2)]),
+    ("cudnn", [((4097, 4097), (4104, 4104), 1 - 4097**2 / 4104**2)])])
 def test_waste_of_padding(tiny, kind, wasted):
   tiny.model.attention = kind
   config = encoder.make_model(tiny, 320).config
   assert list(attention_kinds.wasted(
-      config, (4096, 64, 4097), KINDS[kind].platform)) == wasted
+      config, [(64, 4096), (64, 64), (4096, 4096), (4097, 4097)],
+      KINDS[kind].platform)) == wasted
 
 
 def test_a_run_says_what_padding_costs(tiny_run, capsys):
@@ -285,19 +291,37 @@ def test_a_run_says_what_padding_costs(tiny_run, capsys):
   run_lib.introduce(program, loader, checkpoints.Progress(
       step_lib.TrainState(0, {}, ())))
   lines = capsys.readouterr().out.splitlines()
-  assert ("attention pads 16 tokens to 128: 0.98 of the scores are computed "
-          "for nothing") in lines
-  assert sum("attention pads" in line for line in lines) == 2
+  # Early layers, and the late one, which computes targets alone.
+  assert [line for line in lines if "attention pads" in line] == [
+      f"attention pads {size} tokens to 128 x 128: {share} of the scores are "
+      "computed for nothing" for size, share in (
+          ("16 x 16", 0.98), ("16 x 32", 0.97))]
 
 
 def test_what_is_wasted_with_auto(tiny):
   """As if on a TPU: short rows are xla's, whole blocks waste nothing."""
   tiny.model.update(attention="auto", dtype="bfloat16")
   config = encoder.make_model(tiny, 320).config
-  lengths = (600, 64, 600, 1024)
-  assert list(attention_kinds.wasted(config, lengths, "tpu")) == [
-      (600, 640, 1 - (600 / 640)**2)]
-  assert not list(attention_kinds.wasted(config, lengths, "cpu"))
+  sizes = [(n, n) for n in (600, 64, 1024)]
+  assert list(attention_kinds.wasted(config, sizes, "tpu")) == [
+      ((600, 600), (640, 640), 1 - 600**2 / 640**2)]
+  assert not list(attention_kinds.wasted(config, sizes, "cpu"))
+
+
+@pytest.mark.parametrize("name, changes, sizes", [
+    ("base", {}, [(64, 64), (64, 128), (128, 128)]),
+    # Its late layer reads the kept tokens and the slots of the targets.
+    ("lean", {"data.length": 1280, "model.max_length": 2048},
+     [(480, 1120), (640, 640)]),
+    ("cross", {"data.length": 1000, "model.max_length": 1024,
+               "masking.predict_rate": 0.375},
+     [(375, 375), (375, 500), (500, 500)])])
+def test_sizes_are_those_that_layers_read(name, changes, sizes):
+  config = importlib.import_module(f"configs.{name}").get_config("base")
+  config.update_from_flattened_dict(changes)
+  model = encoder.make_model(config, 320)
+  plan = plan_lib.make_plan(config, specials.trained(320))
+  assert flops.global_attentions(model.config, plan) == sizes
 
 
 @pytest.mark.parametrize("changes, platform, message", [
