@@ -79,22 +79,27 @@ class Evaluator:
 
   def _totals(self, params, stop, source, num_rows):
     """Returns {rate: (sums, counts)} of rows of a source; None if stopped."""
-    totals, under_way = dict.fromkeys(self._steps), None
+    totals, under_way = dict.fromkeys(self._steps), {}
+    # On the host: many long rows have more tokens than an int32 holds.
+    counts_2 = {name: np.zeros(2, np.int64) for name in self._steps}
+
+    def read(under_way):
+      for name, found in under_way.items():
+        counts_2[name] += np.asarray(jax.device_get(found))
+
     for rows_B, ids_BxL in self._loader.eval_batches(
         self._sharding, self._batch_size, num_rows, source):
+      before, under_way = under_way, {}
       for name, step in self._steps.items():
-        sums, counts = step(params, rows_B, ids_BxL)
-        if totals[name]:
-          sums += totals[name][0]
-          counts = jax.tree.map(lambda a, b: a + b, counts, totals[name][1])
-        totals[name] = sums, counts
+        sums, under_way[name] = step(params, rows_B, ids_BxL)
+        totals[name] = sums + totals[name] if totals[name] else sums
       # No more than one batch ahead of the devices: who is told to stop would
       # have to wait for all that is under way.
-      jax.block_until_ready(under_way)
-      under_way = tuple(totals.values())
+      read(before)
       if stop():
         return None
-    return totals
+    read(under_way)
+    return {name: (totals[name], counts_2[name]) for name in self._steps}
 
   def _scalars(self, found):
     """Returns the scalars of {rate: (sums, counts)} of each source."""
@@ -102,7 +107,7 @@ class Evaluator:
     for name in self._steps:
       scalars |= dict.fromkeys(
           (f"{name}/{k}" for k in (*found[0][name][0].means, "targets")), 0.0)
-      counts = sum(np.asarray(totals[name][1]) for totals in found)
+      counts = sum(totals[name][1] for totals in found)
       scalars[f"{name}/hidden_fraction"] = float(
           counts[0] / max(counts[1], 1))
       for source, label, totals in zip(

@@ -158,7 +158,9 @@ class _Loop:
     number = self._program.phase_at(step)
     is_first = step in (
         self._start, self._program.phases[number].first_step)
-    # Where it compiles, it is no measure of speed.
+    # Where it compiles, it is no measure of speed; the step before is one.
+    if is_first:
+      self._read_pending()
     with self._clock.pause() if is_first else contextlib.nullcontext():
       with jax.transfer_guard("disallow"):  # Nothing moves unnoticed.
         self.state, step_metrics = self._program.train_steps[number](

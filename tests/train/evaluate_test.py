@@ -41,6 +41,13 @@ def test_masks_are_fixed_and_batches_do_not_matter(parts):
   program.config.eval.max_rows = 10
   few = evaluate.Evaluator(program, loader).run(params)
   assert few["eval/loss"] != first["eval/loss"]
+  # Rows so long that an int32 does not hold the tokens of two batches.
+  ((name, step),), many = evaluator._steps.items(), np.int32(2**31 - 1)
+  evaluator._steps = {name: lambda *batch: (
+      step(*batch)[0], (many // 4, many))}
+  found = evaluator.run(params)
+  assert found["eval/rows"] > evaluator._batch_size
+  assert found["eval/hidden_fraction"] == pytest.approx(0.25)
 
 
 def _check_record(scalars, loader):
