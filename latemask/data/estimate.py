@@ -44,11 +44,11 @@ class _Guess:
             for text in texts]
 
 
-def dry_run(config, directory, given_tokenizer):
+def dry_run(config, directory, given_tokenizer=None):
   """Prints what `prepare.prepare` would do, and writes nothing.
 
   Args:
-    given_tokenizer: function (config) -> that of `train.init_from`, or None.
+    given_tokenizer: that of `train.init_from`, where there is one.
 
   Returns:
     The estimated counts, keys of `packing.COUNTS`, bad_documents and bytes.
@@ -58,7 +58,7 @@ def dry_run(config, directory, given_tokenizer):
       packed from other text.
   """
   directory = epath.Path(directory)
-  packed = complete(config, directory)
+  packed = complete(config, directory, given_tokenizer)
   if packed:
     return packed.manifest["totals"]
   totals, found = dict.fromkeys((*packing.COUNTS, "bad_documents"), 0), []
@@ -117,13 +117,16 @@ def _shards(config, directory, found):
       for (folder, _), count in zip(sets, num_shards))
 
 
-def complete(config, directory):
+def complete(config, directory, tokenizer=None):
   """Returns the complete set in a folder, and says so; None if none is there.
+
+  Args:
+    tokenizer: that of `train.init_from`, where there is one.
 
   Raises:
     InputError: see `mixture.load`; or it was packed from other text.
   """
-  packed = mixture.load(config, directory)
+  packed = mixture.load(config, directory, tokenizer)
   if packed:
     changes = mixture.changes(config, packed)
     if changes:
@@ -143,9 +146,9 @@ def _tokenizer(config, directory, given_tokenizer, sources):
   if found := tokenizers_lib.saved(directory):
     print(f"estimated with the tokenizer of {directory}")
     return found
-  if given := given_tokenizer(config):
+  if given_tokenizer:
     print("estimated with the tokenizer of train.init_from")
-    return given
+    return given_tokenizer
   wanted = f"a tokenizer of {config.data.vocab_size:,} pieces"
   try:
     tokenizer = tokenizers_lib.train(

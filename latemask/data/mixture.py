@@ -271,8 +271,9 @@ class Sample:
   size_bytes = 0  # It is a sample already.
 
   def documents(self, shard, num_shards, bad):
-    """Yields (number, text), all of them."""
+    """Yields (number, text), all of them; `bad` bounds each source."""
     del shard, num_shards
     return enumerate(itertools.chain.from_iterable(
-        sources_lib.sample(trained, int(self.max_bytes * share) or 1, bad)
+        sources_lib.sample(trained, int(self.max_bytes * share) or 1,
+                           sources_lib.BadDocuments(bad.bound))
         for share, trained in self.sources))

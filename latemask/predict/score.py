@@ -90,15 +90,18 @@ class Scorer:
     """Returns the ids of a text, special tokens included.
 
     Raises:
-      InputError: it has no ordinary token; or it is too long and `truncate`
-        is False.
+      InputError: it has no ordinary token, or none is left of it; or it is
+        too long and `truncate` is False.
     """
-    ids, = self._tokenizer.encode([text])
+    whole, = self._tokenizer.encode([text])
+    length_lib.check(len(whole) + 2, self._limit, truncate)
+    ids = whole[:self._limit - 2]
     if not len(self._ordinary(ids)):
-      raise errors.InputError("there is no text" if not text.strip() else
-                              f"no ordinary token in {text!r:.60}")
-    length_lib.check(len(ids) + 2, self._limit, truncate)
-    return self._tokenizer.template.row([ids[:self._limit - 2]])[0]
+      raise errors.InputError("there is no text" if not text.strip() else (
+          f"no ordinary token in {text!r:.60}" + (
+              f", cut to {self._limit} tokens" if len(ids) < len(whole)
+              else "")))
+    return self._tokenizer.template.row([ids])[0]
 
   def score(self, texts, batch_size=64, progress=None):
     """Returns a `Scored` for each text.

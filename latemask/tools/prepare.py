@@ -56,13 +56,13 @@ def main(argv=None):
     if "data" not in config or "source" not in config.data:
       raise errors.InputError(
           f"{args.config} has no data to pack; give a config that pre-trains")
+    given = _given_tokenizer(config)
     if args.dry_run:
-      estimate.dry_run(config, args.out, _given_tokenizer)
+      estimate.dry_run(config, args.out, given)
       return
     pack = beam_lib.beam_packer(args.runner, beam_args) if args.runner else None
-    if not estimate.complete(config, args.out):
-      prepare_lib.prepare(
-          config, args.out, pack, _given_tokenizer(config))
+    if not estimate.complete(config, args.out, given):
+      prepare_lib.prepare(config, args.out, pack, given)
   print(f"the rows are in {args.out}\nnext: " + console.command(
       "main", *spec_lib.flags(args.config), f"--config.data.dir={args.out}",
       "--workdir", "runs/NAME"))

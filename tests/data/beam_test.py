@@ -243,10 +243,27 @@ def test_shards_that_did_not_arrive(text, tmp_path):
   assert packed_set.load(config, tmp_path / "out") is None
 
 
+def test_rows_of_another_tokenizer_are_not_complete(text, tmp_path, capsys):
+  """Those that a run begins from have its tokenizer."""
+  out, config = tmp_path / "out", spec_lib.load(_spec(text))
+  prepare_lib.prepare(config, out)
+  config.train.init_from = "a run"
+  given = tokenizer_lib.train(
+      conftest.make_text(200, seed=9).splitlines(), 320)
+  for ask in estimate.complete, estimate.dry_run:
+    with pytest.raises(errors.InputError, match="packed with another tokenizer"):
+      ask(config, out, given)
+  with pytest.raises(SystemExit) as ended:
+    prepare.main(["--config", f"{_spec(text)},train.init_from={tmp_path}",
+                  "--out", str(out)])
+  assert ended.value.code == 2
+  assert "complete" not in capsys.readouterr().out
+
+
 def test_dry_run_is_right_about_a_small_set(text, tmp_path, capsys):
   out = tmp_path / "out"
   spec = _spec(text)
-  ahead = estimate.dry_run(spec_lib.load(spec), out, lambda _: None)
+  ahead = estimate.dry_run(spec_lib.load(spec), out)
   assert not out.exists()
   said = capsys.readouterr().out
   assert "estimated with a tokenizer of 320 pieces, trained on a" in said
@@ -264,7 +281,7 @@ def test_dry_run_is_right_about_a_small_set(text, tmp_path, capsys):
   capsys.readouterr()
   config = conftest.tiny_config(f"text:{text}")
   config.data.shards = _SHARDS
-  found = estimate.dry_run(config, out, lambda _: None)
+  found = estimate.dry_run(config, out)
   assert "with the tokenizer" in capsys.readouterr().out
   # Rows differ by those that are not full at the end of a shard, and there of
   # what is held out.
@@ -296,7 +313,7 @@ def test_dry_run_scales_a_sample_up(text, tmp_path, monkeypatch):
   (tmp_path / "t.model").write_bytes(
         tokenizer_lib.train(text.read_text().splitlines(), 320).proto)
   config.data.tokenizer = str(tmp_path / "t.model")
-  found = estimate.dry_run(config, tmp_path / "out", lambda _: None)
+  found = estimate.dry_run(config, tmp_path / "out")
   true = prepare_lib.prepare(config, tmp_path / "out").manifest["totals"]
   for key in ("documents", "tokens", "rows"):
     assert 0.8 < found[key] / true[key] < 1.25, key
@@ -308,7 +325,7 @@ def test_dry_run_counts_bad_documents_and_prepared_sets(
   with text.open("ab") as file:
     file.write(b"\xff\n" * 7)
   config = conftest.tiny_config(f"text:{text}")
-  assert estimate.dry_run(config, tmp_path / "o", lambda _: None)["bad_documents"] == 7
+  assert estimate.dry_run(config, tmp_path / "o")["bad_documents"] == 7
   assert "about 7 bad documents (data.max_bad_documents is 0): " in (
       capsys.readouterr().out)
 
@@ -318,10 +335,10 @@ def test_dry_run_downloads_nothing(text, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", None)
   config = conftest.tiny_config(f"tfds:pg19,text:{text}")
   config.data.tfds_dir = str(tmp_path / "tfds")
-  assert estimate.dry_run(config, tmp_path / "out", lambda _: None)["documents"] == 400
+  assert estimate.dry_run(config, tmp_path / "out")["documents"] == 400
   assert "tfds:pg19: not prepared yet" in capsys.readouterr().out
   config.data.source = "tfds:pg19"
-  assert estimate.dry_run(config, tmp_path / "out", lambda _: None)["rows"] == 0
+  assert estimate.dry_run(config, tmp_path / "out")["rows"] == 0
   assert "at 4 bytes a token: a tokenizer of" in capsys.readouterr().out
   assert not (tmp_path / "tfds").exists()
 

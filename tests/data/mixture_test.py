@@ -183,6 +183,19 @@ def test_the_tokenizer_is_trained_on_all_by_share(folder, monkeypatch):
   assert 3500 < sum(map(len, texts)) < 7000
 
 
+def test_bad_documents_are_counted_by_source(tmp_path):
+  for name in "ab":
+    (tmp_path / f"{name}.txt").write_bytes(b"good\n\n\xff\n\nas well\n")
+  sample = mixture_lib.Sample([
+      (0.5, [sources_lib.open_source(
+          f"text:{tmp_path}/{name}.txt", conftest.tiny_config("builtin"))])
+      for name in "ab"], 5000)
+  found = sample.documents(0, 1, sources_lib.BadDocuments(1))
+  assert len(list(found)) == 4
+  with pytest.raises(errors.InputError, match="not UTF-8"):
+    list(sample.documents(0, 1, sources_lib.BadDocuments(0)))
+
+
 def test_settings_of_the_folder(folder, rows, tmp_path):
   config = _config(folder)
   config.data.vocab_size = 400
@@ -201,10 +214,10 @@ def test_settings_of_the_folder(folder, rows, tmp_path):
 
 def test_dry_run(folder, rows, tmp_path, capsys):
   config = _config(folder)
-  estimated = estimate.dry_run(config, tmp_path, lambda config: None)
+  estimated = estimate.dry_run(config, tmp_path)
   assert "in 6 shards, of which 0 are packed" in capsys.readouterr().out
   assert not list(tmp_path.iterdir())
-  found = estimate.dry_run(config, rows, lambda config: None)
+  found = estimate.dry_run(config, rows)
   assert abs(found["documents"] - estimated["documents"]) <= 2
   assert found["documents"] == 360
   # The rows of a source that has changed are not those that would be packed.
@@ -214,7 +227,7 @@ def test_dry_run(folder, rows, tmp_path, capsys):
   prepare_lib.prepare(config, tmp_path / "rows")
   other.write_text(conftest.make_text(60, seed=5))
   with pytest.raises(errors.InputError, match=f"1 changed .{other}"):
-    estimate.dry_run(config, tmp_path / "rows", lambda config: None)
+    estimate.dry_run(config, tmp_path / "rows")
 
 
 @pytest.mark.parametrize("source, message", [

@@ -175,6 +175,15 @@ def test_bad_input(run, tmp_path, monkeypatch, capsys, stdin, argv, says):
   assert (tmp_path / "one").read_text() == "the man\n"
 
 
+def test_what_is_left_of_a_text_must_be_scored(loaded, monkeypatch):
+  scorer = score_lib.Scorer(loaded, max_length=4)
+  ids, = loaded.tokenizer.encode(["he the man"])
+  monkeypatch.setattr(scorer, "_ordinary", lambda ids_S: np.flatnonzero(
+      np.asarray(ids_S) == ids[-1]))
+  with pytest.raises(errors.InputError, match="'he the man', cut to 4 tokens"):
+    scorer.ids("he the man", truncate=True)
+
+
 def test_an_encoder_alone_scores_nothing(loaded):
   params = {k: v for k, v in loaded.params.items() if k != "head"}
   with pytest.raises(errors.InputError, match="no head"):

@@ -61,6 +61,9 @@ def naming(path, what):
   import pyarrow as pa
   try:
     yield
+  except UnicodeEncodeError as error:
+    raise errors.InputError(
+        f"{path!r} is no name in UTF-8, which pyarrow needs") from error
   except (pa.lib.ArrowException, OSError, EOFError) as error:
     if isinstance(error, OSError) and error.strerror:
       said = f"{path} cannot be read ({error.strerror})"
@@ -86,6 +89,14 @@ def _map(path):
   return open_file(path) if files_lib.is_remote(path) else pa.memory_map(path)
 
 
+def check_once(path, schema, column):
+  """Raises InputError if a file has several columns of a name."""
+  if schema.names.count(column) > 1:
+    raise errors.InputError(
+        f"{path} has {schema.names.count(column)} columns {column}; rename "
+        "all but one")
+
+
 def _column(path, schema, fields):
   """Returns the first of some fields that is a column.
 
@@ -99,6 +110,7 @@ def _column(path, schema, fields):
         f"{path} has no column {' or '.join(fields)}; it has "
         f"{', '.join(schema.names)}; name the one with the text in "
         "data.text_fields")
+  check_once(path, schema, column)
   kind = schema.field(column).type
   if kind not in (pa.string(), pa.large_string(), pa.string_view()):
     raise errors.InputError(

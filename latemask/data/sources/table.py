@@ -59,14 +59,15 @@ class BadDocuments:
   """Counts the documents that cannot be read, up to a bound.
 
   Attributes:
-    count: how many were met.
+    bound: how many may be met.
+    count: how many were.
     first: what is wrong with the first one, and where; None without one.
   """
 
   def __init__(self, bound, before=0):
     """Takes the bound and how many other shards have met `before`."""
     self.count, self.first = 0, None
-    self._bound, self._before = bound, before
+    self.bound, self._before = bound, before
 
   def add(self, message):
     """Counts one more.
@@ -76,8 +77,8 @@ class BadDocuments:
     """
     self.count += 1
     self.first = self.first or message
-    if self._before + self.count > self._bound:
-      raise errors.InputError(message + refusal(self._bound))
+    if self._before + self.count > self.bound:
+      raise errors.InputError(message + refusal(self.bound))
 
 
 def refusal(bound):
@@ -248,7 +249,10 @@ def changes(config, manifest, key="data.source"):
 
 def _named(what, paths):
   """Returns [a text that names some files], or [] if there are none."""
-  shown = sorted(paths)[:_NAMED] + ["..."] * (len(paths) > _NAMED)
+  # Names need not be UTF-8, and what is printed must be.
+  shown = [path.encode(errors="backslashreplace").decode()
+           for path in sorted(paths)[:_NAMED]] + ["..."] * (
+               len(paths) > _NAMED)
   return [f"{len(paths):,} {what} ({', '.join(shown)})"] * bool(paths)
 
 

@@ -4,6 +4,7 @@ What each class of stock transformers makes of its files: the JSON of the
 library's object. Source: BertTokenizer and RobertaTokenizer of transformers 5.
 """
 
+import io
 import json
 
 import tokenizers as library
@@ -64,7 +65,9 @@ def _check_class(name, settings):
 
 def wordpiece(vocab_txt, settings):
   """Returns BERT's tokenizer with the words of a vocab.txt."""
-  words = vocab_txt.decode().splitlines()
+  # No other character ends a line there, as str.splitlines would have it.
+  words = [line.removesuffix("\n") for line in io.StringIO(
+      vocab_txt.decode(), newline=None)]
   vocabulary = {word: index for index, word in enumerate(words)}
   found = library.Tokenizer(library.models.WordPiece(
       vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))

@@ -107,7 +107,7 @@ class _Number:
     del texts
     try:
       number = math.nan if isinstance(cell, bool) else float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
       number = math.nan
     if not math.isfinite(np.float32(number)):
       raise errors.InputError(
@@ -133,7 +133,8 @@ class _Tags(_Classes):
   def __init__(self, rows, names, data):
     self.is_given, self._column = bool(names), data.label
     self.names = names or _sorted({
-        tag for _, _, cell in rows for tag in listed(cell)})
+        tag for where, _, cell in rows
+        for tag in listed(where, data.label, cell)})
     self._numbers = {name: i for i, name in enumerate(self.names)}
     if len(self.names) < 2:
       raise errors.InputError(
@@ -142,7 +143,7 @@ class _Tags(_Classes):
     self._are_bio = entities.are_bio(self.names)
 
   def __call__(self, where, texts, cell):
-    (words,), tags = texts, listed(cell)
+    (words,), tags = texts, listed(where, self._column, cell)
     if len(tags) != len(words):
       raise errors.InputError(
           f"{where}: it has {len(words)} words and {len(tags)} tags")
@@ -180,7 +181,7 @@ class _Answers:
       answers = tuple(
           task_lib.Answer(int(a["answer_start"]), _text(a["text"]))
           for a in cell or () if a["text"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
       raise errors.InputError(
           f"{where}: {self._column} is {cell!r:.60}; it must be a list of "
           'objects such as {"text": "...", "answer_start": 0}') from error
@@ -202,13 +203,17 @@ READERS = {"classes": _Classes, "multilabel": _Multilabel, "number": _Number,
            "tokens": _Tags, "span": _Answers}
 
 
+def is_plain(cell):
+  """Whether a cell is a text or a number: a gap in a table is NaN."""
+  return isinstance(cell, (str, int)) or (
+      isinstance(cell, float) and math.isfinite(cell))
+
+
 def _name(where, column, cell):
   """Returns a label as text; numbers are names, too."""
   if isinstance(cell, float) and cell.is_integer():
     cell = int(cell)
-  is_nan = isinstance(cell, float) and math.isnan(cell)  # None, in a table.
-  if not isinstance(cell, (str, int, float)) or is_nan or not str(
-      cell).strip():
+  if not is_plain(cell) or not str(cell).strip():
     raise errors.InputError(
         f"{where}: {column} is {cell!r:.40}; it must be a label")
   return str(cell).strip()
@@ -237,8 +242,17 @@ def _sorted(names):
   return tuple(sorted(names, key=numbers.get))
 
 
-def listed(cell):
-  """Returns a cell of words: a list, or words parted by spaces."""
+def listed(where, column, cell):
+  """Returns a cell of words: a list, or words parted by spaces.
+
+  Raises:
+    InputError: what stands in a list is no word, and no number.
+  """
   if isinstance(cell, str):
     return cell.split()
-  return [str(item) for item in cell] if isinstance(cell, list) else []
+  words = cell if isinstance(cell, list) else []
+  for word in words:
+    if not is_plain(word):
+      raise errors.InputError(
+          f"{where}: {column} has {word!r:.40}, which is no word")
+  return [str(word) for word in words]

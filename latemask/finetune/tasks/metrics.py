@@ -93,12 +93,15 @@ def _overlap(wanted, given):
 
 
 def _of_best_answer(same):
-  """Returns a metric of spans: the best of a question's answers counts."""
+  """Returns a metric of spans: the best of a question's answers counts.
+
+  No answer is an empty one, and so is one without words ("the").
+  """
   def metric(task, labels, found):
     del task
     return statistics.fmean(
-        max(same(answer.text, text) for answer in answers)
-        if answers else float(not text)
+        max(same(wanted, text) for wanted in [
+            a.text for a in answers if _words(a.text)] or [""])
         for answers, text in zip(labels, found))
   return metric
 

@@ -116,7 +116,7 @@ def texts_of(where, kind, columns, cells):
 
 
 def _text(where, column, cell):
-  if isinstance(cell, bool) or not isinstance(cell, (str, int, float)):
+  if isinstance(cell, bool) or not labels_lib.is_plain(cell):
     raise errors.InputError(
         f"{where}: {column} is {cell!r:.40}; it must be a text")
   if not str(cell).strip():
@@ -136,7 +136,7 @@ def _check_characters(where, column, text):
 
 
 def _words(where, column, cell):
-  words = labels_lib.listed(cell)
+  words = labels_lib.listed(where, column, cell)
   if not words:
     raise errors.InputError(
         f"{where}: {column} is {cell!r:.40}; it must be a list of words, or "
@@ -160,7 +160,7 @@ def _squad(path, with_answers):
             yield (f"{path}, question {question.get('id', number)}",
                    [question["question"], paragraph["context"],
                     question["answers"] if with_answers else None])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
       raise errors.InputError(
           f"{path} is no JSON of SQuAD (data, paragraphs, qas): {error!r}"
       ) from error

@@ -115,9 +115,16 @@ def _parquet(path, columns):
   with arrow.naming(path, "parquet"), arrow.open_file(path) as source:
     file = pq.ParquetFile(source)
     _places(path, columns, file.schema_arrow.names)
+    for column in columns:
+      arrow.check_once(path, file.schema_arrow, column)
     first = 1
     for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
-      cells = [batch.column(column).to_pylist() for column in columns]
+      try:
+        cells = [batch.column(column).to_pylist() for column in columns]
+      except UnicodeDecodeError as error:
+        raise errors.InputError(
+            f"{path}, rows {first:,} to {first + batch.num_rows - 1:,}: a text "
+            f"is not UTF-8 ({error})") from error
       for number, row in enumerate(zip(*cells), first):
         yield f"{path}, row {number:,}", list(row)
       first += batch.num_rows

@@ -1,6 +1,7 @@
 """Parquet and Arrow: every row once, whatever the shards; files are named."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -116,6 +117,26 @@ def test_first_of_the_columns_and_texts_that_are_none(write, tiny):
     _open(tiny).size_bytes
 
 
+def test_a_name_that_two_columns_have(tiny, tmp_path):
+  texts = pa.array(["one"])
+  parquet.write_table(pa.table([texts, texts], ["text", "text"]),
+                      tmp_path / "a.parquet")
+  tiny.data.source = f"parquet:{tmp_path}/*.parquet"
+  with pytest.raises(errors.InputError, match="a.parquet has 2 columns text"):
+    _open(tiny).size_bytes
+
+
+def test_names_that_are_not_utf_8(tiny, tmp_path):
+  path = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.parquet")
+  with open(path, "wb") as file:
+    parquet.write_table(_table(TEXTS), file)
+  tiny.data.source = f"parquet:{tmp_path}/*.parquet"
+  with pytest.raises(errors.InputError, match=r"udce9.parquet' is no name in U"):
+    _open(tiny).size_bytes
+  said, = sources_lib._named("new", [path])
+  assert "\\udce9.parquet" in said and said.encode()
+
+
 def test_no_utf_8_is_a_bad_document(write, tiny):
   broken = pa.array([b"one", b"\xff", b"two"]).view(pa.string())
   write("a", broken)
@@ -218,7 +239,7 @@ def test_packing_it(write, tiny, tmp_path, capsys):
   """Estimates, rows, and what is said of later changes."""
   path = write("a", TEXTS + [None])
   tiny.data.max_bad_documents = 1
-  estimated = estimate.dry_run(tiny, tmp_path / "none", lambda config: None)
+  estimated = estimate.dry_run(tiny, tmp_path / "none")
   packed = prepare_lib.prepare(tiny, tmp_path / "1")
   totals = packed.manifest["totals"]
   assert (totals["documents"], totals["bad_documents"]) == (500, 1)

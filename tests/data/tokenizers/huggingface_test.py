@@ -314,6 +314,20 @@ def test_tokens_that_a_vocabulary_got_later(tmp_path, make, option, by_decoder):
   assert found == stock(lines, add_special_tokens=False)["input_ids"]
 
 
+def test_what_ends_a_line_of_a_vocabulary(tmp_path):
+  """Not all that Python's splitlines takes for an end."""
+  _words(tmp_path, True)
+  path = tmp_path / "vocab.txt"
+  text = path.read_text()
+  for number, mark in enumerate("\u2028\x85\x0b\x1c"):
+    text = text.replace(f"[unused{number}]", mark)
+  path.write_bytes(text.replace("\n", "\r\n").encode())
+  ours = kinds.load(tmp_path)
+  stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  assert [ids.tolist() for ids in ours.encode(_TEXT)] == stock(
+      _TEXT, add_special_tokens=False)["input_ids"]
+
+
 @pytest.mark.parametrize("make, option, settings, message", [
     (_words, True, {"tokenizer_class": "BertJapaneseTokenizer"},
      "vocab.txt is read as that of BertTokenizer, and it is of BertJ"),

@@ -1,6 +1,7 @@
 """People's own files: what is found in them, what is refused and named."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -14,6 +15,7 @@ from latemask.finetune.tasks import entities
 from latemask.finetune.tasks import kinds
 from latemask.finetune.tasks import metrics
 from latemask.finetune.tasks import own
+from latemask.finetune.tasks import tables
 from latemask.finetune.tasks import task
 
 
@@ -156,6 +158,9 @@ _GOOD = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
      "train.*line 3: text is empty"),
     ("classes", _GOOD + [{"text": None, "label": "x"}], None, {},
      "text is None; it must be a text"),
+    # As json.dumps writes the gaps of a table.
+    ("classes", _GOOD + [{"text": math.nan, "label": "x"}], None, {},
+     "line 3: text is nan; it must be a text"),
     ("classes", _GOOD + [{"text": "a", "label": None}], None, {},
      "label is None; it must be a label"),
     ("classes", _GOOD[:1], None, {}, "all rows have the label 'x' in label"),
@@ -164,6 +169,8 @@ _GOOD = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
     ("multilabel", [{"text": "a", "label": []}], None, {}, "no row has a label"),
     ("number", _GOOD, None, {}, "label is 'x'; it must be a number"),
     ("number", [{"text": "a", "label": "nan"}], None, {}, "'nan'; it must be a n"),
+    ("number", [{"text": "a", "label": 10**400}], None, {},
+     "label is 1000.*; it must be a number"),
     ("number", [{"text": "a", "label": 3}], None, {}, "all rows have the number 3"),
     ("tokens", [{"t": ["a", "b"], "g": ["O"]}, {"t": ["a"], "g": ["B-X"]}], None,
      {"text": ("t",), "label": "g"}, "line 1: it has 2 words and 1 tags"),
@@ -171,6 +178,10 @@ _GOOD = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
      {"text": ("t",), "label": "g"}, "line 1: the tag I-X follows O, and goes on"),
     ("tokens", [{"t": ["a", "b"], "g": ["B-Y", "I-X"]}], None,
      {"text": ("t",), "label": "g"}, "the tag I-X follows B-Y"),
+    ("tokens", [{"t": ["a", None], "g": ["O", "B-X"]}], None,
+     {"text": ("t",), "label": "g"}, "line 1: t has None, which is no word"),
+    ("tokens", [{"t": ["a", "b"], "g": ["O", None]}], None,
+     {"text": ("t",), "label": "g"}, "line 1: g has None, which is no word"),
     ("tokens", [{"t": [], "g": []}], None, {"text": ("t",), "label": "g"},
      r"t is \[\]; it must be a list of words"),
     ("span", [{"question": "q", "context": "c", "answers": [
@@ -178,6 +189,9 @@ _GOOD = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
      {"text": ("question", "context"), "label": "answers"},
      "line 1: the answer 'd' does not stand at character 0"),
     ("span", [{"question": "q", "context": "c", "answers": [3]}], None,
+     {"text": ("question", "context"), "label": "answers"}, "answers is"),
+    ("span", [{"question": "q", "context": "c", "answers": [
+        {"text": "c", "answer_start": math.inf}]}], None,
      {"text": ("question", "context"), "label": "answers"}, "answers is"),
     ("span", _GOOD, None, {}, "kind span it names 2"),
 ])
@@ -208,6 +222,28 @@ def test_files_that_cannot_be(tmp_path, name, text, message):
   with pytest.raises(errors.InputError, match=message) as refused:
     own.read(config)
   assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("column, message", [
+    (pa.array([b"one", b"\xff"]).view(pa.string()),
+     "a.parquet, rows 1 to 2: a text is not UTF-8"), (
+         None, "a.parquet has 2 columns label")])
+def test_tables_that_cannot_be(tmp_path, column, message):
+  labels = pa.array(["x", "y"])
+  first = ("label", labels) if column is None else ("text", column)
+  names, columns = zip(first, ("label", labels))
+  pq.write_table(pa.table(list(columns), list(names)), tmp_path / "a.parquet")
+  with pytest.raises(errors.InputError, match=message):
+    list(tables.read(tmp_path / "a.parquet", dict.fromkeys(names)))
+
+
+@pytest.mark.parametrize("questions", [{"question": "q"}, ["q"], [3], 3])
+def test_questions_that_are_none(tmp_path, questions):
+  path = tmp_path / "a.json"
+  path.write_text(json.dumps({"data": [
+      {"paragraphs": [{"context": "c", "qas": questions}]}]}))
+  with pytest.raises(errors.InputError, match="a.json is no JSON of SQuAD"):
+    list(own.rows_of(path, "span", ("question", "context"), "answers"))
 
 
 def test_files_that_are_missing(tmp_path):
@@ -254,6 +290,10 @@ def test_spans_by_hand():
   assert exact(None, answers, ["old, time!", ""]) == 1
   assert exact(None, answers, ["older", "x"]) == 0
   assert f1(None, answers, ["old man", ""]) == (2 / 3 + 1) / 2
+  # Of an answer without words nothing is left to find.
+  answers = [(), (task.Answer(0, "The"),), (task.Answer(0, "the"),)]
+  for metric in exact, f1:
+    assert metric(None, answers, ["an", "", "x"]) == 2 / 3
 
 
 def test_every_kind_reads_scores_and_says():
