@@ -59,7 +59,7 @@ def _parser():
                       help="these kinds alone; default: all")
   parser.add_argument("--workers", type=console.count, default=2,
                       help="runs at a time (2)")
-  parser.add_argument("--seed", type=int, default=0,
+  parser.add_argument("--seed", type=console.seed, default=0,
                       help="of the faults and their times (%(default)s)")
   parser.add_argument("--out", help="a folder that is not there yet; default: "
                       "a temporary one, removed if all survive")

@@ -51,7 +51,7 @@ def tree_shardings(tree, mesh):
       return NamedSharding(mesh, P())
     spec = next((s for rule, s in RULES if re.search(rule, name)), None)
     if spec is None:
-      raise ValueError(f"no rule in sharding.RULES covers {name}")
+      raise ValueError(f"no rule in partition.RULES covers {name}")
     for size, axis in zip(leaf.shape, spec):
       if axis and size % mesh.shape[axis]:
         raise errors.InputError(

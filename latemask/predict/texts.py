@@ -1,9 +1,13 @@
-"""Texts that stand one a line, in a file or on standard input."""
+"""Texts that stand one a line, in files, or where a shell reads and writes."""
 
 import contextlib
+import os
 import sys
 
+from etils import epath
+
 from latemask import errors
+from latemask.runtime import files
 
 
 def check(text):
@@ -38,3 +42,30 @@ def lines(path=None):
     raise errors.InputError(f"{name} cannot be read ({error.strerror})")
   except UnicodeDecodeError as error:
     raise errors.InputError(f"{name}, line {number}: {error}")
+
+
+def check_out(path):
+  """Refuses a file to write that is there, or in a folder that cannot be.
+
+  Raises:
+    InputError: see there.
+  """
+  if os.path.lexists(path) or epath.Path(path).exists():
+    raise errors.InputError(
+        f"--out {path} exists; name another file, or delete it")
+  files.check_writable(epath.Path(path).parent)
+
+
+@contextlib.contextmanager
+def writer(path=None):
+  """Yields a function that writes a line.
+
+  Args:
+    path: of a file, which is there when it is whole; None for standard output.
+  """
+  if not path:
+    yield print
+    return
+  files.make(epath.Path(path).parent)
+  with files.writing(path) as part, open(part, "w", encoding="utf-8") as file:
+    yield lambda line: print(line, file=file)

@@ -71,8 +71,9 @@ def computed(config, masked):
       read_L, wanted_L = kept_L, {
           "targets": target_L,
           "all": kept_L | slot_L}[config.decoder_queries]
-    # Of the last layer nothing but the targets is used.
-    if layer == config.layers - 1:
+    # Of the last layer nothing but the targets is used; a local one computes
+    # all tokens, wherever it stands.
+    if layer == config.layers - 1 and not config.local_layers[-1]:
       wanted_L = target_L
     of_layer_NxL.append(np.where(wanted_L, 2, read_L.astype(int)))
   return np.stack(of_layer_NxL)

@@ -38,21 +38,24 @@ def add_out(parser):
                       "else")
 
 
-def at_least(least):
-  """Returns a `type` of arguments: whole numbers of at least `least`."""
+def at_least(least, most=math.inf):
+  """Returns a `type` of arguments: whole numbers from `least` to `most`."""
+  bounds = (f"of at least {least}" if most == math.inf else
+            f"from {least} to {most}")
+
   def read(text):
     try:
       number = int(text)
     except ValueError:
       number = None
-    if number is None or number < least:
-      raise argparse.ArgumentTypeError(
-          f"{text!r} is no whole number of at least {least}")
+    if number is None or not least <= number <= most:
+      raise argparse.ArgumentTypeError(f"{text!r} is no whole number {bounds}")
     return number
   return read
 
 
 count = at_least(1)
+seed = at_least(0, 2**32 - 1)
 
 
 def positive(text):

@@ -15,11 +15,8 @@ Rows are read as they are needed, and computed in batches of about equal length.
 Exit code 2 if a row or column cannot be used.
 """
 
-import contextlib
 import json
 import os
-import pathlib
-import sys
 
 import tqdm
 
@@ -30,7 +27,6 @@ from latemask.predict import labels
 from latemask.predict import length
 from latemask.predict import texts as texts_lib
 from latemask.runtime import console
-from latemask.runtime import files
 
 # Kind -> columns of its texts, where no one knows others.
 _COLUMNS = {"tokens": ("tokens",), "span": ("question", "context")}
@@ -80,27 +76,12 @@ def main():
     if args.input is not None and not os.path.isfile(args.input):
       raise errors.InputError(f"there is no file {args.input}")
     if args.out:
-      if os.path.lexists(args.out):
-        raise errors.InputError(
-            f"--out {args.out} exists; name another file, or delete it")
-      files.check_writable(pathlib.Path(args.out).parent)
+      texts_lib.check_out(args.out)
     labeller = labels.Labeller(args.init_from, args.max_length, args.stride)
-    with _writer(args.out) as write:
+    with texts_lib.writer(args.out) as write:
       for said in tqdm.tqdm(labeller.label(_rows(args, labeller)),
                             "labelling", unit=" rows", disable=None):
-        write(json.dumps(said, ensure_ascii=False) + "\n")
-
-
-@contextlib.contextmanager
-def _writer(path):
-  """Yields what writes text: to a file that is there when it is whole."""
-  if not path:
-    yield sys.stdout.write
-    return
-  files.make(pathlib.Path(path).parent)
-  with files.writing(pathlib.Path(path)) as part:
-    with open(part, "w", encoding="utf-8") as file:
-      yield file.write
+        write(json.dumps(said, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,8 @@ than the rows that the model was trained on (--truncate cuts it, --max_length
 takes more, up to the positions that there are).
 """
 
-import contextlib
 import json
 import math
-import os
-import pathlib
 import sys
 
 from latemask import errors
@@ -31,7 +28,6 @@ from latemask.predict import length
 from latemask.predict import score as score_lib
 from latemask.predict import texts as texts_lib
 from latemask.runtime import console
-from latemask.runtime import files
 
 
 def _parser():
@@ -70,7 +66,7 @@ def main():
     if args.pairs:
       _tell_pairs(columns, scored, args)
     else:
-      with _writer(args.out) as write:
+      with texts_lib.writer(args.out) as write:
         for (_, text), found in zip(columns[0], scored):
           write(_line(text, found, loaded.tokenizer, args.json))
       _tell_perplexity(scored)
@@ -85,10 +81,7 @@ def _check(args):
     raise errors.InputError(
         f"--pairs takes one file or two, not {len(args.pairs)}")
   if args.out:
-    if os.path.lexists(args.out):
-      raise errors.InputError(
-          f"--out {args.out} exists; name another file, or delete it")
-    files.check_writable(pathlib.Path(args.out).parent)
+    texts_lib.check_out(args.out)
 
 
 def _columns(args):
@@ -123,17 +116,6 @@ def _ids(scorer, text, where, truncate):
     raise errors.InputError(f"{where}: {error}") from error
 
 
-@contextlib.contextmanager
-def _writer(path):
-  """Yields a function that writes a line, to `path` or to standard output."""
-  if not path:
-    yield print
-    return
-  files.make(pathlib.Path(path).parent)
-  with files.writing(path) as part, open(part, "w", encoding="utf-8") as file:
-    yield lambda line: print(line, file=file)
-
-
 def _line(text, found, tokenizer, as_json):
   """Returns the line of a text."""
   if not as_json:
@@ -155,7 +137,7 @@ def _tell_pairs(columns, scored, args):
   """Prints the share of the pairs; writes each where it was asked for."""
   good, bad = scored[:len(columns[0])], scored[len(columns[0]):]
   if args.out:
-    with _writer(args.out) as write:
+    with texts_lib.writer(args.out) as write:
       for texts, found in zip(zip(*columns), zip(good, bad)):
         texts = [text for _, text in texts]
         scores = [round(one.score, 4) for one in found]

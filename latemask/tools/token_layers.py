@@ -14,7 +14,7 @@ compute.
 drawn, or too few to hide one.
 """
 
-import pathlib
+from etils import epath
 
 from latemask.data.tokenizers import word_starts
 from latemask import errors
@@ -34,13 +34,14 @@ def _parser():
   parser.add_argument("--workdir", required=True,
                       help="run, checkpoint or exported folder")
   parser.add_argument("--out", required=True, help="picture to write")
-  parser.add_argument("--seed", type=int, default=0, help="of the mask (0)")
+  parser.add_argument("--seed", type=console.seed, default=0,
+                      help="of the mask (0)")
   parser.add_argument("text")
   return parser
 
 
 def _run(args):
-  out = pathlib.Path(args.out)
+  out = epath.Path(args.out)
   if out.suffix not in _SUFFIXES:
     raise errors.InputError(
         f"--out is {out}; it must end in {', '.join(_SUFFIXES)}")

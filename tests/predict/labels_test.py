@@ -14,6 +14,7 @@ from latemask.finetune.tasks import metrics
 from latemask.finetune.tasks import task as task_lib
 from latemask.hub import stock_config
 from latemask.predict import labels
+from latemask.predict import texts
 from latemask.tools import predict
 
 
@@ -118,9 +119,9 @@ def test_standard_input_that_is_no_utf_8(monkeypatch):
 
 def test_the_folder_of_out_is_made(tmp_path):
   path = tmp_path / "some" / "where.jsonl"
-  with predict._writer(path) as write:
+  with texts.writer(path) as write:
     write("{}")
-  assert path.read_text() == "{}" and len(list(path.parent.iterdir())) == 1
+  assert path.read_text() == "{}\n" and len(list(path.parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize("kind, trained, argv, message", [

@@ -30,10 +30,12 @@ _RULES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", _RULES)
-@pytest.mark.parametrize("insertion_layer, decoder, queries", [
-    (0, "self", "targets"), (3, "self", "targets"), (2, "cross", "targets"),
-    (2, "cross", "all")])
-def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
+@pytest.mark.parametrize("insertion_layer, decoder, queries, is_local", [
+    (0, "self", "targets", False), (3, "self", "targets", False),
+    (2, "cross", "targets", False), (2, "cross", "all", False),
+    (0, "self", "targets", True)])
+def test_every_state_is_accounted_for(
+    rule, insertion_layer, decoder, queries, is_local):
   config = conftest.tiny_config()
   config.masking.update(_RULES[rule])
   ids_L = conftest.random_rows(4, 32)[2]
@@ -42,7 +44,7 @@ def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
       plan, jax.random.key(3), np.zeros(1, np.int32), ids_L[None]))
   model = types.SimpleNamespace(
       layers=5, insertion_layer=insertion_layer, decoder=decoder,
-      decoder_queries=queries)
+      decoder_queries=queries, local_layers=(False,) * 4 + (is_local,))
   state_NxL = token_layers_lib.computed(model, masked)
   kept_L = masked.place_BxL[0] < plan.num_kept
   slot_L = ~kept_L & (masked.place_BxL[0] < plan.num_kept + plan.num_slots)
@@ -54,7 +56,8 @@ def test_every_state_is_accounted_for(rule, insertion_layer, decoder, queries):
     seen = set(np.flatnonzero(state_NxL[layer]))
     if layer < insertion_layer:
       assert computed == seen == set(np.flatnonzero(kept_L))
-    elif layer == 4 or (decoder, queries) == ("cross", "targets"):
+    elif (layer == 4 and not is_local
+          or (decoder, queries) == ("cross", "targets")):
       assert computed == targets
     else:
       assert computed == set(np.flatnonzero(kept_L | slot_L))

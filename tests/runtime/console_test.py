@@ -28,6 +28,7 @@ def test_a_command_is_behind_what_started_this_one(monkeypatch):
 @pytest.mark.parametrize("flag, values, bad", [
     ("--count", {"1": 1, "12": 12}, ["0", "-1", "1.5", "x", ""]),
     ("--least", {"0": 0, "3": 3}, ["-1", "1e3"]),
+    ("--seed", {"0": 0, "4294967295": 2**32 - 1}, ["-1", "4294967296"]),
     ("--positive", {"1e-4": 1e-4, "2": 2.0}, ["0", "-1", "nan", "inf", "x"]),
 ])
 def test_numbers_that_cannot_be_are_told_in_one_line(
@@ -35,6 +36,7 @@ def test_numbers_that_cannot_be_are_told_in_one_line(
   parser = console.parser("tools.none", "Does nothing.")
   parser.add_argument("--count", type=console.count)
   parser.add_argument("--least", type=console.at_least(0))
+  parser.add_argument("--seed", type=console.seed)
   parser.add_argument("--positive", type=console.positive)
   for text, value in values.items():
     assert getattr(parser.parse_args([flag, text]), flag[2:]) == value

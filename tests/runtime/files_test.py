@@ -14,6 +14,7 @@ from latemask.data import packed_set
 from latemask.data import prepare as prepare_lib
 from latemask.data import shards
 from latemask import errors
+from latemask.predict import texts
 from latemask.runtime import files
 from tests import conftest
 
@@ -53,6 +54,18 @@ def test_packed_there_and_read_here(bucket, corpus, tmp_path, packed_dir):
     loader.Loader(packed, config)
     assert times == [copy.stat().st_mtime_ns for copy in copies]
     copies[0].write_bytes(copies[0].read_bytes()[:1000])  # Mended.
+
+
+def test_lines_written_there(bucket):
+  bucket.mkdir()
+  path = bucket / "new" / "a.txt"
+  texts.check_out(path)
+  with texts.writer(path) as write:
+    write("caf\xe9")
+    assert not path.exists()
+  assert path.read_bytes() == b"caf\xc3\xa9\n"
+  with pytest.raises(errors.InputError, match="--out .*a.txt exists; name"):
+    texts.check_out(path)
 
 
 def test_what_is_local_is_not_copied(packed_dir, corpus, tmp_path):
