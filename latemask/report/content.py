@@ -71,6 +71,12 @@ class Content:
     """[(task, [(median, deviation) or None, one a series])]."""
     return scores.by_task(self.glue_results)
 
+  @property
+  def fine_tuning(self):
+    """What the fine-tuning is called: GLUE, unless there are other tasks."""
+    is_glue = all(map(scores.are_glue, self.glue_results))
+    return "GLUE" if is_glue else "Fine-tuning"
+
   @functools.cached_property
   def glue_averages(self):
     """{real path of a run: GLUE average of what began from it}."""

@@ -86,7 +86,7 @@ def text(content, pictures):
     parts += ["## Compute to the same loss\n", tables.crossing(content),
               _about_crossing(content.crossing)]
   if content.glue_series:
-    parts += ["## GLUE\n", tables.glue(content)]
+    parts += [f"## {content.fine_tuning}\n", tables.glue(content)]
     for s, results in zip(content.glue_series, content.glue_results):
       paths = "".join(f"- `{run.path}`\n" for run in s.runs)
       parts += [f"### {s.label}\n\n{paths}", grid_lib.tabulate(results)]

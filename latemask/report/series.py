@@ -111,6 +111,10 @@ def group(runs, columns):
     values = {k: mine[0].config.get(k) for k in naming}
     series.append(Series(len(series) + 1, _label(names, values), values,
                          list(mine), list(names)))
+  if len({s.label for s in series}) < len(series):
+    # What tells them apart was cut off, or rounded.
+    series = [dataclasses.replace(s, label=_label(s.folders, s.values, str))
+              for s in series]
   return series, naming, differing
 
 
@@ -192,18 +196,22 @@ def _fewest(keys, places, wanted):
   return chosen
 
 
-def _label(names, values):
-  """Returns what a series is called in pictures: folders, and keys."""
+def _label(names, values, say=None):
+  """Returns what a series is called in pictures: folders, and keys.
+
+  Args:
+    say: what makes text of a value; None: `show`.
+  """
   if not values:
     return _in_short(names, 3)
   # A sweep names its folders by the keys.
   if any("=" in name for name in names):
-    return _keys(values)
-  return f"{_in_short(names, 2)} ({_keys(values)})"
+    return _keys(values, say)
+  return f"{_in_short(names, 2)} ({_keys(values, say)})"
 
 
-def _keys(values):
-  return ", ".join(f"{short(key)} {show(value)}"
+def _keys(values, say=None):
+  return ", ".join(f"{short(key)} {(say or show)(value)}"
                    for key, value in values.items())
 
 

@@ -173,7 +173,9 @@ def read_glue(path, problems):
     for cell in sorted((path / "cells" / task).glob("*.json")):
       try:
         result = read_json(cell)
-        cells = results.setdefault(task, [])
+        # Scores of other rows are those of another task.
+        name = f"{task}, {config['data.dev']}" if "data.dev" in config else task
+        cells = results.setdefault(name, [])
         scored = grid_lib.scored(cells)
         _check_cell(cell, result, scored[0]["metrics"] if scored else None)
         cells.append(result)

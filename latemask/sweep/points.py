@@ -109,6 +109,8 @@ def read(spec, out, init_from=(), grid=None):
   found, columns = _file_says(spec_lib.module(path), path, config, grid)
   columns += [key for key in grid if key not in columns]
   is_finetuning = "task" in config
+  runs = _called(init_from or _done_runs(epath.Path(out))) if (
+      is_finetuning) else []
   if init_from and not is_finetuning:
     raise errors.InputError(
         "--init_from is for fine-tuning; give train.init_from with --config")
@@ -117,8 +119,8 @@ def read(spec, out, init_from=(), grid=None):
     changed = config.copy_and_resolve_references()
     spec_lib.override(changed, overrides, _where(path, overrides, grid))
     if is_finetuning:
-      points += [_finetuning(run, overrides, changed) for run
-                 in init_from or _done_runs(epath.Path(out))]
+      points += [_finetuning(run, name, overrides, changed)
+                 for run, name in runs]
     else:
       label = name_of(changed, overrides)
       points.append(Point(
@@ -172,13 +174,19 @@ def _where(path, overrides, grid):
       f"{path}: {overrides}")
 
 
-def _finetuning(run, overrides, config):
+def _called(runs):
+  """Returns [(run, its name)]: that of its folder, where no two have one."""
+  names = [epath.Path(run).name for run in runs]
+  return list(zip(runs, names if len(set(names)) == len(names) else runs))
+
+
+def _finetuning(run, name, overrides, config):
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.init_from = str(run)
   place = "glue" + (f"_{name_of(config, overrides)}" if overrides else "")
   run = epath.Path(run)
-  return Point(f"{run.name}/{place}", run / place,
+  return Point(f"{name}/{place}", run / place,
                overrides | {"init_from": str(run)}, config, ())
 
 

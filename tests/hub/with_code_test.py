@@ -22,6 +22,7 @@ from latemask.masking import plan as plan_lib
 from latemask.masking import selection
 from latemask.model import encoder as encoder_lib
 from latemask.predict import fill_mask as fill_mask_lib
+from latemask.runtime import files
 from latemask.tools import export as export_tool
 from tests.hub import export_test
 
@@ -306,6 +307,19 @@ def test_a_card_that_was_edited_is_kept(tiny, tokenizer, tmp_path):
   (out / "1_Pooling" / "mine").write_text("")
   with pytest.raises(errors.InputError, match="holds something else"):
     hub_folder.export(config, params, tokenizer, out, overwrite=True)
+
+
+def test_an_upload_that_was_cut_off_is_written_anew(
+    tiny, tokenizer, tmp_path, monkeypatch):
+  """Its card has come, and what knows the card has not."""
+  config, params = export_test._pretrained(tiny, tokenizer, "roberta")
+  out = tmp_path / "out"
+  hub_folder.export(config, params, tokenizer, out)
+  (out / "latemask.json").unlink()
+  with pytest.raises(errors.InputError, match="no latemask.json"):
+    hub_folder.check_out(out, overwrite=True)
+  monkeypatch.setattr(files, "is_remote", lambda path: True)
+  hub_folder.check_out(out, overwrite=True)
 
 
 def test_vectors_of_sentence_transformers(tiny, tokenizer, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+from latemask.report import content as content_lib
 from latemask.report import reading
 from latemask.report import scores
 from latemask.report import series as series_lib
@@ -37,6 +38,19 @@ def test_names_are_what_differs(tmp_path):
   steps = "train.num_steps"
   assert name(a={steps: 12, "eval.max_rows": 5},
               b={steps: 16, "eval.max_rows": 7})[1] == [steps]
+
+
+def test_names_tell_series_apart(tmp_path):
+  """Also where values are alike as far as they are shown."""
+  for number, source in enumerate(("wiki", "books")):
+    run = tmp_path / f"data.source={number}"
+    made.run(run, **{"data.source": f"text:/data/{source}/train/docs-*.jsonl.gz"})
+    made.glue(run / "glue", run)
+  found = content_lib.gather(reading.read([tmp_path]))
+  assert [s.label for s in found.series] == [
+      f"data source text:/data/{source}/train/docs-*.jsonl.gz"
+      for source in ("books", "wiki")]
+  assert [len(s.runs) for s in found.glue_series] == [1, 1]
 
 
 def test_names_have_the_folders(tmp_path):

@@ -467,6 +467,24 @@ def test_finetuning_of_finished_runs(
   assert "2 of 2 to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_finetuning_of_runs_of_one_name(tmp_path, monkeypatch, capsys, stub):
+  """That one fails hides nothing of the other."""
+  runs = [tmp_path / folder / "base" for folder in ("first", "other")]
+  for run in runs:
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+  monkeypatch.setattr(runner, "_MAIN", ("-c", STUB.replace(
+      STUB.splitlines()[3], 'seed = "7" if "first" in workdir else "1"')))
+  for times in (1, 2):
+    assert _main(monkeypatch, "--config", "configs/sweeps/glue.py,task=cola",
+                 "--init_from", *runs) == 1
+    told = capsys.readouterr()
+    assert f"latemask: {runs[0]}/glue: exit code 3" in told.err
+    assert [_starts(run)["glue"] for run in runs] == [times, 1]
+  assert (runs[1] / "glue.done").exists()
+
+
 # ---- What cannot be; what writes nothing
 
 

@@ -1,18 +1,19 @@
-"""GLUE by task."""
+"""Scores of fine-tuning by task."""
 
 import dataclasses
 
 from latemask.report import look as look_lib
+from latemask.report import series as series_lib
 
 
 def glue(content):
   """Draws scores by task, with a sample deviation to each side."""
   fig = _draw(content.glue_rows, len(content.glue_series), _looks(content))
   return fig, (
-      "GLUE dev scores by task: of the best learning rate and batch size the "
-      "median over seeds, those of pre-training included, with a sample "
-      "deviation to each side; of tasks with two metrics their mean. Within a "
-      "task, series stand below each other.")
+      f"{content.fine_tuning} dev scores by task: of the best learning rate "
+      "and batch size the median over seeds, those of pre-training included, "
+      "with a sample deviation to each side; of tasks with two metrics their "
+      "mean. Within a task, series stand below each other.")
 
 
 def _looks(content):
@@ -42,7 +43,7 @@ def _draw(rows, num_series, looks):
                     capsize=0 if many else 1.5, linestyle="")
     if row:
       ax.axhline(row - 0.5, color="0.8", linewidth=0.5)
-  ax.set_yticks(range(len(rows)), [task for task, _ in rows])
+  ax.set_yticks(range(len(rows)), [series_lib.show(task) for task, _ in rows])
   ax.set_ylim(len(rows) - 0.5, -0.5)
   ax.tick_params(axis="y", length=0)
   ax.grid(False, axis="y")

@@ -6,6 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
+from configs import finetune
 from latemask.finetune import grid as grid_lib
 from tests.report import made
 
@@ -83,6 +84,22 @@ def test_glue_of_runs_that_differ_in_their_seed(tmp_path):
     assert value == pytest.approx(100 * statistics.mean(
         statistics.median(r["score"] for r in grid_lib.choose(results))
         for found in mine for results in found.values()))
+
+
+def test_tasks_of_ones_own_are_no_glue(tmp_path):
+  """Nor is one of one file that of another."""
+  for name, quality in (("a", 0.2), ("b", 0.8)):
+    made.run(tmp_path / name, rate=quality)
+    made.glue(tmp_path / name / "mine", tmp_path / name, quality, ("classes",))
+    path = tmp_path / name / "mine" / "config.json"
+    config = json.loads(path.read_text()) | finetune.get_config().to_dict()
+    config["data"]["dev"] = f"{name}/dev.csv"
+    path.write_text(json.dumps(config | {"init_from": str(tmp_path / name)}))
+  content, pictures, text = made.drawn(tmp_path)
+  assert not content.glue_averages
+  assert "glue" in pictures and "frontier_glue" not in pictures
+  row, other = made.table(text, "## Fine-tuning\n")
+  assert [row["classes, b/dev.csv"], other["classes, a/dev.csv"]] == ["–", "–"]
 
 
 def test_one_fine_tuning_workdir_alone(tmp_path):
