@@ -44,7 +44,8 @@ def test_names_tell_series_apart(tmp_path):
   """Also where values are alike as far as they are shown."""
   for number, source in enumerate(("wiki", "books")):
     run = tmp_path / f"data.source={number}"
-    made.run(run, **{"data.source": f"text:/data/{source}/train/docs-*.jsonl.gz"})
+    made.run(run, **{
+        "data.source": f"text:/data/{source}/train/docs-*.jsonl.gz"})
     made.glue(run / "glue", run)
   found = content_lib.gather(reading.read([tmp_path]))
   assert [s.label for s in found.series] == [
