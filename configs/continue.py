@@ -35,8 +35,9 @@ def get_config(folder=None):
   if not sizes["insertion_layer"]:
     config.model.insertion_layer = sizes["layers"]
     config.model.layers = sizes["layers"] + base.LATE_LAYERS
-    late = architecture.local_layers(config.model)[sizes["layers"]:]
-    config.model.insertion = "scatter" if any(late) else "append"
+    # Local layers need the tokens in order, wherever flags let masks in.
+    local = architecture.local_layers(config.model)
+    config.model.insertion = "scatter" if any(local) else "append"
   config.data.length = min(config.data.length, config.model.max_length)
   config.train.init_from = folder
   config.train.init_late = "copy"

@@ -3,7 +3,7 @@
   python -m latemask.main --config configs/fast.py --workdir runs/fast
 
 Late masks reach the end of ordinary masked language modelling for 0.38 of its
-compute, and with Muon for 0.24 (0.28 with Muon's own): configs/README.md,
+compute, and with Muon for 0.235 (0.281 with Muon's own): configs/README.md,
 "Choosing a mask rate and an insertion layer", at width 128 and 12 + 2 layers.
 Sizes are those of base.py; nothing larger was trained, so base.py stays as it
 is.

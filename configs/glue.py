@@ -5,7 +5,7 @@
 
 Grid and schedule are RoBERTa's (arXiv 1907.11692, table 10) as widened by 3ML;
 keys that are not here are those of configs/finetune.py. Small tries: give
-`grid.*` fewer entries, `--config.grid.seeds=(0,) --config.grid.num_epochs=1`.
+`grid.*` fewer entries, `--config.grid.seeds='(0,)' --config.grid.num_epochs=1`.
 """
 
 from ml_collections import config_dict

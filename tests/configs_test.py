@@ -51,7 +51,7 @@ ALL = [(n, s) for n in SIZED for s in base.SIZES] + [
 
 def test_every_file_is_listed():
   files = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__"}
-  # continue needs a folder: hub/continue_test.py.
+  # continue needs a folder: hub/published_test.py.
   assert files == {name for name, _ in ALL} | {"finetune", "glue", "continue"}
 
 

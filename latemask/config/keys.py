@@ -1,10 +1,10 @@
 """One table of keys: what each may be, and what it means for a run.
 
-configs/base.py and configs/glue.py say what a key does; a row here, by the same
-dotted name, says what its value may be by itself. A row says, too, what belongs
-to a key rather than to the modules that read it: whether a run may change it
-between two stretches, whether it only says where something lies, and, where the
-key came later than runs that are on disk, how these go on.
+configs/base.py and configs/finetune.py say what a key does; a row here, by the
+same dotted name, says what its value may be by itself. A row says, too, what
+belongs to a key rather than to the modules that read it: whether a run may
+change it between two stretches, whether it only says where something lies, and,
+where the key came later than runs that are on disk, how these go on.
 
 It stands before all modules and reads none of them, so the names that a key
 chooses among are spelt out (a test holds them equal to the tables that they

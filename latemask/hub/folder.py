@@ -58,7 +58,7 @@ def export(config, params, tokenizer, folder, keep_layers=None,
 
   Args:
     config, params: `ModelConfig` and all parameters of pre-training.
-    tokenizer: a `sentencepiece.Tokenizer`.
+    tokenizer: a `tokenizer.Tokenizer`.
     folder: made whole or not at all.
     keep_layers: see `cut.cut`.
     class_head: parameters of a head for a task; params are then those of a
@@ -146,7 +146,7 @@ def check_out(folder, overwrite, tokenizer=None):
   """Checks that an export may be written to a folder.
 
   Args:
-    tokenizer: its `sentencepiece.Tokenizer`, where it is known.
+    tokenizer: its `tokenizer.Tokenizer`, where it is known.
 
   Raises:
     InputError: it is there, and is not to be overwritten; or holds anything
