@@ -8,6 +8,7 @@ keeps its traceback.
 import contextlib
 import errno
 import os
+import select
 import signal
 import sys
 import threading
@@ -77,14 +78,17 @@ def one_line_exit():
   that hang (those of a save that failed, say) do not keep the program.
   """
   try:
-    yield
-  except BrokenPipeError:  # `| head` has what it wanted.
     try:
-      sys.stdout.flush()
-    except BrokenPipeError:
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-      sys.exit(128 + signal.SIGPIPE)
-    raise  # It was another one.
+      yield
+    except SystemExit:
+      _flush()
+      raise
+    _flush()
+  except BrokenPipeError:  # `| head` has what it wanted.
+    if not _is_unread(sys.stdout):
+      raise  # It was another one.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
   except Exception as error:
     ending = error if isinstance(error, Ending) else of_disk(error)
     if ending is None:
@@ -92,6 +96,19 @@ def one_line_exit():
     print(f"latemask: {ending}", file=sys.stderr, flush=True)
     threading.Thread(target=_end, args=(ending.code,), daemon=True).start()
     sys.exit(ending.code)
+
+
+def _flush():
+  if sys.stdout:  # None where it was closed (>&-).
+    sys.stdout.flush()
+
+
+def _is_unread(file):
+  """Whether a file is a pipe that nobody reads any more."""
+  poll = select.poll()
+  poll.register(file.fileno(), 0)
+  return any(event & (select.POLLERR | select.POLLHUP)
+             for _, event in poll.poll(0))
 
 
 def _end(code):

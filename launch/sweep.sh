@@ -57,12 +57,14 @@ elif [ ${#sweep[@]} -gt 0 ]; then
 fi
 
 IFS=, read -ra vms <<< "$names"
-# Words that cannot be used for the first cannot be used for the others.
-code=0
-bash "$root/launch/tpu_vm.sh" "$action" --name "${vms[0]}" --dry_run \
-  ${options[@]+"${options[@]}"} ${command[@]+"${command[@]}"} > /dev/null ||
-  code=$?
-[ $code -ne 2 ] || exit 2
+# Nothing is done for the first before all can be used.
+for vm in "${vms[@]}"; do
+  code=0
+  bash "$root/launch/tpu_vm.sh" "$action" --name "$vm" --dry_run \
+    ${options[@]+"${options[@]}"} ${command[@]+"${command[@]}"} > /dev/null ||
+    code=$?
+  [ $code -ne 2 ] || exit 2
+done
 first=0
 for vm in "${vms[@]}"; do
   code=0

@@ -83,6 +83,13 @@ def test_refusals(untouched, line, message):
   assert not untouched.log()
 
 
+def test_nothing_is_done_where_one_name_cannot_be(cloud):
+  where = [*WHERE[:-1], "a,Bad_name"]
+  done = _sweep(cloud, "start", *where, "--", "--config", "c", "--out", "gs://o")
+  assert done.returncode == 2 and "--name Bad_name" in done.stderr
+  assert not cloud.log()
+
+
 def test_help(untouched):
   done = _sweep(untouched, "--help")
   assert done.returncode == 0 and "--dry_run" in done.stdout

@@ -237,6 +237,12 @@ def test_bad_configs_change_nothing(
      "is not JSON"),
     (lambda p: (p.mkdir(), (p / "config.json").write_text("[1]")),
      "holds no object"),
+    (lambda p: (p.mkdir(), (p / "config.json").write_text(
+        '{"model_type": "bert"}')), "run is a Hugging Face folder, no run"),
+    (lambda p: (p.mkdir(), (p / "config.json").write_text('{"task": "cola"}')),
+     "begun with a config that fine-tunes, and this is a config that pre-tra"),
+    (lambda p: (p.mkdir(), (p / "metrics.jsonl").write_text('{"my": 1}')),
+     "holds a metrics.jsonl and no config.json"),
     (lambda p: (p.mkdir(), (p / "config.json").write_text('{"seed": 3}')),
      "was begun with"),
 ])

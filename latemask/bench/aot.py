@@ -216,7 +216,7 @@ def _say(text):
 
 
 def _run(args):
-  config = spec.load(args.config)
+  config = spec.load(args.config, is_finetuning=False)
   devices = devices_of(args.topology)
   _say(f"compiling the {args.step} step for {len(devices)} x "
        f"{devices[0].device_kind}: one to three minutes")

@@ -53,7 +53,7 @@ def _parser():
 
 
 def _run(args, folder):
-  config = spec.load(args.config)
+  config = spec.load(args.config, is_finetuning=False)
   packed = prepare_lib.prepare(config, f"{folder}/data")
   program = step_lib.build(
       config, packed.tokenizer.vocabulary(config.masking.word_starts))

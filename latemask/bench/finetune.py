@@ -266,7 +266,8 @@ def _report(task, rate, name, results, num_rows):
 def _configs(args):
   """Yields the config of each task."""
   specs = [f"configs/glue.py,task={task}" for task in args.task or ()]
-  for found in map(spec.load, [*specs, *(args.config or ())]):
+  for text in [*specs, *(args.config or ())]:
+    found = spec.load(text, is_finetuning=True)
     found.unlock()
     if args.data_dir:
       found.data_dir = args.data_dir

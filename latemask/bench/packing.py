@@ -94,6 +94,8 @@ def _run(args):
     left_bytes -= len(text)
     if left_bytes < 0:
       break
+  if not texts:
+    raise errors.InputError(f"{args.text} holds no text")
   rows = [["tokenizer", "process", "packing, tokens/s", "library, tokens/s",
            "ratio"]]
   for name in tqdm.tqdm(args.tokenizer, desc="tokenizers"):

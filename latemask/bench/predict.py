@@ -52,7 +52,8 @@ def _contenders(args, texts):
         "compares classes")
   transformers, _ = console.installed(
       "the stock pipeline", "transformers", "torch")
-  pipe = transformers.pipeline("text-classification", model=args.init_from)
+  pipe = transformers.pipeline(
+      "text-classification", model=str(labels.find(args.init_from)))
   return {
       "latemask": lambda: [said["probabilities"] for said in labeller.label(
           [text] for text in texts)],

@@ -91,7 +91,7 @@ class Contender:
 
 def _config(spec, args):
   """Returns the config of a spec under the flags."""
-  config = spec_lib.load(spec)
+  config = spec_lib.load(spec, is_finetuning=False)
   with config.unlocked():
     for key, value in (("train.batch_size", args.rows),
                        ("data.length", args.length),
@@ -166,7 +166,7 @@ def flops_table(specs):
   """Returns rows of the table of --flops as dicts."""
   table = []
   for spec in specs:
-    config = spec_lib.load(spec)
+    config = spec_lib.load(spec, is_finetuning=False)
     program, vanilla = _program(config), _program(_vanilla(config))
     cost = _cost(program)
     total = sum(cost.values())

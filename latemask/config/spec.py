@@ -11,6 +11,7 @@ import ast
 import difflib
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import sys
@@ -26,11 +27,15 @@ _KINDS = {int: "a whole number", float: "a number", str: "text",
           bool: "True or False", tuple: "a list, such as (1, 2)"}
 
 
-def load(spec):
+def load(spec, is_finetuning=None):
   """Returns the locked config of a spec.
 
+  Args:
+    is_finetuning: which kind it must be; None: any.
+
   Raises:
-    InputError: no such file, size or key, or a value that a key cannot have.
+    InputError: no such file, size or key, a value that a key cannot have, or a
+      config of the other kind.
   """
   name, comma, rest = spec.partition(",")
   changes = _NEXT_CHANGE.split(rest) if comma else ()
@@ -50,7 +55,16 @@ def load(spec):
           f"{spec}: {change!r} is no KEY=VALUE, such as model.unroll=2")
     override(config, {key: value_of(value)}, f"{spec}: {change!r}")
   keys.check(config)
+  if is_finetuning not in (None, "task" in config):
+    raise errors.InputError(f"{name} is {kind(config)}; give one that " + (
+        "fine-tunes" if is_finetuning else "pre-trains"))
   return config
+
+
+def kind(config):
+  """Returns in words what a config is for, from its keys."""
+  is_finetuning = any(key.partition(".")[0] == "task" for key in config)
+  return "a config that " + ("fine-tunes" if is_finetuning else "pre-trains")
 
 
 def asked(where, function):
@@ -104,7 +118,7 @@ def value_of(text):
   """Returns what stands on a command line as a value; see the module."""
   try:
     return ast.literal_eval(text)
-  except (SyntaxError, ValueError):
+  except (SyntaxError, TypeError, ValueError):
     return text
 
 
@@ -115,7 +129,7 @@ def module(path):
     InputError: there is none, or it cannot be read.
   """
   file = pathlib.Path(path)
-  if file.suffix != ".py" or not file.is_file():
+  if file.suffix != ".py" or not os.path.isfile(file):
     raise errors.InputError(
         f"there is no config file {path}; give FILE.py[:SIZE][,KEY=VALUE...]")
   # They import each other as `configs`, from the folder that it lies in.

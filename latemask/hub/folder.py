@@ -155,10 +155,10 @@ def check_out(folder, overwrite, tokenizer=None):
   """
   if tokenizer:
     hub_tokenizer.check(tokenizer)
+  files_lib.check_writable(folder)
   if holder := claims.living(claims.beside(folder)):
     raise claims.HeldError(f"{folder} is being written by {holder}")
   _check_free(folder, overwrite)
-  files_lib.check_writable(folder)
 
 
 def _check_free(folder, overwrite):
@@ -176,7 +176,8 @@ def _check_free(folder, overwrite):
   # An upload to gs:// that was cut off has a card, and nothing that knows it.
   if (folder / "README.md").is_file() and (folder / "latemask.json").is_file():
     written = stock_config.read_json(folder / "latemask.json").get("card")
-    if card.digest((folder / "README.md").read_text("utf-8")) != written:
+    if card.digest((folder / "README.md").read_bytes().decode(
+        errors="replace")) != written:
       raise errors.InputError(
           f"{folder}/README.md is not as it was written there; move it away, "
           "or name another folder")

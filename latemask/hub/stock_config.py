@@ -130,6 +130,10 @@ def architecture_of(stock, folder):
   for architecture, (model_type, _, _) in hf_weights.CLASSES.items():
     if model_type == stock.get("model_type"):
       return architecture
+  if "model_type" not in stock:
+    raise errors.InputError(
+        f"{folder}/config.json names no model_type: it is no Hugging Face "
+        "folder; tools.export makes one of a run")
   raise errors.InputError(
       f"{folder}/config.json has model_type {stock.get('model_type')!r:.60}; "
       "what can be read is "

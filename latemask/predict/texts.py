@@ -22,6 +22,17 @@ def check(text):
     raise errors.InputError(f"{text!r:.80} is no UTF-8") from error
 
 
+def standard_input():
+  """Returns the bytes of standard input.
+
+  Raises:
+    InputError: it is closed.
+  """
+  if sys.stdin is None:
+    raise errors.InputError("standard input is closed")
+  return sys.stdin.buffer
+
+
 def lines(path=None):
   """Yields (where it stands, line), without the line's end.
 
@@ -34,7 +45,7 @@ def lines(path=None):
   name = path or "standard input"
   try:
     with (open(path, "rb") if path else contextlib.nullcontext(
-        sys.stdin.buffer)) as file:
+        standard_input())) as file:
       for number, line in enumerate(file, 1):
         yield f"{name}, line {number}", line.decode(
             "utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -50,10 +61,11 @@ def check_out(path):
   Raises:
     InputError: see there.
   """
+  files.check_writable(epath.Path(path).parent)
   if os.path.lexists(path) or epath.Path(path).exists():
     raise errors.InputError(
         f"--out {path} exists; name another file, or delete it")
-  files.check_writable(epath.Path(path).parent)
+  files.check_writable(path)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ def read(directories):
   """
   paths, columns, problems = [], [], []
   for directory in map(pathlib.Path, directories):
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
       raise errors.InputError(f"{directory} is no folder")
     paths += _search(directory)
     try:
@@ -115,7 +115,7 @@ def _size_bytes(path):
 
 
 def _columns(path):
-  if not path.exists():
+  if not os.path.exists(path):  # Or the folder above is shut.
     return []
   columns = workdirs.read_json(path).get("columns", [])
   if not isinstance(columns, list) or not all(

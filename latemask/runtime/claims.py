@@ -67,7 +67,10 @@ def inside(folder, name="claim.json"):
 
 def beside(folder):
   """Returns where the claim on a folder lies that is replaced as a whole."""
-  return epath.Path(f"{str(folder).rstrip('/')}.claim")
+  name = str(folder).rstrip("/")
+  if os.path.basename(name) in ("", ".", ".."):
+    name = os.path.realpath(folder)
+  return epath.Path(f"{name}.claim")
 
 
 @contextlib.contextmanager

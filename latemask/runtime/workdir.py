@@ -22,6 +22,7 @@ from latemask.runtime import distributed
 from latemask.runtime import files
 
 _count = itertools.count()
+_NAMED = 8  # Keys, in a message.
 # How long NFS may take to show a new file on other hosts.
 _SEEN_SECS = 60
 
@@ -95,7 +96,7 @@ def compare_config(config, workdir, but=()):
   Raises:
     InputError: others differ; the message names them.
   """
-  begun = _begun(workdir)
+  begun = _begun(workdir, config)
   if begun is None:
     return
   now = spec.flatten(config.to_dict())
@@ -106,9 +107,11 @@ def compare_config(config, workdir, but=()):
       for key in sorted(begun | now)
       if begun.get(key) != now.get(key) and key not in free.union(but)]
   if differing:
+    more = len(differing) - _NAMED
     raise errors.InputError(
-        f"{workdir} was begun with {', '.join(differing)}; give the same "
-        "config, or another --workdir")
+        f"{workdir} was begun with {', '.join(differing[:_NAMED])}"
+        + f" and {more} others" * (more > 0)
+        + "; give the same config, or another --workdir")
 
 
 def keep_meaning(config, workdir):
@@ -118,7 +121,7 @@ def keep_meaning(config, workdir):
   default does something else than was done before: then the run goes on as
   it was begun, and says so.
   """
-  begun = _begun(workdir)
+  begun = _begun(workdir, config)
   if begun is None:
     return config
   now = keys.flat(config)
@@ -152,24 +155,46 @@ def read_config(workdir):
       keys.fill(begun, keys.BEFORE), sep="."))
 
 
-def _begun(workdir):
-  """Returns the flat config in config.json; None where there is none."""
+def _begun(workdir, config=None):
+  """Returns the flat config in config.json; None where there is none.
+
+  Args:
+    config: what is to go on there; None: nothing is.
+  """
   path = workdir / "config.json"
   if not path.exists():
     return None
   try:
     found = json.loads(path.read_text("utf-8"))
+  except OSError as error:
+    raise errors.InputError(
+        f"{path} cannot be read ({error.strerror})") from error
   except ValueError as error:
     raise errors.InputError(
         f"{path} is not JSON ({error}); choose another --workdir") from error
   if not isinstance(found, dict):
     raise errors.InputError(
         f"{path} holds no object; choose another --workdir")
+  if "model_type" in found:
+    raise errors.InputError(
+        f"{workdir} is a Hugging Face folder, no run; choose another --workdir")
+  if config and spec.kind(found) != spec.kind(config):
+    raise errors.InputError(
+        f"{workdir} was begun with {spec.kind(found)}, and this is "
+        f"{spec.kind(config)}; choose another --workdir")
   return spec.flatten(found)
 
 
 def write_config(config, workdir, anew=False):
-  """Writes config.json on process 0, unless it is there and not wanted anew."""
+  """Writes config.json on process 0, unless it is there and not wanted anew.
+
+  Raises:
+    InputError: without one there are metrics already, of something else.
+  """
   path = workdir / "config.json"
+  if not path.exists() and (workdir / "metrics.jsonl").exists():
+    raise errors.InputError(
+        f"{workdir} holds a metrics.jsonl and no config.json; choose another "
+        "--workdir")
   if jax.process_index() == 0 and (anew or not path.exists()):
     files.write_json(path, config.to_dict())

@@ -81,7 +81,7 @@ def _check_sources(config):
 def rows(points):
   """Returns {data.dir: config} of the rows that points read."""
   return {point.config.data.dir: point.config for point in points
-          if "data" in point.config}
+          if "task" not in point.config}
 
 
 def table(points, rate, parallel):

@@ -42,7 +42,7 @@ def parse(options):
 def _values(text):
   try:
     return list(ast.literal_eval(f"({text},)"))
-  except (SyntaxError, ValueError):
+  except (SyntaxError, TypeError, ValueError):
     return [spec_lib.value_of(part.strip()) for part in _COMMA.split(text)]
 
 

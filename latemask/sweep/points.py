@@ -118,6 +118,11 @@ def read(spec, out, init_from=(), grid=None):
   for overrides in grid_lib.points(grid, found):
     changed = config.copy_and_resolve_references()
     spec_lib.override(changed, overrides, _where(path, overrides, grid))
+    try:
+      keys.check(changed)
+    except errors.InputError as error:
+      raise errors.InputError(
+          f"{name_of(changed, overrides)}: {error}") from error
     if is_finetuning:
       points += [_finetuning(run, name, overrides, changed)
                  for run, name in runs]

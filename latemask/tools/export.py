@@ -12,6 +12,7 @@ layers and the head, too (trust_remote_code=True). --sentence adds what
 sentence-transformers reads: vectors of texts, the mean over their tokens.
 """
 
+import os
 
 from latemask import errors
 from latemask.hub import folder as hub_folder
@@ -42,18 +43,24 @@ def _parser():
   return parser
 
 
-def main():
-  """Runs the command."""
-  args = _parser().parse_args()
-  with errors.one_line_exit():
-    hub_folder.check_out(args.out, args.overwrite)
-    loaded = pretrained.load(args.init_from, average=args.average)
-    name = hub_folder.export(
-        loaded.config, loaded.params, loaded.tokenizer, args.out,
-        args.keep_layers, overwrite=args.overwrite, masking=loaded.masking,
-        max_length=args.max_length, trained_length=loaded.trained_length,
-        with_code=args.with_code, sentence=args.sentence, steps=loaded.steps,
-        rows=loaded.rows)
+def _check_unread(args, loaded):
+  """Says which weights of a folder are not exported.
+
+  Raises:
+    InputError: they would be lost: the export is to take the folder's place.
+  """
+  if not loaded.unread:
+    return
+  names = ", ".join(loaded.unread)
+  if os.path.realpath(args.out) == os.path.realpath(args.init_from):
+    raise errors.InputError(
+        f"{args.out} would lose weights that are not read ({names:.80}); name "
+        "another --out")
+  print(f"left out, as nothing here reads it: {names}")
+
+
+def _tell(args, loaded, name):
+  """Prints what was written, and how it is used."""
   print(f"{args.out}: {name}")
   length = hub_tokenizer.cuts_to(
       loaded.tokenizer, loaded.config, loaded.trained_length,
@@ -78,6 +85,23 @@ def main():
     print("try it here: " + console.command(
         "tools.fill_mask", "--workdir", args.out,
         f"It can {loaded.tokenizer.mask_token} used."))
+
+
+
+def main():
+  """Runs the command."""
+  args = _parser().parse_args()
+  with errors.one_line_exit():
+    hub_folder.check_out(args.out, args.overwrite)
+    loaded = pretrained.load(args.init_from, average=args.average)
+    _check_unread(args, loaded)
+    name = hub_folder.export(
+        loaded.config, loaded.params, loaded.tokenizer, args.out,
+        args.keep_layers, overwrite=args.overwrite, masking=loaded.masking,
+        max_length=args.max_length, trained_length=loaded.trained_length,
+        with_code=args.with_code, sentence=args.sentence, steps=loaded.steps,
+        rows=loaded.rows)
+    _tell(args, loaded, name)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from latemask import errors
 from latemask.hub import pretrained
 from latemask.predict import fill_mask as fill_mask_lib
 from latemask.predict import length
+from latemask.predict import texts
 from latemask.runtime import console
 
 
@@ -75,7 +76,7 @@ def main():
 def _fill_lines(filler, args):
   """Fills the lines of standard input; returns the exit code."""
   code, words = 0, set()
-  for number, line in enumerate(sys.stdin.buffer, 1):
+  for number, line in enumerate(texts.standard_input(), 1):
     try:
       text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
       if not text:

@@ -53,7 +53,7 @@ def main():
         labels=tuple(about["labels"]), head=about["head"], task=about["task"],
         trained_length=about["trained_length"] or loaded.trained_length,
         overwrite=args.overwrite)
-  print(f"{args.out}: {name}")
+    print(f"{args.out}: {name}")
 
 
 if __name__ == "__main__":

@@ -52,10 +52,7 @@ def main(argv=None):
       raise errors.InputError(
           f"unexpected argument {beam_args[0]!r}; see --help (only with "
           "--runner others go to Beam)")
-    config = spec_lib.load(args.config)
-    if "data" not in config or "source" not in config.data:
-      raise errors.InputError(
-          f"{args.config} has no data to pack; give a config that pre-trains")
+    config = spec_lib.load(args.config, is_finetuning=False)
     given = _given_tokenizer(config)
     if args.dry_run:
       estimate.dry_run(config, args.out, given)
@@ -63,9 +60,9 @@ def main(argv=None):
     pack = beam_lib.beam_packer(args.runner, beam_args) if args.runner else None
     if not estimate.complete(config, args.out, given):
       prepare_lib.prepare(config, args.out, pack, given)
-  print(f"the rows are in {args.out}\nnext: " + console.command(
-      "main", *spec_lib.flags(args.config), f"--config.data.dir={args.out}",
-      "--workdir", "runs/NAME"))
+    print(f"the rows are in {args.out}\nnext: " + console.command(
+        "main", *spec_lib.flags(args.config), f"--config.data.dir={args.out}",
+        "--workdir", "runs/NAME"))
 
 
 if __name__ == "__main__":

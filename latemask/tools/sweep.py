@@ -75,6 +75,9 @@ def _run(args):
     if not args.init_from:
       raise errors.InputError(
           "--out is missing; name the folder that the runs shall lie in")
+    if any(map(files.is_remote, args.init_from)):
+      raise errors.InputError(
+          "--out is missing; of runs on gs:// it is not known")
     args.out = os.path.commonpath(
         [os.path.dirname(os.path.abspath(run)) for run in args.init_from])
   for run in args.init_from or ():

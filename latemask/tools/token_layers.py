@@ -33,7 +33,8 @@ def _parser():
   parser = console.parser("tools.token_layers", __doc__)
   parser.add_argument("--workdir", required=True,
                       help="run, checkpoint or exported folder")
-  parser.add_argument("--out", required=True, help="picture to write")
+  parser.add_argument("--out", required=True, help="picture to write; one that "
+                      "is there is replaced")
   parser.add_argument("--seed", type=console.seed, default=0,
                       help="of the mask (0)")
   parser.add_argument("text")

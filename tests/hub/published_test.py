@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from latemask.config import spec
 from latemask.data.tokenizers import added
@@ -21,6 +22,7 @@ from latemask.hub import folder as hub_folder
 from latemask.hub import pretrained
 from latemask.model import cut
 from latemask.predict import fill_mask as fill_mask_lib
+from latemask.tools import export as export_tool
 from latemask.train import init_from
 from latemask.train import run as run_lib
 from latemask.train import step as step_lib
@@ -198,6 +200,29 @@ def test_minilm_goes_on_and_comes_out(corpus, tmp_path):
         loaded.tokenizer.specials))(loaded.params)
     np.testing.assert_allclose(
         np.asarray(found)[real_BxS], expected[real_BxS], atol=1e-4)
+
+
+def test_what_is_not_read_is_not_lost(folder, tmp_path, monkeypatch, capsys):
+  """An export may not take the place of a folder that holds more."""
+  source, loaded = tmp_path / "source", pretrained.load(folder)
+  hub_folder.export(loaded.config, loaded.params, loaded.tokenizer, source)
+  weights = source / "model.safetensors"
+  safetensors_numpy.save_file(safetensors_numpy.load_file(weights) | {
+      "classifier.bias": np.zeros(3, np.float32)}, weights, {"format": "pt"})
+  before = {path.name: path.read_bytes() for path in source.iterdir()}
+
+  def call(out, *flags):
+    monkeypatch.setattr("sys.argv", [
+        "export", "--init_from", str(source), "--out", str(out), *flags])
+    export_tool.main()
+  with pytest.raises(SystemExit) as ended:
+    call(source, "--overwrite")
+  assert ended.value.code == 2
+  assert before == {path.name: path.read_bytes() for path in source.iterdir()}
+  capsys.readouterr()
+  call(tmp_path / "out")
+  assert "left out, as nothing here reads it: classifier.bias\n" in (
+      capsys.readouterr().out)
 
 
 def test_all_its_files_come_out(folder, tmp_path):

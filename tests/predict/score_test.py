@@ -17,6 +17,7 @@ from latemask.hub import pretrained
 from latemask.masking import masked as masked_lib
 from latemask.model import encoder as encoder_lib
 from latemask.predict import score as score_lib
+from latemask.predict import texts
 from latemask.tools import score as score_tool
 
 TEXTS = ["the man was there", "he", "it was great to be there when they came "
@@ -173,6 +174,12 @@ def test_bad_input(run, tmp_path, monkeypatch, capsys, stdin, argv, says):
   line, = capsys.readouterr().err.splitlines()
   assert says in line
   assert (tmp_path / "one").read_text() == "the man\n"
+
+
+def test_standard_input_that_is_closed(monkeypatch):
+  monkeypatch.setattr("sys.stdin", None)
+  with pytest.raises(errors.InputError, match="standard input is closed"):
+    list(texts.lines())
 
 
 def test_what_is_left_of_a_text_must_be_scored(loaded, monkeypatch):

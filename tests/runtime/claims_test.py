@@ -364,5 +364,7 @@ def test_where_the_claim_lies():
   assert str(claims.inside("gs://b/run")) == "gs://b/run/claim.json"
   assert str(claims.beside("gs://b/run/")) == "gs://b/run.claim"
   assert str(claims.beside("out/lr=1e-3")) == "out/lr=1e-3.claim"
+  for here in (".", "./", "a/.."):
+    assert str(claims.beside(here)) == f"{os.path.realpath('.')}.claim"
   for path in (claims.inside("a/b=0.5"), claims.beside("a/b=0.5")):
     assert str(claims._folder(path)) == "a/b=0.5"

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from latemask import errors
+from latemask.sweep import costs
 from latemask.sweep import grid as grid_lib
 from latemask.sweep import points as points_lib
 from latemask.tools import sweep
@@ -62,6 +63,19 @@ def test_runs_are_fine_tuned_with_each_value():
       "a/glue_dropout=0.0", "b/glue_dropout=0.0",
       "a/glue_dropout=0.1", "b/glue_dropout=0.1"]
   assert columns == ["dropout"]
+  assert not costs.rows(points)
+
+
+def test_own_labels_are_no_rows_of_pre_training(tmp_path, monkeypatch, capsys):
+  (tmp_path / "run").mkdir()
+  monkeypatch.setattr(sys, "argv", [
+      "sweep", "--config", f"configs/finetune.py,data.train={tmp_path}/a.csv,"
+      f"data.dev={tmp_path}/b.csv", "--init_from", str(tmp_path / "run"),
+      "--grid", "dropout=0.0,0.1", "--dry_run"])
+  with pytest.raises(SystemExit) as ended:
+    sweep.main()
+  assert ended.value.code == 0
+  assert "2 of 2 to do" in capsys.readouterr().out
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
@@ -88,6 +102,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     ("seed=1.5", "--grid: seed is 1.5; it must be a whole number"),
     ("masking.rate=0.15,1.5", "masking.rate=1.5: masking.rate"),
     ("seed=1,1", "seed=1 is the same run as seed=1"),
+    ("data.source=None,builtin", "data.source is None"),
+    ("masking.rate={[1]:2}", "masking.rate is '{[1]:2}'; it must be a number"),
     ("model.unroll=2 model.unroll=4", "--grid names model.unroll twice"),
 ])
 def test_what_cannot_be_is_one_line(

@@ -216,7 +216,18 @@ def _name(where, column, cell):
   if not is_plain(cell) or not str(cell).strip():
     raise errors.InputError(
         f"{where}: {column} is {cell!r:.40}; it must be a label")
+  check_characters(where, column, str(cell))
   return str(cell).strip()
+
+
+def check_characters(where, column, text):
+  """Refuses half of a character that JSON has escaped in two."""
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise errors.InputError(
+        f"{where}: {column} has {text[error.start]!r}, which is half of a "
+        "character") from error
 
 
 def _text(text):

@@ -121,18 +121,8 @@ def _text(where, column, cell):
         f"{where}: {column} is {cell!r:.40}; it must be a text")
   if not str(cell).strip():
     raise errors.InputError(f"{where}: {column} is empty")
-  _check_characters(where, column, str(cell))
+  labels_lib.check_characters(where, column, str(cell))
   return str(cell)
-
-
-def _check_characters(where, column, text):
-  """Refuses half of a character that JSON has escaped in two."""
-  try:
-    text.encode()
-  except UnicodeEncodeError as error:
-    raise errors.InputError(
-        f"{where}: {column} has {text[error.start]!r}, which is half of a "
-        "character") from error
 
 
 def _words(where, column, cell):
@@ -142,7 +132,7 @@ def _words(where, column, cell):
         f"{where}: {column} is {cell!r:.40}; it must be a list of words, or "
         "words parted by spaces")
   for word in words:
-    _check_characters(where, column, word)
+    labels_lib.check_characters(where, column, word)
     if not word.strip() or len(word.split()) > 1:
       raise errors.InputError(
           f"{where}: {word!r:.40} in {column} is no word")

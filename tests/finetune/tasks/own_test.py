@@ -163,6 +163,8 @@ _GOOD = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
      "line 3: text is nan; it must be a text"),
     ("classes", _GOOD + [{"text": "a", "label": None}], None, {},
      "label is None; it must be a label"),
+    ("classes", _GOOD + [{"text": "a", "label": "\ud83d"}], None, {},
+     "label has .*ud83d', which is half of a character"),
     ("classes", _GOOD[:1], None, {}, "all rows have the label 'x' in label"),
     ("classes", _GOOD, None, {"text": ("text", "label", "x")},
      "names text, label, x; of a task of kind classes it names 1 or 2"),
