@@ -206,6 +206,8 @@ def load(folder, add_mask=False):
   stock_config.config_of_folder(folder)  # What cannot be read at all.
   tokenizer = tokenizers_lib.load(folder, "", add_mask)
   config, params, about = load_model(folder, tokenizer.specials.mask)
+  if not (folder / "latemask.json").is_file():
+    _check_pad(folder, config, tokenizer)
   # A mask that it gets here may be one more.
   if tokenizer.vocab_size > max(
       config.vocab_size, tokenizer.specials.mask * add_mask + 1):
@@ -213,6 +215,24 @@ def load(folder, add_mask=False):
         f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model "
         f"only {config.vocab_size} ids")
   return config, params, tokenizer, about
+
+
+def _check_pad(folder, config, tokenizer):
+  """Refuses an id that pads by config.json, and stands in texts.
+
+  Stock classes whose positions begin behind the padding count none there.
+  """
+  pad = stock_config.pad_id(stock_config.read_json(
+      folder / "config.json"), folder)
+  specials = tokenizer.specials
+  used = {specials.bos, specials.eos, specials.unk, specials.mask}
+  if (hf_weights.first_position(config.architecture, pad)
+      and pad != specials.pad and pad < tokenizer.vocab_size
+      and (pad in used or pad not in tokenizer.special_N)):
+    raise errors.InputError(
+        f"{folder}: pad_token_id of config.json is {pad}, and {specials.pad} "
+        f"of the tokenizer, whose id {pad} stands in texts; stock gives no "
+        "position to it")
 
 
 def load_model(folder, mask_id):

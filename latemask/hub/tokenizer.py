@@ -4,6 +4,7 @@ import json
 
 from latemask.config import keys
 from latemask.data.tokenizers import huggingface
+from latemask.data.tokenizers import published
 from latemask.data.tokenizers import sentencepiece
 from latemask.data.tokenizers import sentencepiece_json
 
@@ -58,11 +59,16 @@ def cuts_to(tokenizer, config, trained_length, max_length=None):
 def _settings(tokenizer, config, trained_length, max_length):
   """Returns the content of tokenizer_config.json, as a dict.
 
-  The tokenizer's own, but for what the model could not take.
+  The tokenizer's own, but for what the model could not take, and for a class
+  that would make another tokenizer of the file.
   """
-  own = _own_settings(tokenizer)
-  found = own or tokenizer_config(tokenizer, trained_length)
+  found = _own_settings(tokenizer) or tokenizer_config(
+      tokenizer, trained_length)
   kind = config.layer.architecture
+  if "tokenizer.json" in tokenizer.files and not published.is_rebuilt_alike(
+      tokenizer.described, found):
+    found = huggingface.stock_settings(tokenizer.names) | found | {
+        "tokenizer_class": "PreTrainedTokenizerFast"}
   if max_length:
     found = found | {"model_max_length": max_length}
   elif not kind.rotary and config.max_length < (

@@ -133,10 +133,19 @@ def begin(loaded, config, tokenizer, fresh, late):
       + f"; {len(new)} tokens more, each the mean of what it replaces"
       * bool(new)
       + f"; as initialised: {', '.join(stays) or 'none'}"
+      + _told_of_reach(loaded.config, config)
       + "; not read: its late layers, which have cross-attention" * (
           loaded.config.decoder == "cross" and not same_late)
       + f"; not read: {', '.join(loaded.unread)}" * bool(loaded.unread))
   return flax.traverse_util.unflatten_dict(ours, sep="/")
+
+
+def _told_of_reach(theirs, ours):
+  """Returns what to say of layers that were local, and are global; or ""."""
+  other = [str(i) for i, (before, now) in enumerate(zip(
+      theirs.local_layers, ours.local_layers)) if before != now]
+  return f"; layers that were local, and are not: {', '.join(other)}" * bool(
+      other)
 
 
 def _copies(layers, new, lacking):

@@ -175,6 +175,9 @@ def test_continue(tmp_path, tokenizer, layers):
   np.testing.assert_array_equal(
       begun["early"]["layers"]["mlp"]["in_kernel"],
       params["late"]["layers"]["mlp"]["in_kernel"])
+  other = dataclasses.replace(found, insertion_layer=3, insertion="scatter")
+  said = init_from._told_of_reach(found, other)
+  assert said == "; layers that were local, and are not: 4" * (layers == 5)
   for key, value in (("global_every", 1), ("local_window", 22),
                      ("local_rotary_theta", 5.0)):
     with pytest.raises(errors.InputError, match=f"model.{key} is {value}"):

@@ -28,6 +28,7 @@ from latemask.train import run as run_lib
 from latemask.train import step as step_lib
 from tests import conftest
 from tests.data.tokenizers import huggingface_test
+from tests.hub import export_test
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -223,6 +224,63 @@ def test_what_is_not_read_is_not_lost(folder, tmp_path, monkeypatch, capsys):
   call(tmp_path / "out")
   assert "left out, as nothing here reads it: classifier.bias\n" in (
       capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("make, option, lower, settings", [
+    (huggingface_test._words, True, False, {}),
+    (huggingface_test._words, False, True, {}),
+    (huggingface_test._words, True, False, {"tokenizer_class": None}),
+    (huggingface_test._bytes, False, True, {}),
+    (huggingface_test._bytes, False, False, {"add_prefix_space": True})])
+def test_an_exported_tokenizer_is_that_of_training(
+    tiny, tmp_path, make, option, lower, settings):
+  """Whatever class its own settings name, and whatever these say besides."""
+  source, out = tmp_path / "source", tmp_path / "out"
+  source.mkdir()
+  make(source, option)
+  is_words = make is huggingface_test._words
+  described = kinds.load(source).described
+  described["normalizer"] = ({"type": "BertNormalizer", "clean_text": True,
+                              "handle_chinese_chars": True,
+                              "strip_accents": None, "lowercase": lower}
+                             if is_words else
+                             {"type": "Lowercase"} if lower else None)
+  path = source / "tokenizer_config.json"
+  path.write_text(json.dumps({key: value for key, value in (
+      json.loads(path.read_text()) | settings).items() if value is not None}))
+  (source / "tokenizer.json").write_text(json.dumps(described))
+  tokenizer = kinds.load(source)
+  config, params = export_test._pretrained(
+      tiny, tokenizer, "bert" if is_words else "roberta")
+  hub_folder.export(config, params, tokenizer, out)
+  stock = transformers.AutoTokenizer.from_pretrained(out)
+  texts = ["Hello World of Words", "There it is: a Text"]
+  assert stock(texts, add_special_tokens=False)["input_ids"] == [
+      ids.tolist() for ids in tokenizer.encode(texts)]
+  assert stock("a", "b")["input_ids"] == tokenizer.template.row(
+      tokenizer.encode(["a", "b"]))[0].tolist()
+  assert stock.mask_token_id == tokenizer.specials.mask
+  assert kinds.load(out).digest == tokenizer.digest
+
+
+def test_a_padding_that_stands_in_texts(tmp_path):
+  """RoBERTa's default is 1, which here begins each row."""
+  huggingface_test._words(tmp_path, True)
+  vocabulary = (tmp_path / "vocab.txt").read_text().splitlines()
+  special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+  (tmp_path / "vocab.txt").write_text("\n".join(special + [
+      word for word in vocabulary if word not in special]))
+  for pad, message in ((1, "pad_token_id of config.json is 1, and 3 of the"),
+                       (3, None)):
+    transformers.RobertaModel(transformers.RobertaConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=32, pad_token_id=pad,
+        max_position_embeddings=64)).save_pretrained(tmp_path)
+    if message:
+      with pytest.raises(errors.InputError, match=message):
+        hub_folder.load(tmp_path)
+    else:
+      hub_folder.load(tmp_path)
 
 
 def test_all_its_files_come_out(folder, tmp_path):

@@ -26,7 +26,7 @@ def read_words(path):
     InputError: it cannot be read, or has none.
   """
   try:
-    lines = epath.Path(path).read_bytes().decode("utf-8-sig").splitlines()
+    lines = epath.Path(path).read_bytes().decode("utf-8-sig").split("\n")
   except (OSError, UnicodeDecodeError) as error:
     raise errors.InputError(
         f"data.add_tokens: {path} cannot be read: {error}") from error
@@ -53,18 +53,32 @@ def with_words(tokenizer, words):
     words: strings.
 
   Raises:
-    InputError: a word is the name of a special token.
+    InputError: a word is the name of a special token, or it is found nowhere.
   """
   there = tokenizer.library_tokens
   for word in words:
     if word in there and tokenizer.is_special(there[word]):
       raise errors.InputError(
           f"data.add_tokens has {word}, which is a special token")
-  tokens = [_token(word, single_word=True, lstrip=True, normalized=True)
-            for word in words if word not in there]
+  new = [word for word in words if word not in there]
+  if not new:
+    return tokenizer
   unused = sorted((index, name) for name, index in there.items()
                   if _UNUSED.match(name))
-  return _with(tokenizer, tokens, unused) if tokens else tokenizer
+  found = _with(tokenizer, [
+      _token(word, single_word=True, lstrip=True, normalized=True)
+      for word in new], unused)
+  for word, before, ids in zip(
+      new, tokenizer.encode(new), found.encode([f"a {w} a" for w in new])):
+    if not len(before):
+      raise errors.InputError(
+          f"data.add_tokens has {word!r}, of which this tokenizer leaves "
+          "nothing")
+    if found.library_tokens[word] not in ids:
+      raise errors.InputError(
+          f"data.add_tokens has {word!r}, which this tokenizer does not find "
+          "in a text")
+  return found
 
 
 def new_ids(tokenizer, before):

@@ -216,7 +216,7 @@ class Tokenizer(tokenizer_lib.Tokenizer):
     wanted = [self.specials.bos, None, self.specials.eos]
     if ids != wanted:
       found, right = (" ".join(
-          "TEXT" if index is None else self._library.id_to_token(index)
+          "TEXT" if index is None else self._stock.id_to_token(index)
           for index in row) for row in (ids, wanted))
       raise errors.InputError(
           f"its post-processor makes {found!r} of a text; rows here are "
@@ -307,12 +307,16 @@ def _opened(described, as_text):
     as_text: special tokens that are text in a text; any other is found.
   """
   # The library finds an added token that is not `special` whatever is set; and
-  # Unigram has special tokens among its pieces, where it would find their
-  # names: they get some that no text has.
+  # all but BPE, which has merges, would find their names in the vocabulary:
+  # they get some that no text has. (The unknown one is known by its own.)
   model = described["model"]
-  renamed = ({name: f"\uffff{name}" for name in as_text}
-             if model["type"] == "Unigram" else {})
-  if renamed:
+  renamed = {name: f"\uffff{name}"
+             for name in as_text - {model.get("unk_token")}
+             if model["type"] != "BPE"}
+  if isinstance(model["vocab"], dict):
+    model = model | {"vocab": {renamed.get(name, name): index
+                               for name, index in model["vocab"].items()}}
+  else:
     model = model | {"vocab": [[renamed.get(name, name), score]
                                for name, score in model["vocab"]]}
   added = [token | {"special": token["content"] in as_text,

@@ -63,6 +63,48 @@ def _check_class(name, settings):
         "not read")
 
 
+def is_rebuilt_alike(described, settings):
+  """Whether stock's class makes of a tokenizer.json what stands in it.
+
+  Of one with a class of its own transformers 5 reads the vocabulary alone: what
+  normalizes and splits it builds anew, from the settings. Of the class that
+  the settings name; of one that is not known here no.
+  """
+  called = str(settings.get("tokenizer_class")).removesuffix("Fast")
+  if called in ("PreTrainedTokenizer", "TokenizersBackend"):
+    return True  # The file as it stands.
+  name = next((name for name, classes in _CLASSES.items()
+               if called in classes), None)
+  if name is None:
+    return False
+  found = library.Tokenizer.from_str(json.dumps(described))
+  there = json.loads(found.to_str())
+  _STEPS[name](found, settings)
+  anew = json.loads(found.to_str())
+  return all(there[step] == anew[step] for step in (
+      "normalizer", "pre_tokenizer"))
+
+
+def _steps_of_words(found, settings):
+  """Gives a tokenizer what stands before BERT's vocabulary."""
+  found.normalizer = library.normalizers.BertNormalizer(
+      clean_text=True,
+      handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+      strip_accents=settings.get("strip_accents"),
+      lowercase=settings.get("do_lower_case", True))
+  found.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+
+
+def _steps_of_bytes(found, settings):
+  """Gives a tokenizer what stands before RoBERTa's vocabulary."""
+  found.normalizer = None
+  found.pre_tokenizer = library.pre_tokenizers.ByteLevel(
+      add_prefix_space=settings.get("add_prefix_space", False))
+
+
+_STEPS = {"vocab.txt": _steps_of_words, "vocab.json": _steps_of_bytes}
+
+
 def wordpiece(vocab_txt, settings):
   """Returns BERT's tokenizer with the words of a vocab.txt."""
   # No other character ends a line there, as str.splitlines would have it.
@@ -71,12 +113,7 @@ def wordpiece(vocab_txt, settings):
   vocabulary = {word: index for index, word in enumerate(words)}
   found = library.Tokenizer(library.models.WordPiece(
       vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-  found.normalizer = library.normalizers.BertNormalizer(
-      clean_text=True,
-      handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-      strip_accents=settings.get("strip_accents"),
-      lowercase=settings.get("do_lower_case", True))
-  found.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+  _steps_of_words(found, settings)
   found.decoder = library.decoders.WordPiece(prefix="##")
   _add_specials(found, vocabulary, ("[PAD]", "[UNK]", "[CLS]", "[SEP]",
                                     "[MASK]"), settings)
@@ -102,14 +139,12 @@ def byte_level(vocabulary, merges_txt, settings):
             if line and not line.startswith("#version")]
   found = library.Tokenizer(library.models.BPE(
       vocabulary, merges, fuse_unk=False))
-  space = settings.get("add_prefix_space", False)
-  found.pre_tokenizer = library.pre_tokenizers.ByteLevel(
-      add_prefix_space=space)
+  _steps_of_bytes(found, settings)
   found.decoder = library.decoders.ByteLevel()
   _add_specials(found, vocabulary, specials_lib.NAMES, settings)
   found.post_processor = library.processors.RobertaProcessing(
       *((name, vocabulary[name]) for name in ("</s>", "<s>")),
-      add_prefix_space=space)
+      add_prefix_space=settings.get("add_prefix_space", False))
   return found
 
 

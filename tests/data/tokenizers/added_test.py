@@ -111,6 +111,20 @@ def test_a_mask_only_if_asked(tmp_path):
   assert found.specials.mask in found.special_N
 
 
+def test_words_that_are_never_found(tmp_path):
+  """As one that a normalizer takes away, or parts from what is before it."""
+  huggingface_test._words(tmp_path, True)
+  with pytest.raises(errors.InputError, match=(
+      r"has '\\u200b', of which this tokenizer leaves nothing")):
+    added.with_words(kinds.load(tmp_path), ["corvid", "\u200b"])
+  described = kinds.load(tmp_path).described | {
+      "pre_tokenizer": None, "normalizer": {
+          "type": "Replace", "pattern": {"String": " "}, "content": "_"}}
+  (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+  with pytest.raises(errors.InputError, match="'corvid', which this tokenizer"):
+    added.with_words(kinds.load(tmp_path), ["corvid"])
+
+
 def test_a_vocabulary_with_gaps(tmp_path):
   huggingface_test._words(tmp_path, True)
   whole = kinds.load(tmp_path).described

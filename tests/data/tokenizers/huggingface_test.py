@@ -244,11 +244,26 @@ _ONLY_AN_END = json.loads(library.processors.TemplateProcessing(
     "$A [SEP]", "$A [SEP] $B [SEP]", [("[SEP]", 102)]).__getstate__())
 
 
+@pytest.mark.parametrize("model", [
+    library.models.WordLevel, library.models.WordPiece])
+def test_names_between_spaces_are_text(tmp_path, model):
+  """Where nothing splits their brackets off."""
+  words = {word: index for index, word in enumerate(
+      ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"])}
+  found = library.Tokenizer(model(words, unk_token="[UNK]"))
+  found.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
+  found.add_special_tokens(list(words)[:5])
+  found.save(str(tmp_path / "tokenizer.json"))
+  ids, = kinds.load(tmp_path / "tokenizer.json").encode(
+      ["a [CLS] b [PAD] a [MASK] [SEP]"])
+  assert ids.tolist() == [5, 1, 6, 1, 5, 1, 1]
+
+
 def test_without_a_post_processor_rows_are_as_robertas(tmp_path):
   _words(tmp_path, True)
   (tmp_path / "bare").mkdir()
-  (tmp_path / "bare/tokenizer.json").write_text(
-      kinds.load(tmp_path)._library.to_str())
+  (tmp_path / "bare/tokenizer.json").write_text(json.dumps(
+      kinds.load(tmp_path).described | {"post_processor": None}))
   assert kinds.load(tmp_path / "bare").template.row([[7], [8, 9]])[
       0].tolist() == [101, 7, 102, 102, 8, 9, 102]
 
@@ -263,7 +278,7 @@ def test_without_a_post_processor_rows_are_as_robertas(tmp_path):
      r"makes 'TEXT \[SEP\]' of a text; rows here are '\[CLS\] TEXT \[SEP\]'")])
 def test_refused(tmp_path, change, message):
   _words(tmp_path, True)
-  whole = json.loads(kinds.load(tmp_path)._library.to_str())
+  whole = kinds.load(tmp_path).described
   change(whole)
   (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
   with pytest.raises(errors.InputError, match=message) as error:
