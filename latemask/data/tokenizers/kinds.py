@@ -85,13 +85,34 @@ def _load_folder(path, called, change):
     if _is_native(found):
       return found
   if huggingface.is_there(path):
-    return huggingface.load(path, called, change)
+    return _without_another_model(huggingface.load(path, called, change), found)
   if found is None:
     raise errors.InputError(
         f"{called}{path} holds no tokenizer that can be read: "
         "tokenizer.json, vocab.json and merges.txt, vocab.txt, or "
         f"{sentencepiece.FILE}")
   return _converted(found, model, called, change)
+
+
+def _without_another_model(tokenizer, found):
+  """Returns a tokenizer without a model beside it that it was not made of.
+
+  Args:
+    tokenizer: a `huggingface.Tokenizer`.
+    found: the `sentencepiece.Tokenizer` that lies there; None: there is none.
+  """
+  if found is None:
+    return tokenizer
+  try:
+    # What lies there may have got its mask here.
+    made = converted.convert(found.proto, added.with_mask)
+  except errors.InputError:
+    made = None
+  if made and huggingface.is_same(made, tokenizer):
+    return tokenizer
+  return huggingface.of_files({name: content for name, content in
+                               tokenizer.files.items()
+                               if name != sentencepiece.FILE})
 
 
 def _is_native(found):

@@ -1,6 +1,7 @@
 """SentencePiece models of others: what trains here is what stock has."""
 
 import itertools
+import shutil
 
 import pytest
 
@@ -44,6 +45,13 @@ def test_ids_of_stock(kind, tmp_path):
   again = kinds.load(tmp_path)
   (tmp_path / "rows").mkdir()
   assert again.digest == ours.digest
+  # Stock writes the file in its own way; one of more tokens is another.
+  stock.save_pretrained(tmp_path / "again")
+  shutil.copy(tmp_path / "tokenizer.model", tmp_path / "again")
+  assert kinds.load(tmp_path / "again").digest == ours.digest
+  stock.add_tokens(["corvid"])
+  stock.save_pretrained(tmp_path / "again")
+  assert kinds.load(tmp_path / "again").digest != ours.digest
   # And as it travels with rows and in checkpoints.
   kinds.save(ours, tmp_path / "rows")
   for back in (kinds.of_record(kinds.record(ours)),
