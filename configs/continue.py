@@ -7,7 +7,8 @@ FOLDER is a Hugging Face folder (latemask/hub/README.md says which can be
 read). Its sizes, its dropout, its weights and its tokenizer are taken. All its
 layers stay before the insertion, and two late ones come behind them, which
 begin as copies of its last two; model.layers and model.insertion_layer are
-yours to change. An export of ours with late layers keeps both as they were.
+yours to change (where late layers become local, model.insertion, too). An
+export of ours with late layers keeps both as they were.
 Rate and clipping are those that others go on with: a twentieth of base.py's
 rate (Gururangan et al., arXiv 2004.10964, took 1e-4 in batches of 256 rows for
 task-adaptive pre-training). 10,000 steps of 256 rows of 128 tokens are 330 M
@@ -35,9 +36,8 @@ def get_config(folder=None):
   if not sizes["insertion_layer"]:
     config.model.insertion_layer = sizes["layers"]
     config.model.layers = sizes["layers"] + base.LATE_LAYERS
-    # Local layers need the tokens in order, wherever flags let masks in.
-    local = architecture.local_layers(config.model)
-    config.model.insertion = "scatter" if any(local) else "append"
+    late = architecture.local_layers(config.model)[sizes["layers"]:]
+    config.model.insertion = "scatter" if any(late) else "append"
   config.data.length = min(config.data.length, config.model.max_length)
   config.train.init_from = folder
   config.train.init_late = "copy"

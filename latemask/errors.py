@@ -87,13 +87,17 @@ def one_line_exit():
   except BrokenPipeError:  # `| head` has what it wanted.
     if not _is_unread(sys.stdout):
       raise  # It was another one.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _let_go()
     sys.exit(128 + signal.SIGPIPE)
   except Exception as error:
     ending = error if isinstance(error, Ending) else of_disk(error)
     if ending is None:
       raise
     print(f"latemask: {ending}", file=sys.stderr, flush=True)
+    try:
+      _flush()
+    except OSError:  # Nobody reads it, or it is what is full.
+      _let_go()
     threading.Thread(target=_end, args=(ending.code,), daemon=True).start()
     sys.exit(ending.code)
 
@@ -103,10 +107,18 @@ def _flush():
     sys.stdout.flush()
 
 
+def _let_go():
+  """Lets standard output lead nowhere: what it still holds has no place."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _is_unread(file):
   """Whether a file is a pipe that nobody reads any more."""
   poll = select.poll()
-  poll.register(file.fileno(), 0)
+  try:
+    poll.register(file.fileno(), 0)
+  except (AttributeError, OSError, ValueError):  # None, or a notebook's.
+    return False
   return any(event & (select.POLLERR | select.POLLHUP)
              for _, event in poll.poll(0))
 

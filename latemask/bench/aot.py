@@ -234,11 +234,10 @@ def main():
   jax.config.update("jax_platforms", "cpu")
   try:
     with errors.one_line_exit():
-      result = _run(args)
+      print(json.dumps(_run(args)))
   except DoesNotFit as error:
     _say(f"latemask: does not fit: {error}")
     sys.exit(1)
-  print(json.dumps(result))
 
 
 if __name__ == "__main__":

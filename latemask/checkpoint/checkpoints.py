@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import itertools
 import threading
+import time
 
 import jax
 from jax.experimental import multihost_utils
@@ -36,6 +37,11 @@ from latemask.runtime import workdir as workdir_lib
 _READS = 2
 # How long an end waits for Orbax once a save has failed.
 _CLOSE_SECS = 20
+# How often, and when again, processes look whether they see the same.
+_LOOKS, _LOOK_SECS = 60, 1
+# What Orbax raises over a save: of several processes, where one of them failed,
+# that the others' time was up.
+_FAILURES = (OSError, ValueError, jax.errors.JaxRuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Checkpoints:
         options=ocp.CheckpointManagerOptions(
             max_to_keep=config.checkpoint.keep,
             cleanup_tmp_directories=True))
+    self._agree()
 
   @property
   def latest_step(self):
@@ -136,7 +143,9 @@ class Checkpoints:
           state=ocp.args.StandardSave(_tree(progress.state)),
           run=ocp.args.JsonSave(run | {"sha256": record_lib.sha256(run)})),
                          force=True)
-    except (OSError, ValueError) as error:
+    except _FAILURES as error:
+      if "RESOURCE_EXHAUSTED" in str(error):  # The device's memory.
+        raise
       self._finish(error)
 
   def restore(self, state_shapes):
@@ -233,6 +242,22 @@ class Checkpoints:
       path.rename(next(name for name in names if not name.exists()))
     multihost_utils.sync_global_devices(f"set aside {step}")
     self._manager.reload()
+    self._agree()
+
+  def _agree(self):
+    """Waits until all processes see the same checkpoints: NFS shows some late.
+
+    Raises:
+      InputError: they do not.
+    """
+    for _ in range(_LOOKS):
+      if distributed.is_same(str(sorted(self._manager.all_steps()))):
+        return
+      time.sleep(_LOOK_SECS)
+      self._manager.reload()
+    raise errors.InputError(
+        f"the processes see other checkpoints in {self._manager.directory}; "
+        "--workdir must lie where all hosts see it")
 
   def wait(self):
     """Returns once the last save is on disk.
@@ -260,7 +285,7 @@ class Checkpoints:
 
   def _close(self):
     # What `wait` would tell; something else ends the run already.
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(*_FAILURES):
       self._manager.wait_until_finished()
     self._sweep()
     self._manager.close()
@@ -273,7 +298,7 @@ class Checkpoints:
     """
     try:
       self._manager.wait_until_finished()
-    except (OSError, ValueError) as found:
+    except _FAILURES as found:
       error = error or found
     step, self._saving = self._saving, None
     if error and step is not None:
@@ -285,8 +310,17 @@ class Checkpoints:
       self._num_failed = 0
       return
     self._num_failed += 1
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      if jax.process_count() == 1:
+        raise error
+      # Others may have counted otherwise.
+      raise errors.SaveError(
+          f"step {step:,}: a process could not save, and the others waited in "
+          f"vain (...{record_lib.line(error)[-120:]}); the same command goes "
+          "on from the checkpoint before")
     # Orbax forgot those that it would have deleted; they are there.
-    self._manager.reload()
+    with contextlib.suppress(OSError, ValueError):
+      self._manager.reload()
     print(f"step {step:,}: the save failed ({self._num_failed} in a row): "
           f"...{record_lib.line(error)[-120:]}", flush=True)
     if self._num_failed > self._max_failed:

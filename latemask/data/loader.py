@@ -65,9 +65,10 @@ class Loader:
     self._dtype = packing.row_dtype(packed.tokenizer.vocab_size)
     self._paths = packed.paths
     _allow_open(len(self._paths))
-    self._records = _open(packed, [
+    self._copies = [
         path for s in packed.sets for path in reading(
-            s.paths, s.num_bytes, s.digest, config.data.cache_dir)])
+            s.paths, s.num_bytes, s.digest, config.data.cache_dir)]
+    self._records = _open(packed, self._copies)
     self._stops = list(itertools.accumulate(packed.num_rows))
     self.packed = packed
     self.order = order_lib.of(packed, config)
@@ -154,8 +155,8 @@ class Loader:
       shard = bisect.bisect_right(self._stops, row)
       place = row - ([0] + self._stops)[shard]
       raise _damaged(
-          self._paths[shard], f"record {place} cannot be read",
-          error) from error
+          self._paths[shard], self._copies[shard],
+          f"record {place} cannot be read", error) from error
 
   def _batches(self, sharding, batch_size, start, stop, row):
     """Yields global batches; this process reads what its devices hold."""
@@ -204,19 +205,27 @@ def _open(packed, copies):
     try:
       found = len(source([copy]))
     except RuntimeError as error:
-      raise _damaged(path, "its index cannot be read", error) from error
+      raise _damaged(
+          path, copy, "its index cannot be read", error) from error
     if found != num_rows:
       raise errors.InputError(
-          f"{path} holds {found} records, not {num_rows}; "
-          f"{shards.advice(path)}")
+          f"{copy} holds {found} records, not {num_rows}; "
+          f"{_advice(path, copy)}")
   return source(copies)
 
 
-def _damaged(path, what, error):
+def _damaged(path, copy, what, error):
   reason = " ".join(str(error).split())[:200]
   advice = "" if any(said in reason for said in _NOT_DAMAGED) else (
-      f"; {shards.advice(path)}")
-  return errors.InputError(f"{path}: {what} ({reason}){advice}")
+      f"; {_advice(path, copy)}")
+  return errors.InputError(f"{copy}: {what} ({reason}){advice}")
+
+
+def _advice(path, copy):
+  if str(copy) == str(path):
+    return shards.advice(path)
+  return (f"delete it, and the same command copies it again; if that is the "
+          f"same, of {path}: {shards.advice(path)}")
 
 
 def _to_devices(sharding, part, shape):

@@ -104,8 +104,9 @@ def _finetune(config, workdir, claim):
   with cell_lib.Clock(sum(
       data.num_epochs * len(data.train) for data, _ in mine)) as clock:
     for data, cell in mine:
-      result, _ = cell_lib.train(
-          config, programs[data.program], data, cell, clock)
+      # Its parameters would stay in memory beside those of the next.
+      result = cell_lib.train(
+          config, programs[data.program], data, cell, clock)[0]
       claim.check()
       files.write_json(grid_lib.cell_path(workdir, data.name, cell), result)
   distributed.meet("cells")

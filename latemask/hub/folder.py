@@ -189,6 +189,13 @@ def is_folder(path):
   return path.is_file() and "model_type" in stock_config.read_json(path)
 
 
+def encoder_layers(path):
+  """Returns the layers that stock has of a folder of ours; None of others."""
+  about = epath.Path(path) / "latemask.json"
+  return stock_config.read_json(about)["encoder_layers"] if (
+      about.is_file()) else None
+
+
 def load(folder, add_mask=False):
   """Reads a folder.
 

@@ -136,7 +136,7 @@ class Labeller:
     self._params = jax.device_put({"encoder": encoder, "head": head})
     self._program = step.Program(
         dataclasses.replace(config, dropout=0.0, attention_dropout=0.0,
-                            remat=None),
+                            dtype="float32", remat=None),
         self._params, loaded.tokenizer.specials, False, self.task.kind,
         kinds.num_outputs(self.task), None, None, None, _WHOLE)
 

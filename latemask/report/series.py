@@ -147,19 +147,22 @@ def group_glue(glues, names):
           for one in glues]
   by_path = {one.path: one for one in glues}
   several = len({one.begun_from for one in glues}) > 1
-  for s in group(told, ())[0]:
+  grouped = group(told, ())[0]
+  # As in `group`: where what is shown does not tell them apart, all of it does.
+  say = str if len({_keys(s.values) for s in grouped}) < len(grouped) else None
+  for s in grouped:
     members = [by_path[run.path] for run in s.runs]
     times = collections.Counter(member.begun_from for member in members)
     for member, folder in zip(members, s.folders):
       values, begun = dict(s.values), names.get(member.begun_from)
       if begun and several:
         values.pop("init_from", None)
-        label = ", ".join(filter(None, [begun, _keys(values)]))
+        label = ", ".join(filter(None, [begun, _keys(values, say)]))
         if "init_from" in s.values:
           values["init_from"] = begun
         label += f" ({folder})" if times[member.begun_from] > 1 else ""
       else:
-        label = _label([folder], values)
+        label = _label([folder], values, say)
       place = order.index(begun) if begun else len(order)
       # What began from elsewhere is not known to differ in its seed alone.
       key = place, label, None if begun else member.path

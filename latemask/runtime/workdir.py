@@ -35,8 +35,14 @@ def owned(workdir):
 
   Raises:
     HeldError: another program has it; on all processes.
-    InputError: not all processes see it.
+    InputError: not all processes see it; or there are metrics of something
+      else.
   """
+  if (workdir / "metrics.jsonl").exists() and not (
+      workdir / "config.json").exists():
+    raise errors.InputError(
+        f"{workdir} holds a metrics.jsonl and no config.json; choose another "
+        "--workdir")
   path, claim, refusal = claims.inside(workdir), None, None
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
@@ -186,15 +192,7 @@ def _begun(workdir, config=None):
 
 
 def write_config(config, workdir, anew=False):
-  """Writes config.json on process 0, unless it is there and not wanted anew.
-
-  Raises:
-    InputError: without one there are metrics already, of something else.
-  """
+  """Writes config.json on process 0, unless it is there and not wanted anew."""
   path = workdir / "config.json"
-  if not path.exists() and (workdir / "metrics.jsonl").exists():
-    raise errors.InputError(
-        f"{workdir} holds a metrics.jsonl and no config.json; choose another "
-        "--workdir")
   if jax.process_index() == 0 and (anew or not path.exists()):
     files.write_json(path, config.to_dict())

@@ -56,7 +56,7 @@ def _check_unread(args, loaded):
     raise errors.InputError(
         f"{args.out} would lose weights that are not read ({names:.80}); name "
         "another --out")
-  print(f"left out, as nothing here reads it: {names}")
+  print(f"left out, as an export has no head of a task: {names}")
 
 
 def _tell(args, loaded, name):

@@ -42,7 +42,8 @@ def main():
     loaded = pretrained.load(init_from)
     hub_folder.check_out(args.out, args.overwrite, loaded.tokenizer)
     config, encoder = cut.cut(
-        loaded.config, loaded.params, about["keep_layers"])
+        loaded.config, loaded.params, about["keep_layers"] or (
+            hub_folder.encoder_layers(init_from)))
     stored = adapters.load(args.adapter, config, encoder)
     head = adapters.whole_head(
         stored, config, pretrained.class_head(init_from, about["head"]),

@@ -143,7 +143,7 @@ def begin(loaded, config, tokenizer, fresh, late):
 def _told_of_reach(theirs, ours):
   """Returns what to say of layers that were local, and are global; or ""."""
   other = [str(i) for i, (before, now) in enumerate(zip(
-      theirs.local_layers, ours.local_layers)) if before != now]
+      theirs.local_layers, ours.local_layers)) if before and not now]
   return f"; layers that were local, and are not: {', '.join(other)}" * bool(
       other)
 

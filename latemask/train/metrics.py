@@ -9,6 +9,7 @@ at its beginning. They need tensorflow, and are skipped without it.
 
 import contextlib
 import json
+import math
 import os
 import time
 
@@ -57,27 +58,29 @@ _FIRST_LINE_SECS = 10
 class Writer:
   """Writes metrics on process 0; the others only know what is on record."""
 
-  def __init__(self, workdir, start_step):
-    """Opens the files, cutting them to `start_step`; see `cut`."""
+  def __init__(self, workdir, start_step, num_rollbacks=math.inf):
+    """Opens the files, cutting them to where a run goes on; see `cut`."""
     self._workdir = workdir
     self._path = epath.Path(workdir) / "metrics.jsonl"
     self._is_active = jax.process_index() == 0
     self._file = self._summary = None
     self._opened = contextlib.ExitStack()
-    self.cut(start_step)
+    self.cut(start_step, num_rollbacks)
 
-  def cut(self, step):
+  def cut(self, step, num_rollbacks=math.inf):
     """Takes all that stands after `step` off the record, but rollbacks.
 
     Args:
       step: -1 leaves nothing, for a run that begins anew.
+      num_rollbacks: those that have been; a later one is to come once more.
     """
     self._evaluated = set()
     kept = []
     if self._path.exists():
       for line in self._path.read_text().splitlines():
         record = _parse(line)
-        if record and (record["step"] <= step or "rollback" in record):
+        if record and (record["rollback"] <= num_rollbacks
+                       if "rollback" in record else record["step"] <= step):
           kept.append(line + "\n")
           if "eval/loss" in record:
             self._evaluated.add(record["step"])

@@ -93,7 +93,8 @@ def _train(config, workdir, beginning, claim, is_longer):
 
   progress = begin()
   introduce(program, loader, progress)
-  writer = metrics.Writer(workdir, _last_step(checkpoints))
+  writer = metrics.Writer(
+      workdir, _last_step(checkpoints), progress.num_rollbacks)
   rolled_back_to = set()
   try:
     with signals_lib.heard() as signals:

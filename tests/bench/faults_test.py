@@ -349,6 +349,51 @@ def test_disk_full_while_saving(tiny_run, tmp_path, monkeypatch, capsys):
   assert os.listdir(tmp_path / "run" / "checkpoints") == ["20"]
 
 
+class _Manager:
+  """Stands for Orbax's."""
+
+  directory = "checkpoints"
+  num_reloads = 0
+
+  def reload(self):
+    self.num_reloads += 1
+
+  def all_steps(self):
+    return [4, 8][:1 + self.num_reloads]
+
+  def wait_until_finished(self):
+    raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+
+
+@pytest.fixture
+def of_two(monkeypatch):
+  """What one of two processes has, without the other."""
+  monkeypatch.setattr(checkpoints, "_LOOK_SECS", 0)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  found = object.__new__(checkpoints.Checkpoints)
+  found._manager, found._claim = _Manager(), None
+  found._failed_steps, found._num_failed, found._saving = set(), 0, 8
+  monkeypatch.setattr(found, "_sweep", lambda: None)
+  return found
+
+
+def test_processes_wait_until_they_see_the_same(of_two, monkeypatch):
+  """Of checkpoints, some of which NFS shows late."""
+  monkeypatch.setattr(checkpoints.distributed, "is_same",
+                      lambda text: text == "[4, 8]")
+  of_two._agree()
+  assert of_two._manager.num_reloads == 1
+  monkeypatch.setattr(checkpoints.distributed, "is_same", lambda text: False)
+  with pytest.raises(errors.InputError, match="see other checkpoints in check"):
+    of_two._agree()
+
+
+def test_a_save_that_fails_on_one_process_ends_the_run(of_two):
+  with pytest.raises(errors.SaveError, match=(
+      "step 8: a process could not save, .*Barrier timed out.; the same")):
+    of_two._finish()
+
+
 @pytest.mark.slow
 def test_disk_full_for_good(tiny_run, tmp_path, monkeypatch):
   """What was saved before stays known, were it the only one to be kept."""

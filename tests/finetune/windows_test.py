@@ -26,6 +26,14 @@ def tokenizer():
   return tokenizer_lib.train(conftest.make_text(200).splitlines(), 320)
 
 
+def test_words_whose_space_is_behind():
+  from latemask.data.tokenizers import tokenizer as tokenizer_lib
+  words = "the old time".split()  # the_ ol d_ time
+  assert tokenizer_lib.words_at([0, 4, 6, 8], words, True) == [0, 1, 1, 2]
+  # the _old _ti me
+  assert tokenizer_lib.words_at([3, 7, 10, 12], words) == [0, 1, 2, 2]
+
+
 def test_pairs_and_cuts(tokenizer):
   texts = ("the old time", "he")
   first, second = (tokenizer.encode(t).tolist() for t in texts)

@@ -149,8 +149,8 @@ def test_logits_of_late_masks(tiny, tokenizer, tmp_path, changes):
           local_rotary_theta=100.0) | changes)
 
 
-@pytest.mark.parametrize("layers", [4, 5])
-def test_continue(tmp_path, tokenizer, layers):
+@pytest.mark.parametrize("layers, insertion", [(4, "append"), (5, "scatter")])
+def test_continue(tmp_path, tokenizer, layers, insertion):
   """Two late layers behind it, global where the pattern lets them be."""
   folder = tmp_path / "stock"
   _stock("Model", layers, vocab_size=320).save_pretrained(folder)
@@ -158,10 +158,11 @@ def test_continue(tmp_path, tokenizer, layers):
   config = spec.load(f"configs/continue.py:{folder},model.dtype=float32")
   m = config.model
   assert (m.layers, m.insertion_layer, m.insertion) == (
-      layers + 2, layers, "scatter")
+      layers + 2, layers, insertion)
   for place in (f"0,model.layers={layers}", f"{layers},model.layers={layers + 3}"):
-    other = spec.load(f"configs/continue.py:{folder},model.insertion_layer={place}")
-    architecture_lib.check(other.model)
+    architecture_lib.check(spec.load(
+        f"configs/continue.py:{folder},model.insertion=scatter,"
+        f"model.insertion_layer={place}").model)
   assert (m.global_every, m.local_window, m.local_rotary_theta) == (
       3, 20, 10_000.0)
   assert architecture_lib.local_layers(m)[:layers] == found.local_layers

@@ -222,7 +222,7 @@ def test_what_is_not_read_is_not_lost(folder, tmp_path, monkeypatch, capsys):
   assert before == {path.name: path.read_bytes() for path in source.iterdir()}
   capsys.readouterr()
   call(tmp_path / "out")
-  assert "left out, as nothing here reads it: classifier.bias\n" in (
+  assert "left out, as an export has no head of a task: classifier.bias\n" in (
       capsys.readouterr().out)
 
 
@@ -297,10 +297,13 @@ def test_all_its_files_come_out(folder, tmp_path):
     hub_folder.export(loaded.config, loaded.params, loaded.tokenizer, out)
     back = pretrained.load(out).tokenizer
     assert back.digest == loaded.tokenizer.digest
-    assert back.files == loaded.tokenizer.files
+    assert back.files.keys() == loaded.tokenizer.files.keys()
     assert ("tokenizer.json" in back.files) == (source == both)
     for name, content in loaded.tokenizer.files.items():
-      assert (out / name).read_bytes() == (source / name).read_bytes() == content
+      # Where stock would take 100 characters, the settings name another class.
+      is_named = source == both and name == "tokenizer_config.json"
+      assert ((out / name).read_bytes() == content) != is_named
+      assert (source / name).read_bytes() == content
   assert {"vocab.txt", "tokenizer.json"} <= set(pretrained.load(both).tokenizer.files)
 
 

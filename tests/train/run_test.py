@@ -389,6 +389,15 @@ def test_rollbacks_stay_on_record_and_no_step_stands_twice(tmp_path):
       {"step": 2, "loss": 3.0}]
 
 
+def test_a_rollback_that_is_to_come_once_more_is_off_the_record(tmp_path):
+  """A run was killed behind it, and before the next checkpoint."""
+  for num_rollbacks, kept in ((2, [1, 2]), (1, [1]), (0, [])):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "rollback": 1}\n{"step": 1, "rollback": 2}\n')
+    metrics.Writer(tmp_path, 1, num_rollbacks).close()
+    assert [line["rollback"] for line in _lines(tmp_path)] == kept
+
+
 def test_tensorboard_shows_one_stretch_of_every_step(tmp_path):
   """After a kill, what was cut off the record is off the curves, too."""
   pytest.importorskip("tensorflow")

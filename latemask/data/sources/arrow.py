@@ -89,12 +89,12 @@ def _map(path):
   return open_file(path) if files_lib.is_remote(path) else pa.memory_map(path)
 
 
-def check_once(path, schema, column):
-  """Raises InputError if a file has several columns of a name."""
-  if schema.names.count(column) > 1:
+def check_once(path, names, column):
+  """Raises InputError if a column's name stands twice among those of a file."""
+  if names.count(column) > 1:
     raise errors.InputError(
-        f"{path} has {schema.names.count(column)} columns {column}; rename "
-        "all but one")
+        f"{path} has {names.count(column)} columns {column}; rename all but "
+        "one")
 
 
 def _column(path, schema, fields):
@@ -110,7 +110,7 @@ def _column(path, schema, fields):
         f"{path} has no column {' or '.join(fields)}; it has "
         f"{', '.join(schema.names)}; name the one with the text in "
         "data.text_fields")
-  check_once(path, schema, column)
+  check_once(path, schema.names, column)
   kind = schema.field(column).type
   if kind not in (pa.string(), pa.large_string(), pa.string_view()):
     raise errors.InputError(

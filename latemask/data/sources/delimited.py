@@ -6,6 +6,7 @@ line ends and doubled quotes.
 
 import csv
 
+from latemask.data.sources import arrow
 from latemask import errors
 
 # A quote that is never closed would take in all that follows.
@@ -109,6 +110,7 @@ def _column(header, path, fields, wrong):
   if not wrong:
     for field in fields:
       if field in header:
+        arrow.check_once(path, header, field)
         return header.index(field)
     wrong = f"its columns are {', '.join(header)}"
   raise errors.InputError(

@@ -68,16 +68,20 @@ def with_words(tokenizer, words):
   found = _with(tokenizer, [
       _token(word, single_word=True, lstrip=True, normalized=True)
       for word in new], unused)
-  for word, before, ids in zip(
-      new, tokenizer.encode(new), found.encode([f"a {w} a" for w in new])):
+  for word, before in zip(new, tokenizer.encode(new)):
     if not len(before):
       raise errors.InputError(
           f"data.add_tokens has {word!r}, of which this tokenizer leaves "
           "nothing")
-    if found.library_tokens[word] not in ids:
-      raise errors.InputError(
-          f"data.add_tokens has {word!r}, which this tokenizer does not find "
-          "in a text")
+  # Neighbours that make no longer word of the list with it.
+  parts = {part.casefold() for word in words for part in word.split()}
+  other = next(c for n in itertools.count(1) if (c := "a" * n) not in parts)
+  texts = found.encode([f"{other} {word} {other}" for word in new])
+  if not any(found.library_tokens[word] in ids
+             for word, ids in zip(new, texts)):
+    raise errors.InputError(
+        f"data.add_tokens has {new[0]!r}, which this tokenizer does not find "
+        "in a text, nor any other")
   return found
 
 

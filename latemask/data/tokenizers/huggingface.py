@@ -300,12 +300,6 @@ def built(described):
       described | {"padding": None, "truncation": None}))
 
 
-def is_same(one, other):
-  """Whether two tokenizers are of one description, however it is written."""
-  first, second = (built(t.described).to_str() for t in (one, other))
-  return first == second
-
-
 def _opened(described, as_text):
   """Returns the library's object of a description.
 

@@ -108,7 +108,7 @@ def _without_another_model(tokenizer, found):
     made = converted.convert(found.proto, added.with_mask)
   except errors.InputError:
     made = None
-  if made and huggingface.is_same(made, tokenizer):
+  if made and made.library_tokens == tokenizer.library_tokens:
     return tokenizer
   return huggingface.of_files({name: content for name, content in
                                tokenizer.files.items()

@@ -66,9 +66,9 @@ def _check_class(name, settings):
 def is_rebuilt_alike(described, settings):
   """Whether stock's class makes of a tokenizer.json what stands in it.
 
-  Of one with a class of its own transformers 5 reads the vocabulary alone: what
-  normalizes and splits it builds anew, from the settings. Of the class that
-  the settings name; of one that is not known here no.
+  Of one with a class of its own transformers 5 reads the vocabulary alone, and
+  builds the rest anew, from the settings. Of the class that the settings name;
+  of one that is not known here, or that says more than usual, no.
   """
   called = str(settings.get("tokenizer_class")).removesuffix("Fast")
   if called in ("PreTrainedTokenizer", "TokenizersBackend"):
@@ -79,35 +79,51 @@ def is_rebuilt_alike(described, settings):
     return False
   found = library.Tokenizer.from_str(json.dumps(described))
   there = json.loads(found.to_str())
+  if there["model"] | _MODELS[name] != there["model"] or None in map(
+      found.token_to_id, _ENDS[name]):
+    return False
   _STEPS[name](found, settings)
-  anew = json.loads(found.to_str())
-  return all(there[step] == anew[step] for step in (
-      "normalizer", "pre_tokenizer"))
+  return json.loads(found.to_str()) == there
 
 
 def _steps_of_words(found, settings):
-  """Gives a tokenizer what stands before BERT's vocabulary."""
+  """Gives a tokenizer what stands before and behind BERT's vocabulary."""
   found.normalizer = library.normalizers.BertNormalizer(
       clean_text=True,
       handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
       strip_accents=settings.get("strip_accents"),
       lowercase=settings.get("do_lower_case", True))
   found.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+  found.post_processor = library.processors.TemplateProcessing(
+      single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+      special_tokens=[(name, found.token_to_id(name))
+                      for name in _ENDS["vocab.txt"]])
 
 
 def _steps_of_bytes(found, settings):
-  """Gives a tokenizer what stands before RoBERTa's vocabulary."""
+  """Gives a tokenizer what stands before and behind RoBERTa's vocabulary."""
+  space = settings.get("add_prefix_space", False)
   found.normalizer = None
-  found.pre_tokenizer = library.pre_tokenizers.ByteLevel(
-      add_prefix_space=settings.get("add_prefix_space", False))
+  found.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=space)
+  found.post_processor = library.processors.RobertaProcessing(
+      *((name, found.token_to_id(name)) for name in _ENDS["vocab.json"]),
+      add_prefix_space=space)
 
 
 _STEPS = {"vocab.txt": _steps_of_words, "vocab.json": _steps_of_bytes}
+# What stands at the ends of a text.
+_ENDS = {"vocab.txt": ("[CLS]", "[SEP]"), "vocab.json": ("</s>", "<s>")}
+# What stock's class says of the model, besides its words.
+_MODELS = {"vocab.txt": {"type": "WordPiece", "unk_token": "[UNK]",
+                         "continuing_subword_prefix": "##",
+                         "max_input_chars_per_word": 100},
+           "vocab.json": {"type": "BPE", "dropout": None,
+                          "byte_fallback": False, "ignore_merges": False}}
 
 
 def wordpiece(vocab_txt, settings):
   """Returns BERT's tokenizer with the words of a vocab.txt."""
-  # No other character ends a line there, as str.splitlines would have it.
+  # Ends of lines alone, and not all that str.splitlines takes for one.
   words = [line.removesuffix("\n") for line in io.StringIO(
       vocab_txt.decode(), newline=None)]
   vocabulary = {word: index for index, word in enumerate(words)}
@@ -117,10 +133,6 @@ def wordpiece(vocab_txt, settings):
   found.decoder = library.decoders.WordPiece(prefix="##")
   _add_specials(found, vocabulary, ("[PAD]", "[UNK]", "[CLS]", "[SEP]",
                                     "[MASK]"), settings)
-  found.post_processor = library.processors.TemplateProcessing(
-      single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-      special_tokens=[(name, vocabulary[name])
-                      for name in ("[CLS]", "[SEP]")])
   return found
 
 
@@ -142,9 +154,6 @@ def byte_level(vocabulary, merges_txt, settings):
   _steps_of_bytes(found, settings)
   found.decoder = library.decoders.ByteLevel()
   _add_specials(found, vocabulary, specials_lib.NAMES, settings)
-  found.post_processor = library.processors.RobertaProcessing(
-      *((name, vocabulary[name]) for name in ("</s>", "<s>")),
-      add_prefix_space=settings.get("add_prefix_space", False))
   return found
 
 

@@ -87,16 +87,19 @@ def check_vocab_size(vocab_size):
         f"take {least - 1}, so at least {least} is needed")
 
 
-def words_at(ends, words):
-  """Returns the number of the word in which each id ends.
+def words_at(places, words, spaces_are_behind=False):
+  """Returns the number of the word of each id.
 
   Args:
-    ends: where each id's text ends in the words joined by spaces, ascending.
+    places: where each id's text ends in the words joined by spaces, ascending:
+      a piece may be, or have, the space before its word. Where it has the one
+      behind: where it begins.
     words: these.
+    spaces_are_behind: which of the two it is.
   """
-  # A piece may be, or have, the space before its word; so its end tells.
   last = np.cumsum([len(word) + 1 for word in words]) - 1
-  return np.searchsorted(last, ends).tolist()
+  side = "right" if spaces_are_behind else "left"
+  return np.searchsorted(last + spaces_are_behind, places, side).tolist()
 
 
 class Tokenizer(abc.ABC):
@@ -148,8 +151,9 @@ class Tokenizer(abc.ABC):
     They are cut up as they stand in running text, with spaces between: a word
     alone and behind a space may be other pieces.
     """
-    ids, _, ends = self.encode_with_places(" ".join(words))
-    return ids, words_at(ends, words)
+    ids, begins, ends = self.encode_with_places(" ".join(words))
+    return ids, words_at(begins if self.spaces_are_behind else ends, words,
+                         self.spaces_are_behind)
 
   @abc.abstractmethod
   def decode(self, ids):

@@ -119,7 +119,7 @@ class _Number:
     return np.array(labels, np.float32)
 
   def fields(self, labels):
-    scale = float(np.std(labels))
+    scale = float(np.std(labels, dtype=np.float64))
     if not np.ptp(labels):  # That of equal numbers is 0 to rounding alone.
       raise errors.InputError(
           f"all rows have the number {labels[0]:g} in {self._column}; there is "
@@ -266,4 +266,5 @@ def listed(where, column, cell):
     if not is_plain(word):
       raise errors.InputError(
           f"{where}: {column} has {word!r:.40}, which is no word")
+    check_characters(where, column, str(word))
   return [str(word) for word in words]

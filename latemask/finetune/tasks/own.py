@@ -132,7 +132,6 @@ def _words(where, column, cell):
         f"{where}: {column} is {cell!r:.40}; it must be a list of words, or "
         "words parted by spaces")
   for word in words:
-    labels_lib.check_characters(where, column, word)
     if not word.strip() or len(word.split()) > 1:
       raise errors.InputError(
           f"{where}: {word!r:.40} in {column} is no word")

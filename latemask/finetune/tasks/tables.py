@@ -49,6 +49,7 @@ def _places(path, columns, there):
     if column not in there:
       raise errors.InputError(
           f"{path} has no column {column!r}; it has {', '.join(there)}")
+    arrow.check_once(path, there, column)
   return [there.index(column) for column in columns]
 
 
@@ -115,8 +116,6 @@ def _parquet(path, columns):
   with arrow.naming(path, "parquet"), arrow.open_file(path) as source:
     file = pq.ParquetFile(source)
     _places(path, columns, file.schema_arrow.names)
-    for column in columns:
-      arrow.check_once(path, file.schema_arrow, column)
     first = 1
     for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
       try:

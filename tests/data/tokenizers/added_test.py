@@ -125,6 +125,14 @@ def test_words_that_are_never_found(tmp_path):
     added.with_words(kinds.load(tmp_path), ["corvid"])
 
 
+def test_words_of_which_one_begins_another(tmp_path):
+  huggingface_test._words(tmp_path, True)
+  words = ["hepatitis", "hepatitis A", "a priori", "priori"]
+  found = added.with_words(kinds.load(tmp_path), words)
+  ids, = found.encode(["the hepatitis A of hepatitis is a priori the priori"])
+  assert {found.library_tokens[word] for word in words} <= set(ids.tolist())
+
+
 def test_a_vocabulary_with_gaps(tmp_path):
   huggingface_test._words(tmp_path, True)
   whole = kinds.load(tmp_path).described
