@@ -85,6 +85,10 @@ def task_of(folder):
            if path.is_file() else None) or {}
   kind = head
   if head == "text":
+    if stock.get("problem_type") == "regression" and len(labels) > 1:
+      raise errors.InputError(
+          f"{folder} tells {len(labels)} numbers of a text; models that tell "
+          "one can be used")
     kind = {"multi_label_classification": "multilabel"}.get(
         stock.get("problem_type"),
         "number" if len(labels) == 1 else "classes")

@@ -41,9 +41,10 @@ def main():
           "--init_from")
     loaded = pretrained.load(init_from)
     hub_folder.check_out(args.out, args.overwrite, loaded.tokenizer)
+    # Ours say which encoder they belong to; peft's belong to stock's.
     config, encoder = cut.cut(
-        loaded.config, loaded.params, about["keep_layers"] or (
-            hub_folder.encoder_layers(init_from)))
+        loaded.config, loaded.params, about["keep_layers"] if about["encoder"]
+        else hub_folder.encoder_layers(init_from))
     stored = adapters.load(args.adapter, config, encoder)
     head = adapters.whole_head(
         stored, config, pretrained.class_head(init_from, about["head"]),

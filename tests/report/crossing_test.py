@@ -11,6 +11,7 @@ from latemask.report import content as content_lib
 from latemask.report import look as look_lib
 from latemask.report import page as page_lib
 from latemask.report import reading
+from latemask.report import scores
 from latemask.tools import report
 from tests import conftest
 from tests.report import made
@@ -161,6 +162,32 @@ def test_without_one_there_is_no_such_picture(runs):
 
 
 @pytest.mark.slow
+def test_the_table_of_fine_tuning_follows_from_its_cells():
+  """Of the study: one rate for all, the best of two on MRPC."""
+  study = conftest.ROOT / "configs/sweeps/study"
+  page = (study / "README.md").read_text()
+  by_rate, told = {}, []
+  for folder in sorted((study / "results/downstream").iterdir()):
+    row, sweeps = [], {g.config["task"]: g for g in reading.read([folder]).glues}
+    begun_from = conftest.ROOT / sweeps["mrpc"].config["init_from"]
+    if not sweeps["mrpc"].config["from_scratch"]:
+      run, = reading.read([begun_from]).runs
+      row.append(f"{run.final[_KEY]:.3f}")
+    for task in ("mrpc", "stsb", "sst2"):
+      (_, cells), = sweeps[task].results.items()
+      for cell in cells if task == "mrpc" else ():
+        by_rate.setdefault(cell["learning_rate"], []).append(cell["score"])
+      median, deviation = scores.percent(
+          [cell for cell in cells if cell["learning_rate"] == 2e-4])
+      row.append(f"{median:.2f}" + (
+          f" ± {deviation:.2f}" if len(cells) > 1 else ""))
+    told += [line for line in page.splitlines()
+             if all(f"| {number} |" in line for number in row)]
+  assert max(by_rate, key=lambda rate: np.mean(by_rate[rate])) == 2e-4
+  assert len(told) == len(set(told)) == len(
+      list((study / "results/downstream").iterdir()))
+
+
 def test_the_page_of_the_study_follows_from_its_runs():
   """Losses and shares of the table in configs/README.md, run by run."""
   results = conftest.ROOT / "configs/sweeps/study/results"

@@ -8,6 +8,7 @@ or Unigram, it is a piece of the model, too: a longer word that holds it may be
 cut there ("statins" into "statin" and "##s").
 """
 
+import io
 import itertools
 import re
 
@@ -26,10 +27,12 @@ def read_words(path):
     InputError: it cannot be read, or has none.
   """
   try:
-    lines = epath.Path(path).read_bytes().decode("utf-8-sig").split("\n")
+    text = epath.Path(path).read_bytes().decode("utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
     raise errors.InputError(
         f"data.add_tokens: {path} cannot be read: {error}") from error
+  # Ends of lines alone, and not all that str.splitlines takes for one.
+  lines = io.StringIO(text, newline=None)
   words = list(dict.fromkeys(filter(None, map(str.strip, lines))))
   if not words:
     raise errors.InputError(f"data.add_tokens: {path} has no word")

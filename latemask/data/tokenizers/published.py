@@ -79,20 +79,28 @@ def is_rebuilt_alike(described, settings):
     return False
   found = library.Tokenizer.from_str(json.dumps(described))
   there = json.loads(found.to_str())
-  if there["model"] | _MODELS[name] != there["model"] or None in map(
-      found.token_to_id, _ENDS[name]):
+  model = {key: value or None for key, value in there["model"].items()}
+  if model | _MODELS[name] != model or None in map(
+      found.token_to_id, _ENDS[name]) or not all(
+          isinstance(settings.get(key, True), bool) for key in _SWITCHES):
     return False
   _STEPS[name](found, settings)
   return json.loads(found.to_str()) == there
+
+
+def _is_on(settings, key, usual):
+  """Returns what a setting says, which may be null."""
+  found = settings.get(key)
+  return usual if found is None else found
 
 
 def _steps_of_words(found, settings):
   """Gives a tokenizer what stands before and behind BERT's vocabulary."""
   found.normalizer = library.normalizers.BertNormalizer(
       clean_text=True,
-      handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+      handle_chinese_chars=_is_on(settings, "tokenize_chinese_chars", True),
       strip_accents=settings.get("strip_accents"),
-      lowercase=settings.get("do_lower_case", True))
+      lowercase=_is_on(settings, "do_lower_case", True))
   found.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
   found.post_processor = library.processors.TemplateProcessing(
       single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
@@ -102,7 +110,7 @@ def _steps_of_words(found, settings):
 
 def _steps_of_bytes(found, settings):
   """Gives a tokenizer what stands before and behind RoBERTa's vocabulary."""
-  space = settings.get("add_prefix_space", False)
+  space = _is_on(settings, "add_prefix_space", False)
   found.normalizer = None
   found.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=space)
   found.post_processor = library.processors.RobertaProcessing(
@@ -113,12 +121,15 @@ def _steps_of_bytes(found, settings):
 _STEPS = {"vocab.txt": _steps_of_words, "vocab.json": _steps_of_bytes}
 # What stands at the ends of a text.
 _ENDS = {"vocab.txt": ("[CLS]", "[SEP]"), "vocab.json": ("</s>", "<s>")}
-# What stock's class says of the model, besides its words.
+# What stock's class says of the model, besides its words; None for nothing.
 _MODELS = {"vocab.txt": {"type": "WordPiece", "unk_token": "[UNK]",
                          "continuing_subword_prefix": "##",
                          "max_input_chars_per_word": 100},
-           "vocab.json": {"type": "BPE", "dropout": None,
-                          "byte_fallback": False, "ignore_merges": False}}
+           "vocab.json": {"type": "BPE", "dropout": None, "unk_token": None,
+                          "continuing_subword_prefix": None,
+                          "end_of_word_suffix": None, "fuse_unk": None,
+                          "byte_fallback": None, "ignore_merges": None}}
+_SWITCHES = ("tokenize_chinese_chars", "do_lower_case", "add_prefix_space")
 
 
 def wordpiece(vocab_txt, settings):

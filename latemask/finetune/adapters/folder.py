@@ -191,8 +191,8 @@ def about_of(folder):
         f"{folder} holds no adapter ({ABOUT} or {_PEFT})")
   peft = stock_config.read_json(folder / _PEFT)
   for key, value in {"peft_type": "LORA", "bias": "none", "use_rslora": False,
-                     "use_dora": False, "rank_pattern": {},
-                     "alpha_pattern": {}}.items():
+                     "use_dora": False, "alora_invocation_tokens": None,
+                     "rank_pattern": {}, "alpha_pattern": {}}.items():
     if peft.get(key, value) != value:
       raise errors.InputError(
           f"{folder}/{_PEFT} has {key} {peft[key]!r:.40}; only {value!r} can "

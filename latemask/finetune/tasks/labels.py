@@ -119,12 +119,16 @@ class _Number:
     return np.array(labels, np.float32)
 
   def fields(self, labels):
-    scale = float(np.std(labels, dtype=np.float64))
+    shift, scale = float(np.mean(labels)), float(np.std(labels))
+    # Squares of large and of tiny numbers are none in float32.
+    if not (math.isfinite(shift) and 0 < scale < math.inf):
+      shift = float(np.mean(labels, dtype=np.float64))
+      scale = float(np.std(labels, dtype=np.float64))
     if not np.ptp(labels):  # That of equal numbers is 0 to rounding alone.
       raise errors.InputError(
           f"all rows have the number {labels[0]:g} in {self._column}; there is "
           "nothing to learn")
-    return {"shift": float(np.mean(labels)), "scale": scale}
+    return {"shift": shift, "scale": scale}
 
 
 class _Tags(_Classes):
@@ -260,6 +264,7 @@ def listed(where, column, cell):
     InputError: what stands in a list is no word, and no number.
   """
   if isinstance(cell, str):
+    check_characters(where, column, cell)
     return cell.split()
   words = cell if isinstance(cell, list) else []
   for word in words:

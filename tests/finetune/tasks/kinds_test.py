@@ -74,6 +74,14 @@ def test_answers_as_they_may_be_written(cell, found):
     read("row 1", ("where?", "in Paris"), cell)
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e20, 1e38])
+def test_units_of_large_and_tiny_numbers(unit):
+  read = labels._Number(None, (), types.SimpleNamespace(label="score"))
+  fields = read.fields(read.array([unit * n for n in (1, 2, 3)]))
+  assert fields["shift"] == pytest.approx(2 * unit, rel=1e-6)
+  assert fields["scale"] == pytest.approx((2 / 3)**0.5 * unit, rel=1e-6)
+
+
 def test_numbers_that_are_all_the_same():
   read = labels._Number(None, (), types.SimpleNamespace(label="score"))
   assert float(np.std(read.array([0.1] * 100))) > 0  # To rounding.
