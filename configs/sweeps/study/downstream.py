@@ -3,8 +3,8 @@
   python -m latemask.tools.sweep --init_from RUN RUN ... --config \\
       configs/sweeps/study/downstream.py,data_dir=/data/glue
 
-MRPC is to choose one of two learning rates for all. STS-B and SST-2 take the
-higher; where it is the lower: `...,grid.learning_rates=(2e-4,)`.
+MRPC is to choose one of two learning rates for all; STS-B and SST-2 take the
+lower, which it chose.
 """
 
 from configs.sweeps import glue
@@ -17,7 +17,7 @@ def get_config():
   """Returns the GLUE sweep's config with one rate, and three epochs."""
   config = glue.get_config()
   config.max_length = 128
-  config.grid.learning_rates = _RATES[1:]
+  config.grid.learning_rates = _RATES[:1]
   config.grid.num_epochs = 3
   return config
 
