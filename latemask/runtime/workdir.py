@@ -38,6 +38,7 @@ def owned(workdir):
     InputError: not all processes see it; or there are metrics of something
       else.
   """
+  workdir = epath.Path(workdir)
   if (workdir / "metrics.jsonl").exists() and not (
       workdir / "config.json").exists():
     raise errors.InputError(

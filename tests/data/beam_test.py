@@ -231,7 +231,7 @@ def test_command_lines_that_cannot_be(
 
 
 def test_config_without_documents(tmp_path, capsys):
-  assert "has no data to pack" in _refusal(
+  assert "a config that fine-tunes; give one that pre-trains" in _refusal(
       capsys, "--config", ROOT / "configs" / "glue.py", "--out", tmp_path / "o")
 
 

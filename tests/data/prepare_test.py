@@ -139,7 +139,7 @@ def test_an_estimate_of_every_kind_of_source(
     (tmp_path / "a").write_text(conftest.make_text(400))
     config.data.source = {"files": f"files:{tmp_path}/a"}.get(kind, kind)
   config.data.max_bad_documents = 10**6
-  totals = estimate.dry_run(config, tmp_path / "out", lambda config: None)
+  totals = estimate.dry_run(config, tmp_path / "out")
   assert totals["rows"] > 0 and not (tmp_path / "out").exists()
 
 
@@ -160,7 +160,7 @@ def test_an_estimate_reads_no_whole_packed_file(
       yield found
   monkeypatch.setattr(text_lib.Text, "_read", documents)
   config.data.source = f"text:{tmp_path}/*.gz"
-  totals = estimate.dry_run(config, tmp_path / "out", lambda config: None)
+  totals = estimate.dry_run(config, tmp_path / "out")
   assert totals["documents"] == pytest.approx(3 * (
       text[:size].count("\n") + text[:size // 2].count("\n")), rel=0.1)
   assert sum(read) < 300_000
