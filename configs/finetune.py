@@ -24,7 +24,7 @@ def get_config():
   # tokens (a tag a word), span (an answer within a context).
   task.kind = "classes"
   # Weights of the classes in the loss: none, or balanced (rare ones count
-  # more: all classes have as much in all).
+  # more, so that classes weigh alike in a batch that holds all of them).
   task.class_weights = "none"
 
   config.data = data = ml_collections.ConfigDict()
