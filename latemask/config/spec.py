@@ -62,9 +62,8 @@ def load(spec, is_finetuning=None):
 
 
 def kind(config):
-  """Returns in words what a config is for, from its keys."""
-  is_finetuning = any(key.partition(".")[0] == "task" for key in config)
-  return "a config that " + ("fine-tunes" if is_finetuning else "pre-trains")
+  """Returns in words what a config, or a dict of one, is for."""
+  return "a config that " + ("fine-tunes" if "task" in config else "pre-trains")
 
 
 def asked(where, function):

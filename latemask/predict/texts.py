@@ -61,7 +61,6 @@ def check_out(path):
   Raises:
     InputError: see there.
   """
-  files.check_writable(epath.Path(path).parent)
   if os.path.lexists(path) or epath.Path(path).exists():
     raise errors.InputError(
         f"--out {path} exists; name another file, or delete it")

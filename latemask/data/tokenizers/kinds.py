@@ -103,12 +103,11 @@ def _without_another_model(tokenizer, found):
   """
   if found is None:
     return tokenizer
-  try:
-    # What lies there may have got its mask here.
-    made = converted.convert(found.proto, added.with_mask)
-  except errors.InputError:
-    made = None
-  if made and made.library_tokens == tokenizer.library_tokens:
+  tokens = tokenizer.library_tokens
+  made = {piece: index for index, piece in enumerate(found.pieces)}
+  # What lies there may have got its mask here.
+  if made.items() <= tokens.items() and (
+      tokens.keys() - made.keys() <= {tokenizer.mask_token}):
     return tokenizer
   return huggingface.of_files({name: content for name, content in
                                tokenizer.files.items()

@@ -6,19 +6,15 @@ library's object. Source: BertTokenizer and RobertaTokenizer of transformers 5.
 
 import io
 import json
+import typing
 
 import tokenizers as library
 
 from latemask.data.tokenizers import specials as specials_lib
 from latemask import errors
 
-# Stock classes whose files say all of what they do, by the first of these.
-_CLASSES = {
-    "vocab.txt": ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer",
-                  "MobileBertTokenizer", "LayoutLMTokenizer",
-                  "SqueezeBertTokenizer"),
-    "vocab.json": ("RobertaTokenizer", "GPT2Tokenizer", "BartTokenizer",
-                   "LongformerTokenizer")}
+# Settings that switch something on or off.
+_SWITCHES = ("tokenize_chinese_chars", "do_lower_case", "add_prefix_space")
 
 
 def described(files, settings, added=b"{}"):
@@ -50,12 +46,12 @@ def described(files, settings, added=b"{}"):
 
 
 def _check_class(name, settings):
-  called = str(settings.get("tokenizer_class") or _CLASSES[name][0])
+  classes = _KINDS[name].classes
+  called = str(settings.get("tokenizer_class") or classes[0])
   # An export of latemask names none of them beside the vocabulary.
-  if called.removesuffix("Fast") not in (
-      *_CLASSES[name], "PreTrainedTokenizer"):
+  if called.removesuffix("Fast") not in (*classes, "PreTrainedTokenizer"):
     raise errors.InputError(
-        f"{name} is read as that of {_CLASSES[name][0]}, and it is of "
+        f"{name} is read as that of {classes[0]}, and it is of "
         f"{called}; save the folder with a tokenizer.json")
   if settings.get("word_tokenizer_type", "basic") != "basic":
     raise errors.InputError(
@@ -73,18 +69,17 @@ def is_rebuilt_alike(described, settings):
   called = str(settings.get("tokenizer_class")).removesuffix("Fast")
   if called in ("PreTrainedTokenizer", "TokenizersBackend"):
     return True  # The file as it stands.
-  name = next((name for name, classes in _CLASSES.items()
-               if called in classes), None)
-  if name is None:
+  kind = next((k for k in _KINDS.values() if called in k.classes), None)
+  if kind is None:
     return False
   found = library.Tokenizer.from_str(json.dumps(described))
   there = json.loads(found.to_str())
   model = {key: value or None for key, value in there["model"].items()}
-  if model | _MODELS[name] != model or None in map(
-      found.token_to_id, _ENDS[name]) or not all(
+  if model | kind.model != model or None in map(
+      found.token_to_id, kind.ends) or not all(
           isinstance(settings.get(key, True), bool) for key in _SWITCHES):
     return False
-  _STEPS[name](found, settings)
+  kind.steps(found, settings)
   return json.loads(found.to_str()) == there
 
 
@@ -105,7 +100,7 @@ def _steps_of_words(found, settings):
   found.post_processor = library.processors.TemplateProcessing(
       single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
       special_tokens=[(name, found.token_to_id(name))
-                      for name in _ENDS["vocab.txt"]])
+                      for name in _KINDS["vocab.txt"].ends])
 
 
 def _steps_of_bytes(found, settings):
@@ -114,22 +109,45 @@ def _steps_of_bytes(found, settings):
   found.normalizer = None
   found.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=space)
   found.post_processor = library.processors.RobertaProcessing(
-      *((name, found.token_to_id(name)) for name in _ENDS["vocab.json"]),
+      *((name, found.token_to_id(name))
+        for name in _KINDS["vocab.json"].ends),
       add_prefix_space=space)
 
 
-_STEPS = {"vocab.txt": _steps_of_words, "vocab.json": _steps_of_bytes}
-# What stands at the ends of a text.
-_ENDS = {"vocab.txt": ("[CLS]", "[SEP]"), "vocab.json": ("</s>", "<s>")}
-# What stock's class says of the model, besides its words; None for nothing.
-_MODELS = {"vocab.txt": {"type": "WordPiece", "unk_token": "[UNK]",
-                         "continuing_subword_prefix": "##",
-                         "max_input_chars_per_word": 100},
-           "vocab.json": {"type": "BPE", "dropout": None, "unk_token": None,
-                          "continuing_subword_prefix": None,
-                          "end_of_word_suffix": None, "fuse_unk": None,
-                          "byte_fallback": None, "ignore_merges": None}}
-_SWITCHES = ("tokenize_chinese_chars", "do_lower_case", "add_prefix_space")
+class _Kind(typing.NamedTuple):
+  """A vocabulary as stock reads it.
+
+  Fields:
+    classes: of stock, whose files say all of what they do, by the first.
+    ends: tokens at the ends of a text.
+    model: what the class says of the model, besides its words; None: nothing.
+    steps: function (the library's object, settings) that gives it what stands
+      before and behind the vocabulary.
+  """
+
+  classes: tuple
+  ends: tuple
+  model: dict
+  steps: typing.Callable
+
+
+_KINDS = {
+    "vocab.txt": _Kind(
+        ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer",
+         "MobileBertTokenizer", "LayoutLMTokenizer", "SqueezeBertTokenizer"),
+        ("[CLS]", "[SEP]"),
+        {"type": "WordPiece", "unk_token": "[UNK]",
+         "continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
+        _steps_of_words),
+    "vocab.json": _Kind(
+        ("RobertaTokenizer", "GPT2Tokenizer", "BartTokenizer",
+         "LongformerTokenizer"),
+        ("</s>", "<s>"),
+        {"type": "BPE", **dict.fromkeys((
+            "dropout", "unk_token", "continuing_subword_prefix",
+            "end_of_word_suffix", "fuse_unk", "byte_fallback",
+            "ignore_merges"))},
+        _steps_of_bytes)}
 
 
 def wordpiece(vocab_txt, settings):
