@@ -15,7 +15,8 @@ bytes of XLA's temporaries on a device. They are compiled side by side, so
 compile_secs is a program's own with one contender alone. --peer hf adds the
 stock Hugging Face class of the first contender's encoder layers in PyTorch,
 with its own loss, AdamW, SDPA and torch.compile where that works; it reads
-whole rows with 15 % of the tokens masked.
+whole rows with 15 % of the tokens masked. Its FLOPs are of all tokens in all
+layers and in the head.
 
 --flops times nothing. It prints the matrix FLOPs of a step, the share of
 attention's two small products in it, the parameters, and three ratios to

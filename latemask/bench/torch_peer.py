@@ -8,6 +8,7 @@ from latemask.data.tokenizers import specials
 from latemask.hub import stock_config
 from latemask.hub import weights as hf_weights
 from latemask.model import cut
+from latemask.model import flops
 from latemask.runtime import console
 
 
@@ -33,7 +34,7 @@ class Peer:
     c = cut.encoder_config(program.model.config)
     model_type = hf_weights.CLASSES[c.architecture][0]
     self.rows, self.length = ids_BxL.shape
-    self.flops = None
+    self.flops = self.rows * flops.stock_step_flops(c, self.length)
     self._device = "cuda" if torch.cuda.is_available() else "cpu"
     model = transformers.AutoModelForMaskedLM.from_config(
         transformers.AutoConfig.for_model(

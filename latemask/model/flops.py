@@ -32,7 +32,26 @@ def train_step_flops(config, plan, pruned=True):
   flops = {"embedding": 0, "early": 0, "late": 0}
   for component, *sizes in _layers(config, plan, pruned):
     flops[component] += 3 * _layer(config, *sizes)
-  targets = plan.num_targets
+  return flops | {"head": _head(config, plan.num_targets)}
+
+
+def stock_step_flops(config, length):
+  """Returns the FLOPs of a row in a step of the stock class.
+
+  All tokens pass through all layers and the head. Local layers count as they
+  are computed here, though SDPA multiplies whole rows and masks.
+
+  Args:
+    config: a `ModelConfig` of the encoder alone, as of `cut.encoder_config`.
+    length: L.
+  """
+  return _head(config, length) + 3 * sum(
+      _layer(config, length, length, None, is_local)
+      for is_local in config.local_layers)
+
+
+def _head(config, targets):
+  """FLOPs of the head, forward and backward."""
   width = config.width
   padded_targets = targets
   if config.loss_chunk:  # Else next to nothing is padded.
@@ -42,7 +61,7 @@ def train_step_flops(config, plan, pruned=True):
   head += 2 * padded_targets * width * config.padded_vocab_size
   # The bias' gradient is a product, too.
   grad_bias = 2 * padded_targets * config.padded_vocab_size
-  return flops | {"head": 3 * head + grad_bias}
+  return 3 * head + grad_bias
 
 
 def attention_flops(config, plan):

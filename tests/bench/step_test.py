@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from latemask.bench import step as bench_step
+from latemask.train import step as step_lib
 from tests import conftest
 
 TINY = "configs/base.py:tiny,model.dtype=float32"
@@ -56,6 +57,25 @@ def test_real_steps_and_the_peer():
   assert peer["torch_compile"] is False
   assert all(line["tokens_per_sec"] > 0 for line in (ours, other, peer))
   assert ours["temporaries"] > 0 and "temporaries" not in peer
+
+
+@pytest.mark.slow
+def test_pytorch_counts_the_flops_that_the_peer_is_credited_with(tiny):
+  torch = pytest.importorskip("torch")
+  pytest.importorskip("transformers")
+  from torch.utils import flop_counter
+  from latemask.bench import torch_peer
+  # A vocabulary that is not padded, and no local layers, of which the stock
+  # class multiplies more.
+  tiny.data.vocab_size = 384
+  tiny.model.architecture = "modern"
+  program = step_lib.build(tiny)
+  ids_BxL = bench_step._rows(2, 32, 384)
+  peer = torch_peer.Peer(program, "float32", ids_BxL, compiled=False)
+  peer._model.set_attn_implementation("eager")  # It counts no fused attention.
+  with flop_counter.FlopCounterMode(display=False) as counter:
+    peer.step()
+  assert peer.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 @pytest.mark.slow
