@@ -1,6 +1,7 @@
 """S8: 50 times the compute, on one GPU: 12 layers of width 512, bfloat16.
 
-The three runs that matter most, at 15 and 50 % at the input and 50 % late.
+The runs that matter most: 15 and 50 % at the input, 50 % behind all layers and
+before layer 9.
 """
 
 from configs.sweeps import study
@@ -21,10 +22,12 @@ def get_config():
 def sweep(config):
   """Yields the overrides of each point."""
   rate = config.optimizer.learning_rate
+  runs = (study.INPUT_15, study.INPUT_50, study.LATE_50,
+          study.place(0.5, study.ENCODER, 9))
   for factor in (1, 2):
     yield from study.points(
-        [run | {"optimizer.learning_rate": factor * rate} for run in (
-            study.INPUT_15, study.INPUT_50, study.LATE_50)], seeds=(1,))
+        [run | {"optimizer.learning_rate": factor * rate} for run in runs],
+        seeds=(1,))
 
 
 def columns():
