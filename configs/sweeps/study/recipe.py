@@ -23,6 +23,8 @@ def sweep(config):
                         "optimizer.learning_rate": rate}
           for run in (study.INPUT_15, study.INPUT_50, study.LATE_50)
           for rate in (2e-3, 4e-3)]
+  runs += [base | study.place(0.5, study.ENCODER, 9) | {
+      "optimizer.name": "muon", "optimizer.learning_rate": 4e-3}]
   runs += [base | study.INPUT_15 | {"masking.phases": _PHASES["at_input"]},
            base | study.LATE_50 | {"masking.phases": _PHASES["late"]},
            base | study.LATE_50 | {"masking.phases": _PHASES["late"],
