@@ -27,6 +27,7 @@ tokens, as is usual elsewhere; and the ratio of layers x tokens.
 
 from concurrent import futures
 import json
+import os
 import statistics
 import sys
 import time
@@ -258,6 +259,8 @@ def _run(args):
     return _print_table(flops_table(args.config or _FLOPS_CONFIGS))
   if not args.config:
     raise errors.InputError("give at least one --config, or --flops")
+  if args.peer:  # Else JAX takes most of a GPU's memory at its first use.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   contenders = [Contender(spec, args) for spec in args.config]
   print(f"compiling {', '.join(args.config)}", file=sys.stderr)
   # Nothing runs meanwhile: on several host devices, programs that run at once
