@@ -359,7 +359,8 @@ def as_begun(found, now):
   for key, row in PRETRAINING.items():
     if row.kept and key in now and key not in found:
       kept[key] = row.before
-    if row.instead in now and key in found and row.instead not in found:
-      del kept[row.instead]
+    if row.instead in now and key in found:
       kept[key] = found[key]
+      if row.instead not in found:
+        del kept[row.instead]
   return kept

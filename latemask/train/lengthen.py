@@ -2,7 +2,7 @@
 
 It goes on as if it had been begun so long, where that is no other run than the
 one there is: the learning rates so far are the same, and so is the warm-up,
-which from then on stands in config.json in steps.
+which from then on stands in config.json in steps, too.
 """
 
 from latemask.checkpoint import record as record_lib
@@ -11,8 +11,7 @@ from latemask.runtime import workdir as workdir_lib
 from latemask.train import schedule
 
 # What config.json then says anew.
-KEYS = ("train.num_steps", "optimizer.warmup_fraction",
-        "optimizer.warmup_steps")
+KEYS = ("train.num_steps", "optimizer.warmup_steps")
 # How a schedule is asked whether it may be made longer: (its config as begun,
 # step of the newest checkpoint) -> bool.
 _MAY = {
@@ -43,8 +42,7 @@ def lengthened(config, workdir):
   _check(begun, config, workdir)
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    if "warmup_fraction" in config.optimizer:
-      del config.optimizer.warmup_fraction
+    # The fraction stays beside it: it is what commands are compared by.
     config.optimizer.warmup_steps = schedule.warmup_steps(begun)
   return config, True
 

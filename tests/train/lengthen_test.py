@@ -9,6 +9,7 @@ import pytest
 
 from latemask import errors
 from latemask.runtime import signals as signals_lib
+from latemask.runtime import workdir as workdir_lib
 from latemask.train import lengthen
 from latemask.train import run as run_lib
 from latemask.train import schedule
@@ -58,8 +59,25 @@ def test_the_warm_up_stays(tiny, tmp_path):
   config, is_longer = lengthen.lengthened(tiny, tmp_path)
   assert is_longer and schedule.warmup_steps(config) == 5
   _write(config, tmp_path)  # And longer still.
-  tiny.train.num_steps = 80
-  assert schedule.warmup_steps(lengthen.lengthened(tiny, tmp_path)[0]) == 5
+  for num_steps in 40, 80:
+    tiny.train.num_steps = num_steps
+    begun = workdir_lib.keep_meaning(tiny, tmp_path)
+    assert schedule.warmup_steps(lengthen.lengthened(begun, tmp_path)[0]) == 5
+
+
+def test_another_warm_up_is_refused(tiny, tmp_path):
+  """When the run is made longer, and by every command after it."""
+  tiny.optimizer.schedule = "constant"
+  tiny.optimizer.warmup_fraction = 0.25
+  _write(tiny, tmp_path)
+  for num_steps in 40, 40, 80:
+    tiny.train.num_steps = num_steps
+    tiny.optimizer.warmup_fraction = 0.5
+    with pytest.raises(errors.InputError, match=r"0.25 \(now 0.5\)"):
+      run_lib.train(tiny, tmp_path)
+    tiny.optimizer.warmup_fraction = 0.25
+    _write(lengthen.lengthened(
+        workdir_lib.keep_meaning(tiny, tmp_path), tmp_path)[0], tmp_path)
 
 
 @pytest.mark.parametrize("changes, message", [
