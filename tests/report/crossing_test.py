@@ -51,6 +51,17 @@ def _content(folder, name):
   return content_lib.gather(reading.read([folder]), baseline=name)
 
 
+def test_series_without_a_name_are_drawn_and_counted(runs):
+  """So that a rival that loses is not left out without a word."""
+  for i in range(7):
+    _run(runs / f"other-{i}", [6.0, 5.0, 3.5 + i / 10], rate=0.2 + i / 100)
+  figure, caption = page_lib.draw(_content(runs, "old"))["crossing"]
+  assert "Thin, 2 of 10: series that come down later or never" in caption
+  assert len(figure.legends[0].get_texts()) == 8
+  thin = [line for line in figure.axes[0].lines if line.get_color() == "0.75"]
+  assert len(thin) == 2
+
+
 def test_by_hand(runs):
   content = _content(runs, "old")
   found = content.crossing

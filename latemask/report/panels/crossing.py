@@ -12,7 +12,8 @@ from latemask.report.panels import curves
 def loss(content):
   """Draws held-out losses against FLOPs, and the crossings.
 
-  Of many series the baseline and those that come down to its end first.
+  Of many series the baseline and those that come down to its end first have
+  names; the others are thin lines.
 
   Returns:
     (figure, caption); None where no FLOPs are known.
@@ -21,6 +22,7 @@ def loss(content):
   shares = [found.shares["FLOPs"][i] for i in chosen]
   can_compare = [found.can_compare[i] for i in chosen]
   series = [content.series[i] for i in chosen]
+  others = [s for s in content.series if s not in series]
   content = dataclasses.replace(content, series=series, look=look_lib.named([
       look_lib.wrap(_name(s, *share, can, found.baseline))
       for s, share, can in zip(series, shares, can_compare)]))
@@ -31,6 +33,11 @@ def loss(content):
   factor, label = look_lib.unit(
       max(x[-1] for x, *_ in drawn if len(x)), "training FLOPs")
   fig, (ax,) = look_lib.begin(1, content.look, 2.1)
+  for other in others:
+    x, y, *_ = curves.curve(
+        other, runs_lib.Run.flops_at, "evals", found.key)
+    if len(x):
+      ax.plot(x * factor, y, color="0.75", linewidth=0.6, zorder=1)
   for i, (x, *ys) in enumerate(drawn):
     curves.draw_curve(ax, content, i, (x * factor, *ys))
   ax.axhline(found.loss, color="0.2", linestyle=":", linewidth=0.9)
@@ -52,6 +59,8 @@ def loss(content):
       "against FLOPs. Dotted: the loss at which that baseline ends "
       f"({found.loss:.3f}). A triangle: where a series first comes down to it; "
       "the share of the baseline's FLOPs stands before its name."
+      + f" Thin, {len(others)} of {len(others) + len(series)}: series that "
+        "come down later or never; the table has their names." * bool(others)
       + comparison.caution(content.series, found.key))
 
 

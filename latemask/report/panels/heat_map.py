@@ -5,13 +5,21 @@ import os
 
 import numpy as np
 
+from latemask.config import keys as keys_lib
 from latemask.report import comparison
 from latemask.report import look as look_lib
+from latemask.report import series as series_lib
+
+# Words in these groups of keys make another recipe. Numbers of them may be
+# tuned cell by cell.
+_RECIPE = ("model", "masking", "optimizer", "train")
+# What changes with the layer, or nothing in what is computed.
+_ALIKE = keys_lib.names(keys_lib.PRETRAINING, "free") | {"model.insertion"}
 
 
 def loss(content):
   """Draws the last held-out loss, at each run's rate and at one for all."""
-  series = content.series
+  series, only = _of_one_recipe(content.series)
   keys = list(dict.fromkeys(["eval/loss", content.quality_key]))
   fig = _draw([
       (comparison.loss_name(key) + (
@@ -24,18 +32,47 @@ def loss(content):
                      "task where fewer tokens are hidden), below at one rate "
                      "for all" if len(keys) > 1 else "")
                   + ". Mean over seeds; where other keys differ, the best."
-                  + content.unfinished)
+                  + only + content.unfinished)
 
 
 def glue(content):
   """Draws the GLUE average of what began from the runs."""
   averages = content.glue_averages
+  series, only = _of_one_recipe(content.series)
   fig = _draw([("GLUE average", "%", comparison.grid(
-      content.series, lambda run: averages.get(
+      series, lambda run: averages.get(
           os.path.realpath(run.path), math.nan), False), False)],
               comparison.depths(content.settled))
   return fig and (fig, "GLUE average by mask rate and insertion layer of "
-                  f"pre-training, mean over its seeds.{content.unfinished}")
+                  f"pre-training, mean over its seeds.{only}"
+                  + content.unfinished)
+
+
+def _of_one_recipe(series):
+  """Returns (the series of the recipe that fills most cells, which that is).
+
+  Else neighbours would differ in more than rate and layer: AdamW beside Muon.
+  """
+  settled = series_lib.settled(series)
+  configs = [s.runs[0].config for s in settled]
+  words = {key for config in configs for key, value in config.items()
+           if isinstance(value, str) and key.split(".")[0] in _RECIPE
+           and key not in _ALIKE}
+  differing = sorted(key for key in words
+                     if len({config.get(key) for config in configs}) > 1)
+  recipes, cells = {}, {}
+  for s, config in zip(settled, configs):
+    recipe = tuple(config.get(key) for key in differing)
+    recipes.setdefault(recipe, []).append(s)
+    if len(s.rates) == 1:
+      cells.setdefault(recipe, set()).add(
+          (s.rates[0], config["model.insertion_layer"]))
+  chosen = max(recipes, key=lambda recipe: len(cells.get(recipe, ())))
+  if len(recipes) == 1:
+    return series, ""
+  return recipes[chosen], " Only {}; the others stand in the table.".format(
+      ", ".join(f"{series_lib.short(key)} {series_lib.show(value)}"
+                for key, value in zip(differing, chosen)))
 
 
 def _draw(panels, names):
