@@ -69,7 +69,7 @@ def _pack_on_worker(shard, job):
   except errors.InputError as error:
     # Raised, a runner would try again, and wrap it in something of its own.
     path = epath.Path(job.directory) / f"{shard:05d}{_REFUSED}"
-    path.write_text(str(error))
+    path.write_text(str(error), "utf-8")
 
 
 def _refusals(job):
@@ -80,7 +80,7 @@ def _take_refusals(job):
   """Returns what workers left word of, and deletes it."""
   messages = []
   for path in _refusals(job):
-    messages.append(path.read_text())
+    messages.append(path.read_text("utf-8"))
     path.unlink()
   return messages
 

@@ -82,6 +82,8 @@ def _finetune(config, workdir, claim):
         "the processes do not all see the same weights, rows and results; "
         f"{workdir} and what the config names must lie where all hosts see "
         "them")
+  about_adapter = ("" if adapters.stores_all(config) else _about_adapter(
+      config, model, params["encoder"]))
   workdir_lib.write_config(config, workdir)
   distributed.say(
       f"{model.architecture}: {model.layers} "
@@ -90,8 +92,8 @@ def _finetune(config, workdir, claim):
       + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
       + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
   distributed.say(_about_head(params["head"]))
-  if not adapters.stores_all(config):
-    distributed.say(_about_adapter(config, model, params["encoder"]))
+  if about_adapter:
+    distributed.say(about_adapter)
   for data in datas:
     distributed.say(data.about)
   distributed.say("compiling: the first epochs take longer" if todo else
@@ -125,7 +127,8 @@ def _finetune(config, workdir, claim):
   table = grid_lib.tabulate(results)
   if jax.process_index() == 0:
     claim.check()
-    (workdir / "results.md").write_text(table)
+    with files.writing(workdir / "results.md") as unfinished:
+      unfinished.write_text(table, "utf-8")
   distributed.say(f"\n{table}\nsaved in {workdir / 'results.md'}")
   grid_lib.check(results)
   distributed.say(best.about(config, workdir))
@@ -133,7 +136,11 @@ def _finetune(config, workdir, claim):
 
 
 def _about_adapter(config, model, encoder):
-  """Returns in words how much of an encoder is trained."""
+  """Returns in words how much of an encoder is trained.
+
+  Raises:
+    InputError: the adapter is none for this encoder.
+  """
   trained = jax.eval_shape(
       lambda key: adapters.ADAPTERS[config.adapter.name].begin(
           config.adapter, model, encoder, key), jax.random.key(0))

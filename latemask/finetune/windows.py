@@ -55,12 +55,14 @@ def encode(tokenizer, task, rows, max_length):
       windows, where two texts are too long, the longer one is cut.
 
   Raises:
-    InputError: windows of a text would not move on, or `Template.check_pairs`.
+    InputError: windows of a text would not move on, or hold nothing of it;
+      see `Template.check_pairs`, too.
   """
   texts_of, spots_of, target_of = _BY_KIND.get(task.kind, _OF_TEXTS)
   template = tokenizer.template
   if len(rows.texts) == 2:
     template.check_pairs()
+  check_length(tokenizer, len(rows.texts), max_length)
   found, row_W, spots, num_cut = [], [], [], 0
   for number, (texts, marks) in enumerate(texts_of(tokenizer, rows)):
     room = max_length - template.num_specials(len(texts))
@@ -81,6 +83,15 @@ def encode(tokenizer, task, rows, max_length):
       None if rows.labels is None else target_of(
           task, rows, row_W, spots, ids),
       spots if task.kind in _BY_KIND else None, num_cut)
+
+
+def check_length(tokenizer, num_texts, max_length, called="max_length"):
+  """Raises InputError where a window has no room for a token of each text."""
+  least = tokenizer.template.num_specials(num_texts) + num_texts
+  if max_length < least:
+    raise errors.InputError(
+        f"{called} is {max_length}; {('a text', 'a pair')[num_texts - 1]} takes "
+        f"{least} at least")
 
 
 def min_length(tokenizer):

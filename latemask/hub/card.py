@@ -23,7 +23,8 @@ states = encoder(**tokenizer("A text.", return_tensors="pt")).last_hidden_state
 # How the class of a task is used.
 _USE = {
     "ForSequenceClassification": '''\
-classify = transformers.pipeline("text-classification", model=folder)
+classify = transformers.pipeline(
+    "text-classification", model=folder{all_labels})
 print(classify("A text."))
 ''',
     "ForTokenClassification": '''\
@@ -83,8 +84,9 @@ def card(about, stock, tokenizer, cut_length, extra):
   parts = [
       _front_matter("fill-mask" if has_code else _PURPOSES[kind], stock, extra),
       "# A masked language model of latemask\n",
-      _what_it_is(about, kind), _sizes(about, stock, tokenizer, cut_length),
-      "## Load it\n", _python(_START + _USE.get(kind, _LOAD)),
+      _what_it_is(about, kind),
+      _sizes(about, stock, tokenizer, cut_length, kind),
+      "## Load it\n", _python(_START + _how_to_use(kind, stock)),
       *_guess_words(about["model"], kind, has_code)]
   if "modules.json" in extra:
     parts += ["With sentence-transformers, the mean over the tokens of a "
@@ -105,7 +107,7 @@ def _front_matter(purpose, stock, extra):
 
 def _what_it_is(about, kind):
   if kind in _USE:
-    return "An encoder with a head for a task, fine-tuned from end to end.\n"
+    return "An encoder with a head for a task, fine-tuned.\n"
   layer, kept = about["model"]["insertion_layer"], about["encoder_layers"]
   text = "An encoder that was trained to guess hidden words. "
   if not layer:
@@ -117,15 +119,22 @@ def _what_it_is(about, kind):
          f"This encoder has {kept} layers: the last {kept - layer} have.\n"))
 
 
-def _sizes(about, stock, tokenizer, cut_length):
+def _how_to_use(kind, stock):
+  many = stock.get("problem_type") == "multi_label_classification"
+  return _USE.get(kind, _LOAD).replace(
+      "{all_labels}", ", top_k=None" * many)
+
+
+def _sizes(about, stock, tokenizer, cut_length, kind):
   """Returns the table of what is known."""
   model, masking = about["model"], about["masking"] or {}
   rows = {
       "stock class": stock["architectures"][0],
       "layers of the encoder": about["encoder_layers"],
-      "layers of the language model":
+      # A head for a task stands on an encoder that was cut out.
+      **({} if kind in _USE else {"layers of the language model":
           f"{model['layers']}, masks at layer {model['insertion_layer']}, "
-          f"decoder {model['decoder']}",
+          f"decoder {model['decoder']}"}),
       "width, heads, MLP":
           f"{model['width']}, {model['heads']}, {model['mlp']}",
       "positions": f"{model['max_length']}, of which {about['trained_length']} "

@@ -67,8 +67,9 @@ def export(config, params, tokenizer, folder, keep_layers=None,
     overwrite: replace an earlier export at `folder`, and nothing else.
     masking: `config.masking` of the run, to be kept with the model.
     trained_length: that of its `pretrained.Pretrained`; None: all positions.
-    max_length: tokens that the stock tokenizer cuts texts to; None for what
-      `hub_tokenizer.cuts_to` says. The model keeps all positions.
+    max_length: tokens that the stock tokenizer cuts texts to; None for those
+      of `task`, or for what `hub_tokenizer.cuts_to` says. The model keeps all
+      positions.
     with_code: add the file with which stock transformers runs the late layers
       and the head, too, where its own class cannot.
     sentence: add what sentence-transformers reads.
@@ -85,6 +86,8 @@ def export(config, params, tokenizer, folder, keep_layers=None,
   """
   check_out(folder, overwrite, tokenizer)
   trained_length = trained_length or config.max_length
+  if task:  # Stock is fed what the model was fine-tuned on.
+    max_length = max_length or min(task["max_length"], config.max_length)
   if max_length is not None and not 1 < max_length <= config.max_length:
     raise errors.InputError(
         f"max_length is {max_length}; it must lie in 2 to "

@@ -128,10 +128,9 @@ class Labeller:
       raise errors.InputError(
           f"--max_length is {max_length}; the model has {config.max_length} "
           "positions")
-    least = windows.min_length(loaded.tokenizer)
-    if max_length and max_length < least and len(self.task.text) > 1:
-      raise errors.InputError(
-          f"--max_length is {max_length}; a pair takes {least} at least")
+    if max_length:  # Published models do not say of how many texts.
+      windows.check_length(loaded.tokenizer, max(1, len(self.task.text)),
+                           max_length, "--max_length")
     self._tokenizer = loaded.tokenizer
     self._max_length = max_length or trained_tokens or loaded.trained_length
     head = pretrained.class_head(folder, kinds.KINDS[self.task.kind].head)

@@ -16,6 +16,18 @@ def are_bio(tags):
       tag == OUTSIDE or tag[:2] in ("B-", "I-") and tag[2:] for tag in tags)
 
 
+def odd(tags):
+  """Returns the first tag that others, which begin entities, make doubtful.
+
+  None where there is none. Other schemes have other letters before the -, such
+  as S- and E-.
+  """
+  if not any(tag[:2] == "B-" and tag[2:] for tag in tags):
+    return None
+  return next((tag for tag in tags if tag != OUTSIDE and not (
+      tag[:1].isupper() and tag[1:2] == "-" and tag[2:])), None)
+
+
 def wrong(tags):
   """Returns what is wrong with the tags of a row, in words; None if nothing."""
   for before, tag in zip([OUTSIDE, *tags], tags):

@@ -156,7 +156,10 @@ def tag_names(task, tags):
 
 
 def _tags_in_a_row(task, tags):
-  return " ".join(name or _NO_TAG for name in tag_names(task, tags))
+  names = [name or _NO_TAG for name in tag_names(task, tags)]
+  if any(len(name.split()) > 1 for name in task.labels):
+    return json.dumps(names, ensure_ascii=False)
+  return " ".join(names)
 
 
 def _tags_in_words(task, tags):

@@ -67,11 +67,8 @@ class _Multilabel(_Classes):
           f"{data.train}: no row has a label in {data.label}")
 
   def _cells(self, where, cell):
-    if isinstance(cell, str) and cell.startswith("["):  # As in .jsonl.
-      try:
-        cell = json.loads(cell)
-      except ValueError:
-        pass  # A name may begin so.
+    if isinstance(cell, str):
+      cell = _as_list(where, self._column, cell) or cell
     if isinstance(cell, str):
       cell = [name.strip() for name in cell.split(self._separator)
               if name.strip()]
@@ -109,7 +106,7 @@ class _Number:
       number = math.nan if isinstance(cell, bool) else float(cell)
     except (TypeError, ValueError, OverflowError):
       number = math.nan
-    if not math.isfinite(np.float32(number)):
+    if not abs(number) <= np.finfo(np.float32).max:
       raise errors.InputError(
           f"{where}: {self._column} is {cell!r:.40}; it must be a number")
     return number
@@ -119,7 +116,8 @@ class _Number:
     return np.array(labels, np.float32)
 
   def fields(self, labels):
-    shift, scale = float(np.mean(labels)), float(np.std(labels))
+    with np.errstate(over="ignore", invalid="ignore"):
+      shift, scale = float(np.mean(labels)), float(np.std(labels))
     # Squares of large and of tiny numbers are none in float32.
     if not (math.isfinite(shift) and 0 < scale < math.inf):
       shift = float(np.mean(labels, dtype=np.float64))
@@ -136,9 +134,15 @@ class _Tags(_Classes):
 
   def __init__(self, rows, names, data):
     self.is_given, self._column = bool(names), data.label
-    self.names = names or _sorted({
-        tag for where, _, cell in rows
-        for tag in listed(where, data.label, cell)})
+    found = {}  # Tag -> where it stands first.
+    for where, _, cell in () if names else rows:
+      for tag in self._tags(where, cell):
+        found.setdefault(tag, where)
+    if odd := entities.odd(found):
+      raise errors.InputError(
+          f"{found[odd]}: the tag {odd!r:.40} is none of O, B-TYPE and I-TYPE, "
+          "as others are; if it is meant so, name all tags in data.labels")
+    self.names = names or _sorted(found)
     self._numbers = {name: i for i, name in enumerate(self.names)}
     if len(self.names) < 2:
       raise errors.InputError(
@@ -146,8 +150,12 @@ class _Tags(_Classes):
           f"{data.label}; there must be two at least")
     self._are_bio = entities.are_bio(self.names)
 
+  def _tags(self, where, cell):
+    return [_name(where, self._column, tag)
+            for tag in listed(where, self._column, cell)]
+
   def __call__(self, where, texts, cell):
-    (words,), tags = texts, listed(where, self._column, cell)
+    (words,), tags = texts, self._tags(where, cell)
     if len(tags) != len(words):
       raise errors.InputError(
           f"{where}: it has {len(words)} words and {len(tags)} tags")
@@ -181,9 +189,9 @@ class _Answers:
     try:
       if isinstance(cell, dict):  # As in `datasets`: a list of each.
         cell = [{"text": text, "answer_start": start} for text, start in zip(
-            cell["text"], cell["answer_start"])]
+            cell["text"], cell["answer_start"], strict=True)]
       answers = tuple(
-          task_lib.Answer(int(a["answer_start"]), _text(a["text"]))
+          task_lib.Answer(_whole(a["answer_start"]), _text(a["text"]))
           for a in cell or () if a["text"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
       raise errors.InputError(
@@ -245,6 +253,17 @@ def _text(text):
   return text
 
 
+def _whole(number):
+  """Returns a whole number, also one that is written as 3.0.
+
+  Raises:
+    ValueError: it is none.
+  """
+  if int(number) != float(number):
+    raise ValueError(number)
+  return int(number)
+
+
 def _sorted(names):
   """Returns names in order, numbers by what they are."""
   names = sorted(names)  # "1" before "1.0", whatever order they came in.
@@ -261,11 +280,16 @@ def listed(where, column, cell):
   """Returns a cell of words: a list, or words parted by spaces.
 
   Raises:
-    InputError: what stands in a list is no word, and no number.
+    InputError: what stands in a list is no word, and no number; see
+      `_as_list`, too.
   """
   if isinstance(cell, str):
     check_characters(where, column, cell)
-    return cell.split()
+    found = _as_list(where, column, cell)
+    # "[ 12 ]" is three words.
+    if not found or not all(isinstance(word, str) for word in found):
+      return cell.split()
+    cell = found
   words = cell if isinstance(cell, list) else []
   for word in words:
     if not is_plain(word):
@@ -273,3 +297,23 @@ def listed(where, column, cell):
           f"{where}: {column} has {word!r:.40}, which is no word")
     check_characters(where, column, str(word))
   return [str(word) for word in words]
+
+
+def _as_list(where, column, cell):
+  """Returns the JSON list that a text is, as in .jsonl; None: it is none.
+
+  Raises:
+    InputError: it is a list of quoted words, and not as JSON writes one:
+      pandas writes that of a column of lists so.
+  """
+  cell = cell.strip()
+  if not (cell.startswith("[") and cell.endswith("]")):
+    return None
+  try:
+    return json.loads(cell)
+  except ValueError as error:
+    if cell[1:].lstrip()[:1] in ("'", '"'):
+      raise errors.InputError(
+          f"{where}: {column} is {cell!r:.40}; a list is written as JSON, "
+          'such as ["a", "b"]') from error
+    return None  # A name may begin so.

@@ -155,6 +155,13 @@ def _squad(path, with_answers):
       ) from error
 
 
+def _in_a_line(text):
+  """Returns a cell; as JSON writes it where it would break the table."""
+  if "\t" in text or len(text.splitlines()) > 1:
+    return json.dumps(text, ensure_ascii=False)
+  return text
+
+
 def write(task, found, folder):
   """Writes FOLDER/NAME.tsv, the answers to the test file, in its order.
 
@@ -165,6 +172,6 @@ def write(task, found, folder):
   files.make(folder)
   with files.writing(path) as unfinished:
     unfinished.write_text("row\tprediction\n" + "".join(
-        f"{row}\t{kinds.plain(task, answer)}\n"
+        f"{row}\t{_in_a_line(kinds.plain(task, answer))}\n"
         for row, answer in enumerate(found, 1)), "utf-8")
   return path
