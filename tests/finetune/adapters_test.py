@@ -41,6 +41,19 @@ def _build(folder, architecture, adapter, **changes):
       config, model, params, tokenizer.specials, *data.program), data, tokenizer
 
 
+@pytest.mark.parametrize("architecture, changes, message", [
+    ("bert", {"adapter.name": "lora", "adapter.rank": 1000}, "adapter.rank"),
+    ("modern", {"adapter.name": "bitfit"}, "no biases|has no bias")])
+def test_one_that_cannot_be_leaves_nothing(
+    tmp_path, architecture, changes, message):
+  """Else the right command would be refused for what the wrong one wrote."""
+  stock_test._folder(tmp_path / "stock", architecture, kind="Model")
+  config = own_stock_test._config(tmp_path, "classes", **changes)
+  with pytest.raises(errors.InputError, match=message):
+    finetune_run.finetune(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("architecture, adapter", [
     ("bert", "lora"), ("modern", "lora"),
     *(pytest.param(*case, marks=pytest.mark.long) for case in (

@@ -153,6 +153,8 @@ def test_learned_exported_served(tmp_path, kind, monkeypatch, capsys):
   rows = [json.loads(line) for line in open(config.data.dev)]
   ours = [json.loads(line) for line in open(tmp_path / "said.jsonl")]
   _same(kind, ours, _stock_says(kind, workdir / "export" / kind, rows))
+  # A long text is cut where training cut it.
+  assert _stock(workdir / "export" / kind)[0].model_max_length == 24
   if kind == "tokens":
     assert ours[0]["entities"][0]["text"] in ("she", "he")
     pipe = transformers.pipeline(

@@ -53,6 +53,14 @@ def test_pairs_and_cuts(tokenizer):
     assert cut.num_cut == 1
 
 
+@pytest.mark.parametrize("task_of", [_CLASSES, _SPAN])
+def test_a_window_has_room_for_each_text(tokenizer, task_of):
+  rows = task.Rows((["the old"], ["time"]), None)
+  windows.encode(tokenizer, task_of, rows, 6)
+  with pytest.raises(errors.InputError, match="is 5; a pair takes 6 at least"):
+    windows.encode(tokenizer, task_of, rows, 5)
+
+
 def test_a_long_first_text_beside_a_short_one(tokenizer):
   """Windows are of the last text; the first has what that leaves."""
   long, short = "the old time was " * 20, "he"

@@ -14,6 +14,9 @@ from latemask.finetune.tasks import entities
 from latemask.finetune.tasks import task as task_lib
 
 
+_QUOTES = ("'", '"')
+
+
 class _Classes:
   """Labels of classes: reads one as a number."""
 
@@ -106,7 +109,7 @@ class _Number:
       number = math.nan if isinstance(cell, bool) else float(cell)
     except (TypeError, ValueError, OverflowError):
       number = math.nan
-    if not abs(number) <= np.finfo(np.float32).max:
+    if not abs(number) <= float(np.finfo(np.float32).max):
       raise errors.InputError(
           f"{where}: {self._column} is {cell!r:.40}; it must be a number")
     return number
@@ -312,7 +315,8 @@ def _as_list(where, column, cell):
   try:
     return json.loads(cell)
   except ValueError as error:
-    if cell[1:].lstrip()[:1] in ("'", '"'):
+    inner = cell[1:-1].strip()
+    if inner[:1] in _QUOTES and inner[-1:] in _QUOTES:
       raise errors.InputError(
           f"{where}: {column} is {cell!r:.40}; a list is written as JSON, "
           'such as ["a", "b"]') from error

@@ -115,6 +115,43 @@ def test_tags(tmp_path):
   assert [t.tolist() for t in splits["dev"].labels] == [[0, 1]]
 
 
+@pytest.mark.parametrize("words, tags", [
+    ('["He", "saw it"]', '["O", "B-X"]'), ("[ 12 ]", "O B-X O"),
+    ("[] B", "O B-X"), ("[ 'tis ]", "O B-X O")])
+def test_lists_in_cells_are_those_of_json(tmp_path, words, tags):
+  """And words in brackets are words; one with a space in it is none."""
+  config = _config(tmp_path, "tokens", [{"t": words, "g": tags}],
+                   ending=".tsv", text=("t",), label="g")
+  if "saw it" in words:
+    with pytest.raises(errors.InputError, match="'saw it' in t is no word"):
+      own.read(config)
+  else:
+    found, splits = own.read(config)
+    assert splits["train"].texts == ([words.split()],)
+    assert found.labels == ("B-X", "O")
+
+
+def test_other_schemes_of_tags_are_read(tmp_path):
+  rows = [{"t": ["a", "b", "c"], "g": ["B-X", "E-X", "S-Y"]}]
+  found, _ = own.read(_config(tmp_path, "tokens", rows, text=("t",), label="g"))
+  assert found.metrics[0] == "word_accuracy"
+  rows[0]["g"] = ["B_X", "B-X", "O"]
+  found, _ = own.read(_config(tmp_path, "tokens", rows, text=("t",), label="g",
+                              labels=("B_X", "B-X", "O")))
+  assert found.labels == ("B_X", "B-X", "O")
+
+
+def test_answers_to_test_rows_are_a_line_each(tmp_path):
+  """Whatever names of labels hold, a reader finds them again."""
+  odd = task.Task("classes", "classes", ("a\nb", "c\td", "e f"), (), 3)
+  lines = own.write(odd, [0, 1, 2], tmp_path).read_text().splitlines()
+  assert [line.split("\t", 1)[1] for line in lines] == [
+      "prediction", r'"a\nb"', r'"c\td"', "e f"]
+  tags = task.Task("tokens", "tokens", ("B-job title", "O"), (), 3)
+  line = own.write(tags, [np.array([1, 0])], tmp_path).read_text().splitlines()[1]
+  assert json.loads(line.split("\t")[1]) == ["O", "B-job title"]
+
+
 _SQUAD = {"data": [{"paragraphs": [{"context": "It was old Time.", "qas": [
     {"id": "a", "question": "Who was it?", "answers": [
         {"answer_start": 7, "text": "old Time"},
@@ -200,7 +237,27 @@ _GOOD = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
         {"text": "c", "answer_start": math.inf}]}], None,
      {"text": ("question", "context"), "label": "answers"}, "answers is"),
     ("span", _GOOD, None, {}, "kind span it names 2"),
+    # Half of a position, and an answer without one.
+    ("span", [{"question": "q", "context": "cd", "answers": [
+        {"text": "d", "answer_start": 0.5}]}], None,
+     {"text": ("question", "context"), "label": "answers"}, "answers is"),
+    ("span", [{"question": "q", "context": "cd", "answers": {
+        "text": ["c", "d"], "answer_start": [0]}}], None,
+     {"text": ("question", "context"), "label": "answers"}, "answers is"),
+    ("number", [{"text": "a", "label": 1e39}], None, {}, "it must be a number"),
+    # A tag that is misspelt among those of entities; one that is none.
+    ("tokens", [{"t": ["a", "b"], "g": ["O", "B-X"]},
+                {"t": ["a", "b"], "g": ["B_X", "O"]}], None,
+     {"text": ("t",), "label": "g"}, "line 2: the tag 'B_X' is none of O, B-TYPE"),
+    ("tokens", [{"t": ["a", "b"], "g": ["O", " "]}], None,
+     {"text": ("t",), "label": "g"}, "g is ' '; it must be a label"),
+    # As pandas writes a column of lists.
+    ("tokens", [{"t": "['a', 'b']", "g": "['O', 'B-X']"}], None,
+     {"text": ("t",), "label": "g"}, "a list is written as JSON"),
+    ("multilabel", [{"text": "a", "label": "['x', 'y']"}], None, {},
+     "a list is written as JSON"),
 ])
+@pytest.mark.filterwarnings("error")
 def test_what_cannot_be(tmp_path, kind, train, dev, data, message):
   with pytest.raises(errors.InputError, match=message) as refused:
     own.read(_config(tmp_path, kind, train, dev, **data))
