@@ -82,8 +82,9 @@ def _finetune(config, workdir, claim):
         "the processes do not all see the same weights, rows and results; "
         f"{workdir} and what the config names must lie where all hosts see "
         "them")
-  about_adapter = ("" if adapters.stores_all(config) else _about_adapter(
-      config, model, params["encoder"]))
+  about = [_about_head(params["head"]),
+           *_about_adapter(config, model, params["encoder"]),
+           *(data.about for data in datas)]
   workdir_lib.write_config(config, workdir)
   distributed.say(
       f"{model.architecture}: {model.layers} "
@@ -91,11 +92,8 @@ def _finetune(config, workdir, claim):
       f"{len(cells)} cell{'s' * (len(cells) > 1)} a task, to train: "
       + ", ".join(f"{data.name} {names.count(data.name)}" for data in datas)
       + f", in {jax.process_count()} processes" * (jax.process_count() > 1))
-  distributed.say(_about_head(params["head"]))
-  if about_adapter:
-    distributed.say(about_adapter)
-  for data in datas:
-    distributed.say(data.about)
+  for line in about:
+    distributed.say(line)
   distributed.say("compiling: the first epochs take longer" if todo else
                   "already finished: every cell has its result")
   mine = distributed.share(todo)
@@ -136,17 +134,19 @@ def _finetune(config, workdir, claim):
 
 
 def _about_adapter(config, model, encoder):
-  """Returns in words how much of an encoder is trained.
+  """Returns a line on how much of an encoder is trained; none if all is.
 
   Raises:
     InputError: the adapter is none for this encoder.
   """
+  if adapters.stores_all(config):
+    return []
   trained = jax.eval_shape(
       lambda key: adapters.ADAPTERS[config.adapter.name].begin(
           config.adapter, model, encoder, key), jax.random.key(0))
   num, of = map(adapters.num_params, (trained, encoder))
-  return (f"{config.adapter.name}: {num:,} numbers are trained besides the "
-          f"head; the encoder's {of:,} stand still ({num / of:.2%})")
+  return [f"{config.adapter.name}: {num:,} numbers are trained besides the "
+          f"head; the encoder's {of:,} stand still ({num / of:.2%})"]
 
 
 def _about_head(head):

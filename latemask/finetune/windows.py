@@ -90,8 +90,8 @@ def check_length(tokenizer, num_texts, max_length, called="max_length"):
   least = tokenizer.template.num_specials(num_texts) + num_texts
   if max_length < least:
     raise errors.InputError(
-        f"{called} is {max_length}; {('a text', 'a pair')[num_texts - 1]} takes "
-        f"{least} at least")
+        f"{called} is {max_length}; {('a text', 'a pair')[num_texts - 1]} "
+        f"takes {least} at least")
 
 
 def min_length(tokenizer):

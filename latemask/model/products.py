@@ -30,6 +30,16 @@ def dense(x, kernel):
   return out.reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
+def precision_of(dtype):
+  """Returns a context in which others' products are as exact as those here.
+
+  Args:
+    dtype: `config.model.dtype`; with bfloat16 the platform's default is kept.
+  """
+  return jax.default_matmul_precision(
+      "highest" if dtype == "float32" else None)
+
+
 def _precision(x, y):
   is_float32 = x.dtype == y.dtype == jnp.float32
   return jax.lax.Precision.HIGHEST if is_float32 else None

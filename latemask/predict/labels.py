@@ -13,6 +13,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from latemask.config import domains
 from latemask import errors
 from latemask.finetune import batches
 from latemask.finetune import step
@@ -27,6 +28,17 @@ from latemask.hub import weights as hf_weights
 from latemask.model import cut
 from latemask.runtime import console
 
+# What config.json may say of a task, if anything.
+_STOCK = {
+    "architectures": domains.each(domains.TEXT),
+    "id2label": domains.Domain(
+        "an object of names by whole numbers from 0 on",
+        lambda value: isinstance(value, dict) and all(
+            isinstance(name, str) and str(i) in value
+            for i, name in enumerate(value.values()))),
+    "problem_type": domains.choice(
+        "regression", "single_label_classification",
+        "multi_label_classification")}
 _WHOLE = ml_collections.ConfigDict({"name": "none"})
 # Rows that are read ahead and sorted by length, so that there is little
 # padding.
@@ -65,7 +77,10 @@ def task_of(folder):
   Raises:
     InputError: its class is that of no task.
   """
-  stock = stock_config.read_json(folder / "config.json")
+  where = folder / "config.json"
+  stock = stock_config.read_json(where)
+  for field, domain in _STOCK.items():
+    domains.check(domains.optional(domain), field, stock.get(field), where)
   name = next(iter(stock.get("architectures") or ()), "")
   head = next((head for head, (ending, _) in hf_weights.HEADS.items()
                if name.endswith(ending)), None)
@@ -81,8 +96,9 @@ def task_of(folder):
   names = stock.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
   labels = tuple(names[key] for key in sorted(names, key=int))
   path = folder / "latemask.json"
-  about = (stock_config.read_json(path).get("task")
-           if path.is_file() else None) or {}
+  about = stock_config.read_json(path).get("task") if path.is_file() else None
+  task_lib.check_about(about, path)
+  about = about or {}
   kind = head
   if head == "text":
     if stock.get("problem_type") == "regression" and len(labels) > 1:
@@ -136,6 +152,11 @@ class Labeller:
     head = pretrained.class_head(folder, kinds.KINDS[self.task.kind].head)
     if "out_kernel" not in head:
       raise errors.InputError(f"{folder} has no weights of a head")
+    outputs, named = len(head["out_bias"]), kinds.num_outputs(self.task)
+    if outputs != named:
+      raise errors.InputError(
+          f"{folder}/config.json has id2label for {named} outputs, and the "
+          f"head has {outputs}")
     self._params = jax.device_put({"encoder": encoder, "head": head})
     self._program = step.Program(
         dataclasses.replace(config, dropout=0.0, attention_dropout=0.0,

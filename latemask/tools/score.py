@@ -29,6 +29,9 @@ from latemask.predict import score as score_lib
 from latemask.predict import texts as texts_lib
 from latemask.runtime import console
 
+# Of lower mean scores, as of a model that diverged, exp is no number.
+_LEAST = -700
+
 
 def _parser():
   parser = console.parser("tools.score", __doc__)
@@ -129,8 +132,9 @@ def _line(text, found, tokenizer, as_json):
 def _tell_perplexity(scored):
   tokens = sum(len(found.ids_S) for found in scored)
   mean = sum(found.score for found in scored) / tokens
+  perplexity = math.exp(-mean) if mean > _LEAST else math.inf
   print(f"{len(scored):,} texts of {tokens:,} tokens; pseudo-perplexity "
-        f"{math.exp(-mean):,.2f}", file=sys.stderr)
+        f"{perplexity:,.2f}", file=sys.stderr)
 
 
 def _tell_pairs(columns, scored, args):

@@ -22,6 +22,7 @@ from latemask.model import encoder
 from latemask.model import flops
 from latemask.model import loss
 from latemask.model import partition
+from latemask.model import products
 from latemask.model import word_embedding
 from latemask.runtime import mesh as mesh_lib
 from latemask.runtime import rng
@@ -275,8 +276,10 @@ class Program:
         self.config.train.mask_vector,
         jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1), grads),
         plan.vocabulary.specials.mask)
-    updates, opt_state = self.optimizer.update(
-        grads, state.opt_state, state.params)
+    # Muon multiplies in optax, which leaves it to the platform.
+    with products.precision_of(self.config.model.dtype):
+      updates, opt_state = self.optimizer.update(
+          grads, state.opt_state, state.params)
     metrics = StepMetrics(sums, optax.tree.norm(grads),
                           self.schedule(state.step))
     params = self._tied(optax.apply_updates(state.params, updates))

@@ -1,6 +1,7 @@
 """What of a model is trained: the same start, what stands still, peft."""
 
 import json
+import shutil
 
 import flax.traverse_util
 import jax
@@ -157,6 +158,57 @@ def tokenizer_batch(folder):
   """Returns a batch of two texts of as many tokens, as stock reads them."""
   return transformers.AutoTokenizer.from_pretrained(folder)(
       ["she had time", "he had old"], return_tensors="pt")
+
+
+@pytest.mark.parametrize("name, field, value", [
+    (adapters_folder.ABOUT, field, value) for field, value in (
+        ("adapter", None), ("adapter", {}), ("adapter.name", "x"),
+        ("adapter.rank", "8"), ("adapter.alpha", -1.0),
+        ("adapter.matrices", 7), ("encoder", None), ("keep_layers", "x"),
+        ("head", 7), ("labels", ["a"]), ("labels", 7), ("task", 7),
+        ("task.max_length", "x"), ("trained_length", -1))] + [
+    ("adapter_config.json", field, value) for field, value in (
+        ("r", None), ("r", "8"), ("lora_alpha", None), ("lora_alpha", "x"))])
+def test_fields_from_outside(stored, name, field, value):
+  """What they cannot be is told in one line, by file and field."""
+  config, encoder, folder = stored
+  if name != adapters_folder.ABOUT:
+    (folder / adapters_folder.ABOUT).unlink()
+  said = json.loads((folder / name).read_text())
+  *groups, last = field.split(".")
+  inside = said
+  for group in groups:
+    inside = inside[group]
+  inside[last] = value
+  (folder / name).write_text(json.dumps(said))
+  with pytest.raises(errors.InputError) as refused:
+    adapters_folder.load(folder, config, encoder)
+  told = str(refused.value)
+  assert name in told and field.split(".")[-1] in told and "\n" not in told
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+  """(encoder's config, its parameters, a folder with LoRA beside it)."""
+  folder = tmp_path_factory.mktemp("adapter")
+  config, program, data, _ = _build(folder, "bert", "lora")
+  state = program.init_state(np.uint32(0))
+  adapters_folder.store(
+      folder / "stored", config.adapter, program.model,
+      program.params["encoder"], jax.device_get(state.params), {
+          "init_from": None, "keep_layers": None, "head": "text",
+          "labels": data.task.labels, "task": data_lib.about(data),
+          "trained_length": 24})
+  return program.model, program.params["encoder"], folder / "stored"
+
+
+@pytest.fixture
+def stored(adapter, tmp_path):
+  """The same, with a copy of the folder that may be broken."""
+  *model, folder = adapter
+  shutil.copytree(folder, tmp_path / "copy")
+  adapters_folder.load(tmp_path / "copy", *model)
+  return *model, tmp_path / "copy"
 
 
 @pytest.mark.parametrize("adapter", ["head", "bitfit"])

@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 
 from latemask.data.tokenizers import specials
+from latemask.train import optimizer as optimizer_lib
 from latemask.train import step as step_lib
 from tests import conftest
 
 ROOT = conftest.ROOT
 
 
+@pytest.mark.parametrize("optimizer", optimizer_lib.OPTIMIZERS)
 @pytest.mark.parametrize("dtype, is_highest", [
     ("float32", True), ("bfloat16", False)])
 def test_every_product_of_a_step_says_how_it_is_multiplied(
-    tiny, dtype, is_highest):
+    tiny, dtype, is_highest, optimizer):
   """CPUs do not read it; what TPUs and GPUs are given is the same text."""
   tiny.model.dtype = dtype
+  tiny.optimizer.name = optimizer
   tiny.model.decoder = "cross"
   program = step_lib.build(tiny, specials.trained(320))
   ids = jax.ShapeDtypeStruct((16, 32), np.int32)

@@ -195,3 +195,9 @@ def test_an_encoder_alone_scores_nothing(loaded):
   params = {k: v for k, v in loaded.params.items() if k != "head"}
   with pytest.raises(errors.InputError, match="no head"):
     score_lib.Scorer(dataclasses.replace(loaded, params=params))
+
+
+def test_the_perplexity_of_a_model_that_diverged(capsys):
+  found = score_lib.Scored(np.array([1]), np.array([-1e30]))
+  score_tool._tell_perplexity([found])
+  assert "pseudo-perplexity inf" in capsys.readouterr().err

@@ -141,7 +141,7 @@ def _parquet_arrays(path, layout, group):
                             // max(group.size_bytes, 1)))
     for batch in file.iter_batches(
         batch_rows, [group.key], [layout.column], use_threads=False):
-      yield batch.column(0)
+      yield batch.column(batch.schema.names.index(layout.column))
 
 
 def _arrow_layout(path, fields):

@@ -231,6 +231,12 @@ def of(path):
   return FORMATS.get(unpack.ending(path)[0])
 
 
+def is_of_lines(path):
+  """Returns whether documents of a file are lines, or groups of lines."""
+  found = of(path)
+  return found is not None and found.documents is _txt
+
+
 def is_read_through(path):
   """Returns whether a file is read from its beginning, not entered midway."""
   return unpack.is_packed(path) or of(path).is_read_through

@@ -78,7 +78,7 @@ class Text(found.Files):
     count = chars = groups = 0
     if self.how.between != "lines" or self.packing == "stream":
       return count, chars, groups
-    paths = [p for p in self.paths if unpack.ending(p)[0] == ".txt"]
+    paths = [p for p in self.paths if formats.is_of_lines(p)]
     for path in paths[::-(-len(paths) // _SAMPLED_FILES) or 1]:
       with unpack.reading(path) as file:
         for _, block in itertools.islice(

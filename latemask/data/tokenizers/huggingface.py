@@ -294,10 +294,13 @@ def as_json(content):
 def built(described):
   """Returns the library's object of a tokenizer.json; it neither pads nor cuts.
 
-  Sentence encoders say in their file to pad to 128.
+  Nor drops merges. Sentence encoders say in their file to pad to 128.
   """
+  model = described["model"]
+  if "dropout" in model:
+    model = model | {"dropout": None}
   return library.Tokenizer.from_str(json.dumps(
-      described | {"padding": None, "truncation": None}))
+      described | {"padding": None, "truncation": None, "model": model}))
 
 
 def _opened(described, as_text):
@@ -307,12 +310,16 @@ def _opened(described, as_text):
     as_text: special tokens that are text in a text; any other is found.
   """
   # The library finds an added token that is not `special` whatever is set; and
-  # all but BPE, which has merges, would find their names in the vocabulary:
-  # they get some that no text has. (The unknown one is known by its own.)
+  # where it looks whole words up (all but BPE, which has merges), it would find
+  # their names in the vocabulary: they get some that no text has. (The unknown
+  # one is known by its own, and merges that make a name make it of any text.)
   model = described["model"]
+  looks_up = model["type"] != "BPE" or model.get("ignore_merges")
+  merged = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "")
+            for pair in model.get("merges", ()) if looks_up}
   renamed = {name: f"\uffff{name}"
-             for name in as_text - {model.get("unk_token")}
-             if model["type"] != "BPE"}
+             for name in as_text - merged - {model.get("unk_token")}
+             if looks_up}
   if isinstance(model["vocab"], dict):
     model = model | {"vocab": {renamed.get(name, name): index
                                for name, index in model["vocab"].items()}}

@@ -82,7 +82,7 @@ def _load_folder(path, called, change):
   model, found = path / sentencepiece.FILE, None
   if model.is_file():
     found = sentencepiece.load(model, called)
-    if _is_native(found):
+    if _is_native(found) and _is_all(found, path, called):
       return found
   if huggingface.is_there(path):
     return _without_another_model(huggingface.load(path, called, change), found)
@@ -92,6 +92,18 @@ def _load_folder(path, called, change):
         "tokenizer.json, vocab.json and merges.txt, vocab.txt, or "
         f"{sentencepiece.FILE}")
   return _converted(found, model, called, change)
+
+
+def _is_all(found, folder, called):
+  """Returns whether a tokenizer.json beside a model has no other tokens.
+
+  It has where stock added some to an export of ours, and saved it there.
+  """
+  path = folder / "tokenizer.json"
+  if not path.is_file():
+    return True
+  tokens = huggingface.load(path, called).library_tokens
+  return tokens == {piece: i for i, piece in enumerate(found.pieces)}
 
 
 def _without_another_model(tokenizer, found):

@@ -19,9 +19,12 @@ import ml_collections
 import numpy as np
 import safetensors.numpy
 
+from latemask.config import domains
+from latemask.config import keys
 from latemask import errors
 from latemask.finetune.adapters import lora
 from latemask.finetune.adapters import table
+from latemask.finetune.tasks import task as task_lib
 from latemask.hub import convert
 from latemask.hub import stock_config
 from latemask.hub import tensors as hub_tensors
@@ -36,6 +39,14 @@ _BESIDE = (True, False, None, "gaussian", "eva", "orthogonal")
 _PREFIX = "base_model.model."
 # peft's names of the halves of a pair, and ours.
 _HALVES = {"lora_A": lora.A, "lora_B": lora.B}
+# What latemask_adapter.json says besides `adapter` and `task`.
+_SAID = {
+    "encoder": domains.TEXT, "init_from": domains.optional(domains.TEXT),
+    "keep_layers": keys.OWN["keep_layers"].domain,
+    "head": domains.choice(*hf_weights.HEADS),
+    "labels": domains.each(domains.TEXT),
+    "trained_length": domains.whole(1, keys.MOST_TOKENS)}
+_SETTINGS = ("name", "rank", "alpha", "dropout", "matrices")
 _TASK_TYPES = {"text": "SEQ_CLS", "tokens": "TOKEN_CLS", "span": "QUESTION_ANS"}
 
 
@@ -129,6 +140,11 @@ def load(folder, config, encoder):
   tensors = {name.removeprefix(_PREFIX): tensor for name, tensor
              in hub_tensors.read(folder / _TENSORS).items()}
   head = convert.class_head_from_stock(config, tensors, folder, about["head"])
+  outputs, named = len(head.get("out_bias", ())), len(about["labels"])
+  if outputs and named not in (0, outputs):
+    raise errors.InputError(
+        f"{folder}/{ABOUT}: labels has {named} names, and the head has "
+        f"{outputs} outputs")
   if settings.name == "lora":
     _check_all_is_read(config, about["head"], tensors, folder)
     params = _read_pairs(settings, config, tensors, encoder, folder)
@@ -185,7 +201,9 @@ def about_of(folder):
     InputError: it holds no adapter, or one of peft that is no plain LoRA.
   """
   if (folder / ABOUT).is_file():
-    return stock_config.read_json(folder / ABOUT)
+    said = stock_config.read_json(folder / ABOUT)
+    _check_said(said, folder / ABOUT)
+    return said
   if not (folder / _PEFT).is_file():
     raise errors.InputError(
         f"{folder} holds no adapter ({ABOUT} or {_PEFT})")
@@ -204,12 +222,29 @@ def about_of(folder):
         "it")
   head = next((head for head, name in _TASK_TYPES.items()
                if name == peft.get("task_type")), "text")
+  for field, key in (("r", "rank"), ("lora_alpha", "alpha")):
+    domains.check(keys.OWN[f"adapter.{key}"].domain, field, peft.get(field),
+                  folder / _PEFT)
   return {"adapter": {
       "name": "lora", "rank": peft["r"], "alpha": float(peft["lora_alpha"]),
       "dropout": 0.0, "matrices": tuple(lora.MATRICES)},
           "encoder": None, "init_from": peft.get("base_model_name_or_path"),
           "keep_layers": None, "head": head, "labels": (), "task": None,
           "trained_length": None}
+
+
+def _check_said(said, where):
+  """Checks the fields of latemask_adapter.json."""
+  for field, domain in _SAID.items():
+    domains.check(domain, field, said.get(field), where)
+  settings = said.get("adapter")
+  if not isinstance(settings, dict):
+    raise errors.InputError(
+        f"{where}: adapter is {settings!r:.60}; it must be an object")
+  for name in _SETTINGS:
+    domains.check(keys.OWN[f"adapter.{name}"].domain, f"adapter.{name}",
+                  settings.get(name), where)
+  task_lib.check_about(said.get("task"), where)
 
 
 def _flat(tree):

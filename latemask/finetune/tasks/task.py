@@ -8,6 +8,17 @@ import dataclasses
 
 import numpy as np
 
+from latemask.config import domains
+from latemask.config import keys
+from latemask import errors
+
+# What a model says of its task in a file, see `finetune.data.about`. Those of
+# before lack some.
+_ABOUT = {"kind": domains.TEXT, "has_no_answers": domains.YES_NO,
+          "max_length": domains.whole(3, keys.MOST_TOKENS),
+          "text": domains.each(domains.TEXT),
+          "stride": domains.optional(domains.whole(0, keys.MOST_TOKENS))}
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -75,3 +86,19 @@ class Answer:
 
   start: int
   text: str
+
+
+def check_about(about, where):
+  """Checks what a file says of a task; of None there is nothing to say.
+
+  Raises:
+    InputError: a field that cannot be.
+  """
+  if about is None:
+    return
+  if not isinstance(about, dict):
+    raise errors.InputError(
+        f"{where}: task is {about!r:.60}; it must be an object")
+  for field, value in about.items():
+    if field in _ABOUT:
+      domains.check(_ABOUT[field], f"task.{field}", value, where)

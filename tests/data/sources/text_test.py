@@ -201,9 +201,10 @@ def test_short_lines_are_warned_of(tiny, tmp_path, text, is_short):
   def notes():
     source, = sources_lib.open_sources(tiny)
     return "".join(source.notes)
-  _write(tmp_path / "a.txt", text.encode() * 19)
-  tiny.data.source = f"text:{tmp_path}/*"
-  assert ("tokens: is a line a document? If blank" in notes()) == is_short
+  for name in ("a.raw", "a.txt"):
+    _write(tmp_path / name, text.encode() * 19)
+    tiny.data.source = f"text:{tmp_path}/{name}"
+    assert ("tokens: is a line a document? If blank" in notes()) == is_short
   tiny.data.packing = "stream"
   assert not notes()
   tiny.data.packing, tiny.data.documents = "documents", "blank_lines"

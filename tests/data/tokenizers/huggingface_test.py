@@ -259,6 +259,38 @@ def test_names_between_spaces_are_text(tmp_path, model):
   assert ids.tolist() == [5, 1, 6, 1, 5, 1, 1]
 
 
+def test_names_that_bpe_looks_up_whole_are_text(tmp_path):
+  """With ignore_merges a word is looked up before it is merged."""
+  names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+  trained = library.Tokenizer(library.models.BPE(
+      unk_token="<unk>", ignore_merges=True))
+  trained.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
+  trained.train_from_iterator(_TEXT, library.trainers.BpeTrainer(
+      vocab_size=400, show_progress=False, special_tokens=names,
+      initial_alphabet=list("<>/")))
+  trained.save(str(tmp_path / "tokenizer.json"))
+  found = kinds.load(tmp_path)
+  assert json.loads((tmp_path / "tokenizer.json").read_text())["model"][
+      "ignore_merges"]
+  ids = found.encode(["see <mask> and <s> here", "<pad>"])
+  assert not any(found.is_special(i).any() for i in ids)
+  plain = trained.encode("the old time", add_special_tokens=False).ids
+  assert found.encode(["the old time"])[0].tolist() == plain
+  assert found.specials.mask in found.encode_masked("see <mask> here")
+
+
+def test_dropped_merges_are_for_training_alone(tmp_path):
+  """The same text is the same ids every time, as the pages promise."""
+  _bytes(tmp_path, False)
+  written = kinds.load(tmp_path).described
+  written["model"]["dropout"] = 0.5
+  (tmp_path / "d").mkdir()
+  (tmp_path / "d/tokenizer.json").write_text(json.dumps(written))
+  one, other = kinds.load(tmp_path / "d"), kinds.load(tmp_path)
+  for text in _TEXT[:20]:
+    np.testing.assert_array_equal(*(t.encode([text])[0] for t in (one, other)))
+
+
 def test_without_a_post_processor_rows_are_as_robertas(tmp_path):
   _words(tmp_path, True)
   (tmp_path / "bare").mkdir()

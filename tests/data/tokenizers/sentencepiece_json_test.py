@@ -10,6 +10,7 @@ import unicodedata
 
 import pytest
 
+from latemask.data.tokenizers import kinds
 from latemask.data.tokenizers import proto as proto_lib
 from latemask.data.tokenizers import sentencepiece as tokenizer_lib
 from latemask.data.tokenizers import sentencepiece_json
@@ -206,3 +207,21 @@ def test_offsets_are_those_of_metaspace(ours):
       assert stock.encode(line).offsets == plain.encode(line).offsets, line
   assert stock.encode("the of", add_special_tokens=False).offsets == [
       (0, 3), (3, 6)]
+
+
+def test_a_file_of_more_tokens_beside_a_model_of_ours_is_read(tmp_path):
+  """Stock writes one where words were added to an export."""
+  ours = tokenizer_lib.train(_TEXT.splitlines(), 400)
+  for name, content in ours.files.items():
+    (tmp_path / name).write_bytes(content)
+  _stock(ours).save(str(tmp_path / "tokenizer.json"))
+  assert isinstance(kinds.load(tmp_path), tokenizer_lib.Tokenizer)
+  stock = _stock(ours)
+  stock.add_tokens(["COVID-19"])
+  stock.save(str(tmp_path / "tokenizer.json"))
+  found = kinds.load(tmp_path)
+  assert found.vocab_size == ours.vocab_size + 1
+  assert found.digest != ours.digest
+  text = "the COVID-19 was there"
+  assert found.encode([text])[0].tolist() == stock.encode(
+      text, add_special_tokens=False).ids
