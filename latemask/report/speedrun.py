@@ -80,7 +80,9 @@ def entry(runs, track, hardware, commit):
         f"the mean held-out loss at 15 % masks is {losses.mean():.4f} "
         f"({', '.join(f'{loss:.4f}' for loss in losses)}); the target of the "
         f"track {track.name} is {track.target}")
-  return _line(runs, losses, rows, hardware, commit)
+  # Then nothing has told that they are made of the track's text.
+  told = rows if track.rows else f"{rows} (the track tells none yet)"
+  return _line(runs, losses, told, hardware, commit)
 
 
 def _check(run, track):

@@ -45,7 +45,7 @@ _SAID = {
     "keep_layers": keys.OWN["keep_layers"].domain,
     "head": domains.choice(*hf_weights.HEADS),
     "labels": domains.each(domains.TEXT),
-    "trained_length": domains.whole(1, keys.MOST_TOKENS)}
+    "trained_length": domains.optional(domains.whole(1, keys.MOST_TOKENS))}
 _SETTINGS = ("name", "rank", "alpha", "dropout", "matrices")
 _TASK_TYPES = {"text": "SEQ_CLS", "tokens": "TOKEN_CLS", "span": "QUESTION_ANS"}
 
