@@ -51,9 +51,11 @@ _SAYING = (flags.Error, ImportError, OSError, SyntaxError, TypeError,
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see above")
 _WORKDIR = flags.DEFINE_string("workdir", None, "see above")
 _DISTRIBUTED = flags.DEFINE_string("distributed", "off", "see above")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "see above")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "see above",
+                                      lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "see above")
-_START_SECS = flags.DEFINE_integer("start_secs", 300, "see above")
+_START_SECS = flags.DEFINE_integer("start_secs", 300, "see above",
+                                   lower_bound=1)
 
 
 def main(argv):

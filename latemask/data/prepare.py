@@ -115,7 +115,10 @@ def _prepare(config, directory, pack, tokenizer, claim, sources,
   config = packed_set.fit_as_packed(config, directory)
   everything = sources + eval_sources
   num_shards = config.data.shards or sources_lib.default_shards(everything)
-  begun = packed_set.read_begun(directory)
+  text = {"sources": [s.fingerprint for s in sources],
+          "eval_sources": [s.fingerprint for s in eval_sources],
+          "files": {p: d for s in everything for p, d in s.files.items()}}
+  begun = _begun(directory, text)
   split = _split(config, directory, sources, eval_sources)
   tokenizer, trained = _tokenizer(
       config, held_out.trained(sources, split), directory, tokenizer)
@@ -123,14 +126,12 @@ def _prepare(config, directory, pack, tokenizer, claim, sources,
       "tokenizer": tokenizer.digest, "tokenizer_trained": trained}
   manifest = _continue_or_begin(directory, config, begun, {
       "settings": settings, "complete": False, "num_shards": num_shards,
-      "split": split, "sources": [s.fingerprint for s in sources],
-      "eval_sources": [s.fingerprint for s in eval_sources],
-      "files": {p: d for s in everything for p, d in s.files.items()}})
+      "split": split} | text)
   for part in directory.glob("rows-*.part"):  # Of programs that were killed.
     part.unlink(missing_ok=True)
-  todo = [s for s in range(num_shards) if not all(
-      (directory / shards_lib.name(s, num_shards, suffix)).exists()
-      for suffix in (".json", ".arrayrecord"))]
+  todo = [s for s in range(num_shards) if not (
+      shards_lib.described(directory, s, num_shards) and (
+          directory / shards_lib.name(s, num_shards, ".arrayrecord")).exists())]
   pack_secs = time.monotonic()
   pack(shards_lib.Job(
       config, str(directory), sources, eval_sources, split, num_shards,
@@ -157,6 +158,24 @@ def _prepare(config, directory, pack, tokenizer, claim, sources,
         f"{done_tokens / max(pack_secs, 1e-9):,.0f} tokens/s, "
         f"{time.monotonic() - start_secs:.0f} s in all", flush=True)
   return packed_set.load(config, directory, tokenizer)
+
+
+def _begun(directory, text):
+  """Returns the manifest of what is gone on with; None where all begins.
+
+  So it does where no row is packed and the text is another: one that could not
+  be read, and was mended. A tokenizer of what it was goes, too.
+  """
+  begun = packed_set.read_begun(directory)
+  if begun is None or begun["complete"] or any(directory.glob("rows-*.json")):
+    return begun
+  if (all(begun.get(key, []) == text[key] for key in (
+      "sources", "eval_sources"))
+      and lines.are_same(begun.get("files", {}), text["files"])):
+    return begun
+  (directory / "manifest.json").unlink()
+  tokenizers_lib.delete(directory)
+  return None
 
 
 def _tokenizer(config, sources, directory, given):

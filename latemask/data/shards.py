@@ -111,9 +111,22 @@ def pack(job, shard, progress=lambda num_bytes: None):
 
 def done(directory, num_shards):
   """Returns what `pack` returned for the shards that are done."""
-  paths = [epath.Path(directory) / name(s, num_shards, ".json")
-           for s in range(num_shards)]
-  return [json.loads(p.read_text()) for p in paths if p.exists()]
+  found = [described(directory, s, num_shards) for s in range(num_shards)]
+  return [counts for counts in found if counts]
+
+
+def described(directory, shard, num_shards):
+  """Returns what `pack` returned for a shard; None where it is not done.
+
+  Nor is one whose file is damaged.
+  """
+  path = epath.Path(directory) / name(shard, num_shards, ".json")
+  try:
+    found = json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return None
+  is_whole = isinstance(found, dict) and found.keys() >= {*COUNTS, "sha256"}
+  return found if is_whole else None
 
 
 def advice(path):

@@ -73,6 +73,10 @@ def together(spec, num_processes=None, process_id=None, start_secs=300):
     InputError: the flags do not say who takes part, nor does metadata.
     MissingError: not all came in time; the message names the missing.
   """
+  if spec in ("off", "tpu") and (num_processes, process_id) != (None, None):
+    raise errors.InputError(
+        "--num_processes and --process_id belong to --distributed=HOST:PORT, "
+        f"and that is {spec}")
   if spec == "off":
     yield
     return

@@ -77,11 +77,11 @@ class Writer:
     self._evaluated = set()
     kept = []
     if self._path.exists():
-      for line in self._path.read_text().splitlines():
+      for line in self._path.read_bytes().split(b"\n"):
         record = _parse(line)
         if record and (record["rollback"] <= num_rollbacks
                        if "rollback" in record else record["step"] <= step):
-          kept.append(line + "\n")
+          kept.append(line + b"\n")
           if "eval/loss" in record:
             self._evaluated.add(record["step"])
     # All processes must come to the same `has_eval`: an evaluation is theirs
@@ -97,7 +97,7 @@ class Writer:
       self._opened.close()
       if self._path.exists():
         with files.writing(self._path) as part:
-          part.write_text("".join(kept))
+          part.write_bytes(b"".join(kept))
       # On gs:// what opens gives a file only as a context.
       self._file = self._opened.enter_context(self._path.open("a"))
     self._copy(lambda summary: summary.close())
@@ -221,12 +221,14 @@ class Clock:
 
 
 def _parse(line):
-  """Returns the record of a line; None where a stop cut it off."""
+  """Returns the record of a line; None where a stop cut it off, or damaged."""
   try:
     record = json.loads(line)
-  except json.JSONDecodeError:
+  except (ValueError, RecursionError):
     return None
-  return record if isinstance(record, dict) and "step" in record else None
+  is_whole = isinstance(record, dict) and all(
+      isinstance(record.get(key, 0), int) for key in ("step", "rollback"))
+  return record if is_whole and "step" in record else None
 
 
 @contextlib.contextmanager

@@ -408,6 +408,44 @@ def test_bad_documents_leave_no_manifest_that_looks_complete(config, tmp_path):
   assert prepare_lib.prepare(config, tmp_path / "rows")
 
 
+@pytest.mark.parametrize("where", ["source", "eval_source"])
+def test_text_that_is_mended_is_packed_as_if_it_had_been_right(
+    config, tmp_path, where):
+  """Its tokenizer, too, is one of what the text is now."""
+  text = conftest.make_text(300)
+  bad = tmp_path / "bad.txt"
+  (tmp_path / "a.txt").write_text(text)
+  config.data.source = f"text:{tmp_path}/a.txt"
+  config.data.eval_source = f"text:{tmp_path}/b.txt"
+  (tmp_path / "b.txt").write_text(conftest.make_text(60, seed=7))
+  bad.write_bytes(text.encode() + b"a \xff line\n")
+  if where == "source":  # Read while the tokenizer is trained, if one is.
+    config.data.tokenizer = str(tmp_path / "tokenizer.model")
+    (tmp_path / "tokenizer.model").write_bytes(
+        tokenizer_lib.train(text.splitlines(), 320).proto)
+  config.data[where] = f"text:{bad}"
+  with pytest.raises(errors.InputError, match="is not UTF-8"):
+    prepare_lib.prepare(config, tmp_path / "rows")
+  bad.write_bytes(bad.read_bytes().replace(b"\xff", b"x"))
+  packed = prepare_lib.prepare(config, tmp_path / "rows")
+  assert packed.digest == prepare_lib.prepare(
+      config, tmp_path / "anew").digest
+
+
+def test_a_shard_whose_description_is_damaged_is_packed_again(
+    config, tmp_path):
+  packed = prepare_lib.prepare(config, tmp_path)
+  name = shards.name(1, 3, ".json")
+  whole = (tmp_path / name).read_bytes()
+  (tmp_path / shards.name(0, 3, ".arrayrecord")).unlink()
+  for damage in (whole[:30], b"[]", b"\xff"):
+    (tmp_path / name).write_bytes(damage)
+    (tmp_path / shards.name(0, 3, ".json")).unlink()
+    assert prepare_lib.prepare(config, tmp_path).digest == packed.digest
+    assert (tmp_path / name).read_bytes() == whole
+    (tmp_path / shards.name(0, 3, ".arrayrecord")).unlink()
+
+
 def test_bad_documents_are_skipped_and_counted(config, tmp_path, capsys):
   good = conftest.make_text(300).splitlines(keepends=True)
   lines = [line.encode() for line in good]

@@ -121,6 +121,15 @@ def test_team_of_a_tpu_vm(monkeypatch, endpoints):
       "10.0.0.1", 8476, 2, 1, ("10.0.0.1", "10.0.0.2"))
 
 
+@pytest.mark.parametrize("spec", ["off", "tpu"])
+@pytest.mark.parametrize("flags", [(4, None), (None, 2), (4, 2)])
+def test_a_number_without_a_place_to_meet_is_refused(spec, flags):
+  """Else each of four hosts would train the whole run by itself."""
+  with pytest.raises(errors.InputError, match="belong to --distributed=HOST"):
+    with distributed.together(spec, *flags):
+      pass
+
+
 @pytest.mark.parametrize("spec, num_processes, process_id, message", [
     ("on", None, None, "off, tpu or HOST:PORT"),
     ("host:port", 2, 0, "off, tpu or HOST:PORT"),

@@ -389,6 +389,17 @@ def test_rollbacks_stay_on_record_and_no_step_stands_twice(tmp_path):
       {"step": 2, "loss": 3.0}]
 
 
+@pytest.mark.parametrize("damage", [
+    b"\xff", b'{"step": "x"}', b'{"step": 2, "rollback": null}', b"[" * 200_000,
+    b"7", b'{"step": 2', b'{"loss": 1.0}'])
+def test_damaged_lines_are_taken_off_the_record(tmp_path, damage):
+  path = tmp_path / "metrics.jsonl"
+  good = b'{"step": 1, "loss": 2.0}\n'
+  path.write_bytes(good + damage + b"\n")
+  metrics.Writer(tmp_path, 4).close()
+  assert path.read_bytes() == good
+
+
 def test_a_rollback_that_is_to_come_once_more_is_off_the_record(tmp_path):
   """A run was killed behind it, and before the next checkpoint."""
   for num_rollbacks, kept in ((2, [1, 2]), (1, [1]), (0, [])):

@@ -160,10 +160,12 @@ def saved(directory):
   if not path.exists():
     return None
   try:
-    return of_record(json.loads(path.read_text()))
-  except (AttributeError, TypeError, ValueError) as error:
+    found = of_record(json.loads(path.read_text("utf-8")))
+    found.template  # Reads all of it.
+  except Exception as error:  # The library raises nothing more special.
     raise errors.InputError(
         f"{path} is damaged; restore it or delete the folder") from error
+  return found
 
 
 def save(tokenizer, directory):
@@ -174,6 +176,12 @@ def save(tokenizer, directory):
       part.write_bytes(tokenizer.files[sentencepiece.FILE])
   else:
     files_lib.write_json(directory / _FILES, record(tokenizer))
+
+
+def delete(directory):
+  """Deletes the tokenizer of a folder of which no row is packed."""
+  for name in (sentencepiece.FILE, _FILES):
+    (epath.Path(directory) / name).unlink(missing_ok=True)
 
 
 def record(tokenizer):

@@ -190,7 +190,8 @@ def load(path, called):
   tokenizer = Tokenizer(path.read_bytes())
   try:
     tokenizer.is_ours
-  except (RuntimeError, IndexError, OSError) as error:
+  # A ValueError: a piece that is not UTF-8.
+  except (RuntimeError, IndexError, OSError, ValueError) as error:
     raise errors.InputError(
         f"{called}{path} is no SentencePiece model with at least "
         f"{len(specials_lib.NAMES)} pieces ({str(error).splitlines()[0]})"
