@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging as std_logging
 
 from absl import logging
 from etils import epath
@@ -22,6 +23,9 @@ from latemask.runtime import rng
 # threads. Who runs a command needs none of it: the errors are raised here, too.
 logging.get_absl_logger().addFilter(
     lambda record: "orbax" not in record.pathname)
+# Nor what is left of a save that failed: futures that nobody asks any more.
+std_logging.getLogger("asyncio").addFilter(
+    lambda record: "never retrieved" not in record.getMessage())
 
 # Of checkpoints and of exported folders; a higher one is not ours.
 FORMAT = 1

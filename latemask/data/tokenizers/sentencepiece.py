@@ -189,7 +189,7 @@ def load(path, called):
         "train one on the run's own documents")
   tokenizer = Tokenizer(path.read_bytes())
   try:
-    tokenizer.is_ours
+    _ = tokenizer.is_ours, tokenizer.pieces
   # A ValueError: a piece that is not UTF-8.
   except (RuntimeError, IndexError, OSError, ValueError) as error:
     raise errors.InputError(

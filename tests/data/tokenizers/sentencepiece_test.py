@@ -135,12 +135,21 @@ def test_save_and_load(trained, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["t.model"]
 
 
-def test_refused(tmp_path):
+def test_refused(tmp_path, trained):
   with pytest.raises(errors.InputError, match="is not there"):
     kinds.load(tmp_path / "nowhere.model")
   (tmp_path / "noise.model").write_bytes(b"noise" * 100)
   with pytest.raises(errors.InputError, match="no SentencePiece model"):
     kinds.load(tmp_path / "noise.model")
+  # A piece that is no longer UTF-8.
+  (tmp_path / "bit.model").write_bytes(
+      trained.proto.replace("▁the".encode(), b"\xe2\x96\x81\xb0he"))
+  with pytest.raises(errors.InputError, match="no SentencePiece model"):
+    kinds.load(tmp_path / "bit.model")
+  (tmp_path / "tokenizer_files.json").write_text(
+      '{"tokenizer.json": "e30="}')
+  with pytest.raises(errors.InputError, match="is damaged; restore it"):
+    kinds.saved(tmp_path)
   (tmp_path / "empty.model").write_bytes(b"")
   with pytest.raises(errors.InputError, match="no SentencePiece model"):
     kinds.load(tmp_path / "empty.model")
