@@ -113,10 +113,11 @@ def _what_it_is(about, kind):
   if not layer:
     return text + "All of its layers have seen the masks.\n"
   return text + (
-      f"In training the first {layer} of {about['model']['layers']} layers saw "
-      "only the words that were not hidden; the masks joined behind them. "
-      + ("So this encoder has never met a mask.\n" if kept <= layer else
-         f"This encoder has {kept} layers: the last {kept - layer} have.\n"))
+      f"In its last training the first {layer} of {about['model']['layers']} "
+      "layers saw only the words that were not hidden; the masks joined behind "
+      "them. " + ("So this encoder met no mask there.\n" if kept <= layer else
+                  f"This encoder has {kept} layers: the last {kept - layer} "
+                  "did meet them.\n"))
 
 
 def _how_to_use(kind, stock):
@@ -143,8 +144,8 @@ def _sizes(about, stock, tokenizer, cut_length, kind):
           f"{tokenizer.vocab_size:,} pieces; cuts "
           + (f"texts to {cut_length} tokens" if cut_length else "no texts")
           + f"; SHA-256 `{tokenizer.digest}`",
-      "steps of training": _known(about["steps"], "{:,}"),
-      "packed rows of training": _known(about["rows"], "SHA-256 `{}`"),
+      "steps of its last training": _known(about["steps"], "{:,}"),
+      "packed rows of its last training": _known(about["rows"], "SHA-256 `{}`"),
       **{f"masking.{key}": value for key, value in masking.items()}}
   return console.table([["what", "value"], *(
       [what, str(value)] for what, value in rows.items())])
@@ -171,7 +172,7 @@ def _guess_words(model, kind, has_code):
             "is not in the stock class.\n"]
   return [
       "**The head that guesses words is not in the stock class.** A stock "
-      "class meets the mask at its first layer, which this encoder never did, "
+      "class meets the mask at its first layer, which this encoder did not, "
       "so `pipeline(\"fill-mask\")` answers with noise here. latemask guesses "
       "words with this folder (`python -m latemask.tools.fill_mask`), and "
       "`python -m latemask.tools.export --with_code` writes a folder that does "
