@@ -2,8 +2,11 @@
 
 import contextlib
 import hashlib
+import inspect
 import json
 import logging as std_logging
+import sys
+import warnings
 
 from absl import logging
 from etils import epath
@@ -23,9 +26,22 @@ from latemask.runtime import rng
 # threads. Who runs a command needs none of it: the errors are raised here, too.
 logging.get_absl_logger().addFilter(
     lambda record: "orbax" not in record.pathname)
-# Nor what is left of a save that failed: futures that nobody asks any more.
+# Nor what is left of a save or a read that failed: futures that nobody asks any
+# more, coroutines of Orbax, and TensorStore's threads, which call back into a
+# loop that is closed.
 std_logging.getLogger("asyncio").addFilter(
     lambda record: "never retrieved" not in record.getMessage())
+warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+
+
+def _pass_over_what_is_left(found, tell=sys.unraisablehook):
+  is_theirs = (inspect.iscoroutine(found.object)
+               and "orbax" in found.object.cr_code.co_filename)
+  if not is_theirs and str(found.exc_value) != "Event loop is closed":
+    tell(found)
+
+
+sys.unraisablehook = _pass_over_what_is_left
 
 # Of checkpoints and of exported folders; a higher one is not ours.
 FORMAT = 1
