@@ -71,7 +71,8 @@ class _Multilabel(_Classes):
 
   def _cells(self, where, cell):
     if isinstance(cell, str):
-      cell = _as_list(where, self._column, cell) or cell
+      listed_names = _as_list(where, self._column, cell)
+      cell = cell if listed_names is None else listed_names
     if isinstance(cell, str):
       cell = [name.strip() for name in cell.split(self._separator)
               if name.strip()]

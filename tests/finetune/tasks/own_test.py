@@ -131,6 +131,16 @@ def test_lists_in_cells_are_those_of_json(tmp_path, words, tags):
     assert found.labels == ("B-X", "O")
 
 
+def test_lists_of_labels_in_cells(tmp_path):
+  """An empty one is no label; what only begins as a list is a name."""
+  rows = [{"text": "a", "label": '["x", "y"]'}, {"text": "b", "label": "[]"},
+          {"text": "c", "label": "[y"}]
+  found, splits = own.read(_config(
+      tmp_path, "multilabel", rows, ending=".tsv"))
+  assert found.labels == ("[y", "x", "y")
+  assert splits["train"].labels.tolist() == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
+
+
 def test_other_schemes_of_tags_are_read(tmp_path):
   rows = [{"t": ["a", "b", "c"], "g": ["B-X", "E-X", "S-Y"]}]
   found, _ = own.read(_config(tmp_path, "tokens", rows, text=("t",), label="g"))
