@@ -169,13 +169,18 @@ def _begun(directory, text):
   begun = packed_set.read_begun(directory)
   if begun is None or begun["complete"] or any(directory.glob("rows-*.json")):
     return begun
-  if (all(begun.get(key, []) == text[key] for key in (
-      "sources", "eval_sources"))
-      and lines.are_same(begun.get("files", {}), text["files"])):
+  if _is_same_text(begun, text):
     return begun
   (directory / "manifest.json").unlink()
   tokenizers_lib.delete(directory)
   return None
+
+
+def _is_same_text(begun, text):
+  """Returns whether a manifest is of the same sources as another."""
+  before = {"eval_sources": [], "files": {}} | begun
+  return (all(before[k] == text[k] for k in ("sources", "eval_sources"))
+          and lines.are_same(before["files"], text["files"]))
 
 
 def _tokenizer(config, sources, directory, given):
@@ -221,15 +226,13 @@ def _continue_or_begin(directory, config, begun, manifest):
     InputError: it does not fit the shards that are done.
   """
   if begun:
-    before = {"split": None, "eval_sources": [], "files": {}} | begun
     why = None
     if "files" not in begun and not begun["complete"]:
       why = "an earlier version parted lines otherwise"
     elif (manifest["settings"]
           != packed_set.settings_before(config) | begun["settings"]
-          or any(manifest[k] != before[k] for k in (
-              "num_shards", "sources", "eval_sources"))
-          or not lines.are_same(before["files"], manifest["files"])):
+          or manifest["num_shards"] != begun["num_shards"]
+          or not _is_same_text(begun, manifest)):
       why = "its sources or shards have changed"
     if why:
       raise errors.InputError(

@@ -87,16 +87,16 @@ def encode(tokenizer, task, rows, max_length):
 
 def check_length(tokenizer, num_texts, max_length, called="max_length"):
   """Raises InputError where a window has no room for a token of each text."""
-  least = tokenizer.template.num_specials(num_texts) + num_texts
+  least = min_length(tokenizer, num_texts)
   if max_length < least:
     raise errors.InputError(
         f"{called} is {max_length}; {('a text', 'a pair')[num_texts - 1]} "
         f"takes {least} at least")
 
 
-def min_length(tokenizer):
+def min_length(tokenizer, num_texts=2):
   """Returns the least `max_length`: a pair needs a token of either text."""
-  return tokenizer.template.num_specials(2) + 2
+  return tokenizer.template.num_specials(num_texts) + num_texts
 
 
 def _windows(texts, room, stride):

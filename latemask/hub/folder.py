@@ -86,9 +86,9 @@ def export(config, params, tokenizer, folder, keep_layers=None,
   """
   check_out(folder, overwrite, tokenizer)
   trained_length = trained_length or config.max_length
-  if task:  # Stock is fed what the model was fine-tuned on.
-    max_length = max_length or task.get("max_length") and min(
-        task["max_length"], config.max_length)
+  if task and task.get("max_length"):
+    # Stock is fed what the model was fine-tuned on.
+    max_length = max_length or min(task["max_length"], config.max_length)
   if max_length is not None and not 1 < max_length <= config.max_length:
     raise errors.InputError(
         f"max_length is {max_length}; it must lie in 2 to "

@@ -182,7 +182,7 @@ def test_one_that_ends_alone_keeps_its_exit_code(ending):
       [sys.executable, "-c", _ENDS_ALONE, port, str(process), str(ending)],
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
       env=os.environ | {"XLA_FLAGS": ""}) for process in range(2)]
-  told = [process.communicate(timeout=100)[0] for process in two]
+  told = _outputs(two, 100)
   assert two[ending].returncode == 2, told[ending]
   assert "latemask: no such file" in told[ending].splitlines()
   assert two[1 - ending].returncode not in (0, 2), told[1 - ending]
@@ -245,15 +245,22 @@ def _environment(devices):
       f" --xla_force_host_platform_device_count={devices}")}
 
 
+def _outputs(processes, timeout=200):
+  """Returns what processes have printed, when they have ended.
+
+  Side by side: who waits for another must not wait for a full pipe.
+  """
+  with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+    return list(pool.map(
+        lambda process: process.communicate(timeout=timeout)[0], processes))
+
+
 def _run(workdir, corpus, data, num_processes, *flags):
   """Runs all processes to their end; returns [(exit code, output)]."""
   port = _port()
   started = [_start(workdir, corpus, data, process, num_processes, port,
                     *flags) for process in range(num_processes)]
-  # Side by side: who waits for another must not wait for a full pipe.
-  with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
-    outputs = list(pool.map(
-        lambda process: process.communicate(timeout=200)[0], started))
+  outputs = _outputs(started)
   return [(process.returncode, output)
           for process, output in zip(started, outputs)]
 
@@ -343,7 +350,7 @@ def test_one_of_several_is_told_to_stop(
   saved = max(int(p.name) for p in tmp_path.glob("checkpoints/*")
               if p.name.isdigit())
   several[-1].send_signal(signal.SIGTERM)
-  told = [process.communicate(timeout=100)[0] for process in several]
+  told = _outputs(several, 100)
   assert [process.returncode for process in several] == [143] * count, told
   step, = re.findall(r"step ([\d,]+): saved on SIGTERM", told[0])
   assert int(step) <= saved + 4 and f"step {step}: eval" not in told[0]
@@ -357,7 +364,7 @@ def test_one_of_several_is_killed(corpus, packed_dir, tmp_path):
   for start in range(2):
     two = _start_several(2, tmp_path, corpus, packed_dir)
     two[1].send_signal((signal.SIGKILL, signal.SIGTERM)[start])
-    told = [process.communicate(timeout=100)[0] for process in two]
+    told = _outputs(two, 100)
     codes = [process.returncode for process in two]
     if start == 0:
       assert codes[1] == -signal.SIGKILL
@@ -394,7 +401,7 @@ def test_fine_tuning_deals_the_cells_out(run, cola, tmp_path):
   port = _port()
   two = [_finetune(tmp_path / "out", workdir, cola, process, port,
                    "--config.grid.num_epochs=1") for process in range(2)]
-  told = [process.communicate(timeout=200)[0] for process in two]
+  told = _outputs(two)
   assert [process.returncode for process in two] == [0, 0], told
   # Of three cells process 0 trained two, and tells of them.
   assert re.findall(r"seed(\d): epoch 1/1", told[0]) == ["0", "2"]
@@ -416,7 +423,7 @@ def test_fine_tuning_of_which_one_is_told_to_stop(run, cola, tmp_path):
         assert two[0].poll() is None and two[1].poll() is None
         time.sleep(0.05)
       two[1].send_signal(signal.SIGINT)
-    told = [process.communicate(timeout=200)[0] for process in two]
+    told = _outputs(two)
     codes = [process.returncode for process in two]
     if start == 0:
       assert codes == [130, 130], told

@@ -82,7 +82,10 @@ def _load_folder(path, called, change):
   model, found = path / sentencepiece.FILE, None
   if model.is_file():
     found = sentencepiece.load(model, called)
-    if _is_native(found) and _is_all(found, path, called):
+    beside = path / "tokenizer.json"
+    # It has more where stock added words to an export of ours.
+    if _is_native(found) and (not beside.is_file() or _is_made_of(
+        huggingface.load(beside, called), found)):
       return found
   if huggingface.is_there(path):
     return _without_another_model(huggingface.load(path, called, change), found)
@@ -94,18 +97,6 @@ def _load_folder(path, called, change):
   return _converted(found, model, called, change)
 
 
-def _is_all(found, folder, called):
-  """Returns whether a tokenizer.json beside a model has no other tokens.
-
-  It has where stock added some to an export of ours, and saved it there.
-  """
-  path = folder / "tokenizer.json"
-  if not path.is_file():
-    return True
-  tokens = huggingface.load(path, called).library_tokens
-  return tokens == {piece: i for i, piece in enumerate(found.pieces)}
-
-
 def _without_another_model(tokenizer, found):
   """Returns a tokenizer without a model beside it that it was not made of.
 
@@ -113,17 +104,22 @@ def _without_another_model(tokenizer, found):
     tokenizer: a `huggingface.Tokenizer`.
     found: the `sentencepiece.Tokenizer` that lies there; None: there is none.
   """
-  if found is None:
-    return tokenizer
-  tokens = tokenizer.library_tokens
-  made = {piece: index for index, piece in enumerate(found.pieces)}
-  # What lies there may have got its mask here.
-  if made.items() <= tokens.items() and (
-      tokens.keys() - made.keys() <= {tokenizer.mask_token}):
+  if found is None or _is_made_of(tokenizer, found):
     return tokenizer
   return huggingface.of_files({name: content for name, content in
                                tokenizer.files.items()
                                if name != sentencepiece.FILE})
+
+
+def _is_made_of(tokenizer, found):
+  """Returns whether a tokenizer has the pieces of a model; or a mask besides.
+
+  Its mask it may have got here.
+  """
+  tokens = tokenizer.library_tokens
+  made = {piece: index for index, piece in enumerate(found.pieces)}
+  return made.items() <= tokens.items() and (
+      tokens.keys() - made.keys() <= {tokenizer.mask_token})
 
 
 def _is_native(found):

@@ -46,7 +46,6 @@ _SAID = {
     "head": domains.choice(*hf_weights.HEADS),
     "labels": domains.each(domains.TEXT),
     "trained_length": domains.optional(domains.whole(1, keys.MOST_TOKENS))}
-_SETTINGS = ("name", "rank", "alpha", "dropout", "matrices")
 _TASK_TYPES = {"text": "SEQ_CLS", "tokens": "TOKEN_CLS", "span": "QUESTION_ANS"}
 
 
@@ -241,9 +240,10 @@ def _check_said(said, where):
   if not isinstance(settings, dict):
     raise errors.InputError(
         f"{where}: adapter is {settings!r:.60}; it must be an object")
-  for name in _SETTINGS:
-    domains.check(keys.OWN[f"adapter.{name}"].domain, f"adapter.{name}",
-                  settings.get(name), where)
+  for key, row in keys.OWN.items():
+    group, _, name = key.partition(".")
+    if group == "adapter":
+      domains.check(row.domain, key, settings.get(name), where)
   task_lib.check_about(said.get("task"), where)
 
 

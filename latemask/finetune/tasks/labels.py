@@ -13,7 +13,6 @@ from latemask import errors
 from latemask.finetune.tasks import entities
 from latemask.finetune.tasks import task as task_lib
 
-
 _QUOTES = ("'", '"')
 
 
@@ -71,11 +70,10 @@ class _Multilabel(_Classes):
 
   def _cells(self, where, cell):
     if isinstance(cell, str):
-      listed_names = _as_list(where, self._column, cell)
-      cell = cell if listed_names is None else listed_names
-    if isinstance(cell, str):
-      cell = [name.strip() for name in cell.split(self._separator)
-              if name.strip()]
+      found = _as_list(where, self._column, cell)
+      cell = found if found is not None else [
+          name.strip() for name in cell.split(self._separator)
+          if name.strip()]
     if not isinstance(cell, list):
       cell = [] if cell is None else [cell]
     return [_name(where, self._column, name) for name in cell]

@@ -22,20 +22,18 @@ def loss(content):
   shares = [found.shares["FLOPs"][i] for i in chosen]
   can_compare = [found.can_compare[i] for i in chosen]
   series = [content.series[i] for i in chosen]
-  others = [s for s in content.series if s not in series]
+  others = [s for i, s in enumerate(content.series) if i not in chosen]
   content = dataclasses.replace(content, series=series, look=look_lib.named([
       look_lib.wrap(_name(s, *share, can, found.baseline))
       for s, share, can in zip(series, shares, can_compare)]))
-  drawn = [curves.curve(s, runs_lib.Run.flops_at, "evals", found.key)
-           for s in content.series]
+  drawn, thin = ([curves.curve(s, runs_lib.Run.flops_at, "evals", found.key)
+                  for s in some] for some in (series, others))
   if not any(len(x) for x, *_ in drawn):
     return None
   factor, label = look_lib.unit(
       max(x[-1] for x, *_ in drawn if len(x)), "training FLOPs")
   fig, (ax,) = look_lib.begin(1, content.look, 2.1)
-  for other in others:
-    x, y, *_ = curves.curve(
-        other, runs_lib.Run.flops_at, "evals", found.key)
+  for x, y, *_ in thin:
     if len(x):
       ax.plot(x * factor, y, color="0.75", linewidth=0.6, zorder=1)
   for i, (x, *ys) in enumerate(drawn):

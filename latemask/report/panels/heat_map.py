@@ -60,14 +60,13 @@ def _of_one_recipe(series):
            and key not in _ALIKE}
   differing = sorted(key for key in words
                      if len({config.get(key) for config in configs}) > 1)
-  recipes, cells = {}, {}
+  recipes = {}
   for s, config in zip(settled, configs):
     recipe = tuple(config.get(key) for key in differing)
     recipes.setdefault(recipe, []).append(s)
-    if len(s.rates) == 1:
-      cells.setdefault(recipe, set()).add(
-          (s.rates[0], config["model.insertion_layer"]))
-  chosen = max(recipes, key=lambda recipe: len(cells.get(recipe, ())))
+  chosen = max(recipes, key=lambda recipe: len({
+      (s.rates[0], s.runs[0].config["model.insertion_layer"])
+      for s in recipes[recipe] if len(s.rates) == 1}))
   if len(recipes) == 1:
     return series, ""
   return recipes[chosen], " Only {}; the others stand in the table.".format(
